@@ -1,0 +1,1 @@
+//! The control side of Sluice: configuration, API, command line.

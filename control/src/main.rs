@@ -1,0 +1,2 @@
+//! `sluice`: one binary.
+fn main() {}
