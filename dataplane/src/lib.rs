@@ -1,1 +1,9 @@
-//! The data plane of Sluice. Start reading at `pipeline.rs`.
+//! The data plane of Sluice: the packet's path, in one crate.
+//!
+//! Start reading at `pipeline.rs`, which is the order of the stages; a worker feeds it bursts from its ports.
+
+pub mod arena;
+pub mod burst;
+pub mod clock;
+pub mod port;
+pub mod verdict;

@@ -1,0 +1,233 @@
+//! A burst: up to 64 packets on their way through the stages together. Sets of packets are bits of a [`Mask`].
+
+use sluice_pkt::parse::Headers;
+
+use crate::arena::Frame;
+use crate::clock::Nanos;
+use crate::verdict::{Answer, DropReason, Verdict};
+
+/// The most packets a burst holds.
+pub const BURST: usize = 64;
+
+/// A set of a burst's packets: bit `i` is packet `i`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mask(pub u64);
+
+impl Mask {
+    /// No packet.
+    pub const NONE: Self = Self(0);
+
+    /// The first `n` packets.
+    #[inline]
+    pub const fn first(n: usize) -> Self {
+        Self(if n >= BURST { u64::MAX } else { (1 << n) - 1 })
+    }
+
+    /// Whether the set is empty.
+    #[inline]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// How many packets are in the set.
+    #[inline]
+    pub const fn count(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    /// Whether packet `i` is in the set.
+    #[inline]
+    pub const fn has(self, i: usize) -> bool {
+        self.0 >> i & 1 == 1
+    }
+
+    /// Adds packet `i`.
+    #[inline]
+    pub const fn add(&mut self, i: usize) {
+        self.0 |= 1 << i;
+    }
+
+    /// Takes packet `i` out.
+    #[inline]
+    pub const fn remove(&mut self, i: usize) {
+        self.0 &= !(1 << i);
+    }
+
+    /// The packets of both sets.
+    #[inline]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// The packets of this set that are not in the other.
+    #[inline]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+}
+
+impl Iterator for Mask {
+    type Item = usize;
+
+    /// The packets in order, first to last.
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        if self.0 == 0 {
+            return None;
+        }
+        let i = self.0.trailing_zeros() as usize;
+        self.0 &= self.0 - 1;
+        Some(i)
+    }
+}
+
+/// Packets that came in by one port, and what the stages have found out about each.
+#[derive(Debug)]
+pub struct Burst {
+    /// The time at which the burst was received; the stages know no other.
+    pub now: Nanos,
+    /// The port (index) by which the packets came in.
+    pub port: u16,
+    /// Packets that the stages are still at work on. A packet leaves this set when it gets another verdict than
+    /// `Forward`.
+    pub live: Mask,
+    /// Each packet's verdict.
+    pub verdicts: [Verdict; BURST],
+    /// Each packet's headers, once parsed.
+    pub headers: [Headers; BURST],
+    frames: [Option<Frame>; BURST],
+    len: usize,
+}
+
+impl Default for Burst {
+    fn default() -> Self {
+        Self {
+            now: 0,
+            port: 0,
+            live: Mask::NONE,
+            verdicts: [Verdict::Forward; BURST],
+            headers: [Headers::default(); BURST],
+            frames: [const { None }; BURST],
+            len: 0,
+        }
+    }
+}
+
+impl Burst {
+    /// How many packets have been put in.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no packet has been put in.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How many more packets there is room for.
+    #[inline]
+    pub fn room(&self) -> usize {
+        BURST - self.len
+    }
+
+    /// Puts a received packet in. Gives it back if the burst is full.
+    #[inline]
+    pub fn push(&mut self, frame: Frame) -> Result<(), Frame> {
+        let Some(slot) = self.frames.get_mut(self.len) else { return Err(frame) };
+        *slot = Some(frame);
+        self.live.add(self.len);
+        self.verdicts[self.len] = Verdict::Forward;
+        self.len += 1;
+        Ok(())
+    }
+
+    /// Makes the burst empty for the next one. The frames must have been taken out.
+    #[inline]
+    pub fn clear(&mut self) {
+        debug_assert!(self.frames.iter().all(Option::is_none), "a frame was left behind");
+        self.len = 0;
+        self.live = Mask::NONE;
+    }
+
+    /// Packet `i`'s bytes; none if its frame was taken.
+    #[inline]
+    pub fn bytes(&self, i: usize) -> &[u8] {
+        self.frames[i].as_ref().map_or(&[], Frame::bytes)
+    }
+
+    /// Packet `i`'s bytes, to be changed in place.
+    #[inline]
+    pub fn bytes_mut(&mut self, i: usize) -> &mut [u8] {
+        self.frames[i].as_mut().map_or(&mut [], Frame::bytes_mut)
+    }
+
+    /// Packet `i`'s frame.
+    #[inline]
+    pub fn frame_mut(&mut self, i: usize) -> Option<&mut Frame> {
+        self.frames[i].as_mut()
+    }
+
+    /// Takes packet `i`'s frame out of the burst.
+    #[inline]
+    pub fn take(&mut self, i: usize) -> Option<Frame> {
+        self.frames[i].take()
+    }
+
+    /// Ends packet `i`'s way through the stages.
+    #[inline]
+    pub fn decide(&mut self, i: usize, verdict: Verdict) {
+        self.verdicts[i] = verdict;
+        self.live.remove(i);
+    }
+
+    /// Drops packet `i`.
+    #[inline]
+    pub fn drop(&mut self, i: usize, reason: DropReason) {
+        self.decide(i, Verdict::Drop(reason));
+    }
+
+    /// Drops packet `i` and answers its sender.
+    #[inline]
+    pub fn reject(&mut self, i: usize, reason: DropReason, answer: Answer) {
+        self.decide(i, Verdict::Reject(reason, answer));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::FramePool;
+
+    #[test]
+    fn a_mask_walks_its_packets_in_order() {
+        let mut mask = Mask::first(64);
+        assert_eq!(mask.count(), 64);
+        mask.remove(3);
+        assert!(!mask.has(3) && mask.has(63));
+        assert_eq!(mask.and(Mask::first(5)).collect::<Vec<_>>(), [0, 1, 2, 4]);
+        assert_eq!(Mask::first(2).without(Mask(1)), Mask(2));
+    }
+
+    #[test]
+    fn a_burst_holds_sixty_four() {
+        let mut pool = FramePool::new(65, false).unwrap();
+        let mut burst = Burst::default();
+        for _ in 0..BURST {
+            burst.push(pool.take().unwrap()).unwrap();
+        }
+        let back = burst.push(pool.take().unwrap()).unwrap_err();
+        pool.give(back);
+        assert_eq!((burst.room(), burst.live), (0, Mask(u64::MAX)));
+        burst.drop(7, DropReason::Runt);
+        assert!(!burst.live.has(7) && burst.verdicts[7] == Verdict::Drop(DropReason::Runt));
+        for i in 0..BURST {
+            let frame = burst.take(i).unwrap();
+            pool.give(frame);
+        }
+        assert!(burst.take(0).is_none() && burst.bytes(0).is_empty());
+        burst.clear();
+        assert!(burst.is_empty() && pool.free() == 65);
+    }
+}

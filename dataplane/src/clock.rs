@@ -1,0 +1,64 @@
+//! Time as the packet path sees it: a number that is handed in, read once per burst.
+
+use std::time::Instant;
+
+/// Nanoseconds since an arbitrary start (live) or since the Unix epoch (replay). Never goes back.
+pub type Nanos = u64;
+
+/// One second in [`Nanos`].
+pub const SECOND: Nanos = 1_000_000_000;
+/// One millisecond in [`Nanos`].
+pub const MILLISECOND: Nanos = 1_000_000;
+
+/// Where a worker's time comes from.
+#[derive(Debug)]
+pub enum Clock {
+    /// The machine's monotonic clock.
+    Monotonic(Instant),
+    /// Set by the driver of a replay or a test.
+    Virtual(Nanos),
+}
+
+impl Clock {
+    /// A clock that runs by itself. It starts at one second, so that "never" can be zero.
+    pub fn monotonic() -> Self {
+        Self::Monotonic(Instant::now())
+    }
+
+    /// The time now.
+    #[inline]
+    pub fn now(&self) -> Nanos {
+        match self {
+            Self::Monotonic(start) => start.elapsed().as_nanos() as Nanos + SECOND,
+            Self::Virtual(now) => *now,
+        }
+    }
+
+    /// Moves a virtual clock forward; a time that lies behind is ignored, as is any on a monotonic clock.
+    pub fn advance(&mut self, to: Nanos) {
+        if let Self::Virtual(now) = self {
+            *now = (*now).max(to);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn virtual_time_never_goes_back() {
+        let mut clock = Clock::Virtual(5);
+        clock.advance(9);
+        clock.advance(7);
+        assert_eq!(clock.now(), 9);
+    }
+
+    #[test]
+    fn monotonic_time_starts_after_zero() {
+        let mut clock = Clock::monotonic();
+        let first = clock.now();
+        clock.advance(u64::MAX);
+        assert!(first >= SECOND && clock.now() >= first && clock.now() < u64::MAX);
+    }
+}

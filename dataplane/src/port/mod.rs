@@ -1,0 +1,98 @@
+//! Where frames come from and go to. A port knows nothing of the stages between.
+
+use crate::arena::{Frame, FramePool};
+use crate::burst::Burst;
+use crate::clock::Nanos;
+
+/// What a port did in one call of [`Port::receive`] besides filling the burst: frames that it had to refuse. They count
+/// as received, and as dropped for the reason named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refused {
+    /// Frames longer than a packet buffer (`frame_too_long`).
+    pub too_long: u64,
+    /// Frames that the capture cut short (`capture_truncated`).
+    pub truncated: u64,
+    /// Frames for which no buffer was free (`no_frame`).
+    pub no_frame: u64,
+    /// Bytes of all of them on the wire.
+    pub bytes: u64,
+}
+
+/// Frames that wait to be taken by one port, oldest first, bounded.
+#[derive(Debug)]
+pub struct Outbox {
+    frames: Vec<Frame>,
+    capacity: usize,
+}
+
+impl Outbox {
+    /// An outbox for at most `capacity` frames; its memory is taken now.
+    pub fn new(capacity: usize) -> Self {
+        Self { frames: Vec::with_capacity(capacity), capacity }
+    }
+
+    /// Puts a frame in. Gives it back if the outbox is full.
+    #[inline]
+    pub fn push(&mut self, frame: Frame) -> Result<(), Frame> {
+        if self.frames.len() == self.capacity {
+            return Err(frame);
+        }
+        self.frames.push(frame);
+        Ok(())
+    }
+
+    /// How many frames wait.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Whether no frame waits.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Takes the oldest `n` frames (or as many as there are) out, in order.
+    #[inline]
+    pub fn take(&mut self, n: usize) -> impl Iterator<Item = Frame> + '_ {
+        let n = n.min(self.frames.len());
+        self.frames.drain(..n)
+    }
+}
+
+/// Frames and bytes (without FCS) that a port has accepted for transmission in one call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Frames.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// An attached interface, as one worker sees it: its receive and transmit queues there.
+///
+/// Calls are made once per burst, never per packet, so that a worker may hold ports of several kinds behind `dyn`.
+pub trait Port: Send {
+    /// Adds frames that have arrived by `now` to the burst, up to its room, in order of arrival.
+    fn receive(&mut self, now: Nanos, pool: &mut FramePool, burst: &mut Burst) -> Refused;
+
+    /// Hands frames of the outbox on, oldest first, and returns what was accepted; the others stay in the outbox and
+    /// are offered again. Also brings home the frames whose transmission has ended; called with an empty outbox for
+    /// that alone.
+    fn transmit(&mut self, now: Nanos, pool: &mut FramePool, outbox: &mut Outbox) -> Sent;
+
+    /// Ends all reception and transmission and brings home every frame of this port's that can be had. Returns how many
+    /// frames the port still held when it was asked: all are given to the pool.
+    fn close(&mut self, pool: &mut FramePool) -> u32;
+
+    /// The time of the next frame to arrive, where the port knows it (a capture); `None` where it does not, or at the end.
+    fn next_arrival(&mut self) -> Option<Nanos> {
+        None
+    }
+
+    /// A descriptor that becomes readable when frames arrive, for a worker that sleeps when idle.
+    fn descriptors(&self) -> &[std::os::fd::RawFd] {
+        &[]
+    }
+}

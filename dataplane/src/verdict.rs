@@ -1,0 +1,216 @@
+//! What becomes of a packet. Every packet that comes in ends with exactly one [`Verdict`], and every way to die is a
+//! [`DropReason`] with a counter of its own.
+
+use sluice_pkt::parse::ParseError;
+
+/// What is to be done with a packet once the stages are through with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verdict {
+    /// Goes on to the next stage and, at the end, out.
+    #[default]
+    Forward,
+    /// Is for the gateway itself.
+    Local,
+    /// Waits, as it came, for the neighbour with this index to be resolved; then it goes through the pipeline again.
+    Hold(u32),
+    /// Dies silently.
+    Drop(DropReason),
+    /// Dies, and its sender is told by ICMP, rates permitting.
+    Reject(DropReason, Answer),
+}
+
+/// The answer that the sender of a rejected packet gets, in the terms of its own family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Time exceeded in transit (ICMP 11/0, ICMPv6 3/0).
+    TimeExceeded,
+    /// No route (ICMP 3/0, ICMPv6 1/0).
+    NoRoute,
+    /// The next hop does not answer (ICMP 3/1, ICMPv6 1/3).
+    HostUnreachable,
+    /// Nobody listens at that port of the gateway (ICMP 3/3, ICMPv6 1/4; TCP gets a reset).
+    PortUnreachable,
+    /// The gateway does not speak that protocol (ICMP 3/2; IPv6: parameter problem 4/1).
+    ProtocolUnreachable,
+    /// Forbidden by rule (ICMP 3/13, ICMPv6 1/1).
+    Prohibited,
+    /// Fragmentation needed, or packet too big; the egress MTU in bytes (ICMP 3/4, ICMPv6 2/0).
+    TooBig(u16),
+}
+
+macro_rules! drop_reasons {
+    ($($(#[doc = $doc:literal])* $variant:ident = $name:literal,)*) => {
+        /// Why a packet died.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum DropReason { $($(#[doc = $doc])* $variant,)* }
+
+        impl DropReason {
+            /// Every reason, in the order of its counter.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name that counters, JSON and documentation use.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// One sentence for people.
+            pub const fn describe(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc,)*).trim_ascii(),)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// The frame is longer than a packet buffer holds; segmentation offload at the sender is the usual cause.
+    FrameTooLong = "frame_too_long",
+    /// The capture holds only a part of the frame.
+    CaptureTruncated = "capture_truncated",
+    /// Shorter than an Ethernet header.
+    Runt = "runt",
+    /// A VLAN tag is cut off.
+    VlanTruncated = "vlan_truncated",
+    /// More than two VLAN tags.
+    VlanDepth = "vlan_depth",
+    /// No interface is configured for the frame's VLAN.
+    VlanUnknown = "vlan_unknown",
+    /// The destination MAC address is another station's.
+    NotOurMac = "not_our_mac",
+    /// Neither IPv4, IPv6 nor ARP.
+    EtherTypeUnknown = "ethertype_unknown",
+    /// An ARP packet that is cut off, or not for IPv4 over Ethernet.
+    ArpMalformed = "arp_malformed",
+    /// The frame ends before the IPv4 header does.
+    Ipv4Truncated = "ipv4_truncated",
+    /// The EtherType says IPv4, the version field does not.
+    Ipv4Version = "ipv4_version",
+    /// The IPv4 header length field is under five words.
+    Ipv4HeaderLength = "ipv4_header_length",
+    /// The IPv4 total length is under the header's or runs past the frame.
+    Ipv4TotalLength = "ipv4_total_length",
+    /// The IPv4 header checksum is wrong.
+    Ipv4Checksum = "ipv4_checksum",
+    /// An IPv4 option has an impossible length.
+    Ipv4Options = "ipv4_options",
+    /// The frame ends before the IPv6 header does.
+    Ipv6Truncated = "ipv6_truncated",
+    /// The EtherType says IPv6, the version field does not.
+    Ipv6Version = "ipv6_version",
+    /// The IPv6 payload length runs past the frame.
+    Ipv6PayloadLength = "ipv6_payload_length",
+    /// An IPv6 extension header is cut off, out of place, or one too many.
+    Ipv6Extension = "ipv6_extension",
+    /// A fragment that no datagram can be made of.
+    FragmentMalformed = "fragment_malformed",
+    /// The packet ends within the TCP header.
+    TcpTruncated = "tcp_truncated",
+    /// The TCP data offset is impossible.
+    TcpOffset = "tcp_offset",
+    /// The packet ends within the UDP header.
+    UdpTruncated = "udp_truncated",
+    /// The UDP length is impossible.
+    UdpLength = "udp_length",
+    /// The packet ends within the ICMP header.
+    IcmpTruncated = "icmp_truncated",
+    /// The packet asks for source routing (RFC 7126, RFC 5095).
+    SourceRoute = "source_route",
+    /// A source address that no packet may come from: multicast, broadcast, loopback, unspecified.
+    SourceInvalid = "source_invalid",
+    /// A destination address that is not forwarded: loopback, unspecified, reserved, link-local.
+    DestinationInvalid = "destination_invalid",
+    /// Multicast and broadcast are not forwarded.
+    Multicast = "multicast",
+    /// A later fragment whose first fragment has not been seen.
+    FragmentUnknown = "fragment_unknown",
+    /// Too many datagrams in fragments at once.
+    FragmentTableFull = "fragment_table_full",
+    /// An ACL says no.
+    AclDeny = "acl_deny",
+    /// As many sessions as the table holds are live.
+    SessionTableFull = "session_table_full",
+    /// A packet to a NAT address that belongs to no session.
+    NatNoSession = "nat_no_session",
+    /// No free port on any address of the pool.
+    NatPortsExhausted = "nat_ports_exhausted",
+    /// A protocol without ports, which source NAT does not translate.
+    NatProtocol = "nat_protocol",
+    /// A TCP reset that belongs to no session and that NAT would have to translate.
+    TcpNoSession = "tcp_no_session",
+    /// An ICMP error about a packet that belongs to no session and that NAT would have to translate.
+    IcmpNoSession = "icmp_no_session",
+    /// No route to the destination.
+    NoRoute = "no_route",
+    /// The route says to drop.
+    Blackhole = "blackhole",
+    /// TTL or hop limit used up.
+    TtlExpired = "ttl_expired",
+    /// Longer than the egress MTU, and not to be fragmented.
+    PacketTooBig = "packet_too_big",
+    /// The next hop does not answer ARP or neighbour discovery.
+    NeighborUnreachable = "neighbor_unreachable",
+    /// The packets that wait for this next hop are as many as may.
+    NeighborQueueFull = "neighbor_queue_full",
+    /// The neighbour table is full of addresses that are in use or being resolved.
+    NeighborTableFull = "neighbor_table_full",
+    /// Over a configured limit.
+    RateLimited = "rate_limited",
+    /// For the gateway itself, which has no use for it.
+    LocalUnwanted = "local_unwanted",
+    /// For the gateway itself, but malformed or forged (checksum, hop limit, sender).
+    LocalInvalid = "local_invalid",
+    /// No free packet buffer.
+    NoFrame = "no_frame",
+    /// The egress port's queue is full.
+    TransmitQueueFull = "transmit_queue_full",
+    /// The gateway was stopped while the packet waited.
+    Shutdown = "shutdown",
+}
+
+impl DropReason {
+    /// How many reasons there are.
+    pub const COUNT: usize = Self::ALL.len();
+}
+
+impl From<ParseError> for DropReason {
+    #[inline]
+    fn from(error: ParseError) -> Self {
+        match error {
+            ParseError::Runt => Self::Runt,
+            ParseError::VlanTruncated => Self::VlanTruncated,
+            ParseError::VlanDepth => Self::VlanDepth,
+            ParseError::ArpMalformed => Self::ArpMalformed,
+            ParseError::Ipv4Truncated => Self::Ipv4Truncated,
+            ParseError::Ipv4Version => Self::Ipv4Version,
+            ParseError::Ipv4HeaderLength => Self::Ipv4HeaderLength,
+            ParseError::Ipv4TotalLength => Self::Ipv4TotalLength,
+            ParseError::Ipv4Checksum => Self::Ipv4Checksum,
+            ParseError::Ipv4Options => Self::Ipv4Options,
+            ParseError::Ipv6Truncated => Self::Ipv6Truncated,
+            ParseError::Ipv6Version => Self::Ipv6Version,
+            ParseError::Ipv6PayloadLength => Self::Ipv6PayloadLength,
+            ParseError::Ipv6Extension => Self::Ipv6Extension,
+            ParseError::FragmentMalformed => Self::FragmentMalformed,
+            ParseError::TcpTruncated => Self::TcpTruncated,
+            ParseError::TcpOffset => Self::TcpOffset,
+            ParseError::UdpTruncated => Self::UdpTruncated,
+            ParseError::UdpLength => Self::UdpLength,
+            ParseError::IcmpTruncated => Self::IcmpTruncated,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_described() {
+        let mut names: Vec<_> = DropReason::ALL.iter().map(|r| r.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), DropReason::COUNT);
+        assert!(DropReason::ALL.iter().all(|r| r.describe().ends_with('.')));
+        assert!(DropReason::ALL.iter().enumerate().all(|(i, &r)| r as usize == i));
+    }
+}
