@@ -95,6 +95,8 @@ pub struct Burst {
     pub verdicts: [Verdict; BURST],
     /// Each packet's headers, once parsed.
     pub headers: [Headers; BURST],
+    /// Each packet's ingress interface (index), once parsed.
+    pub interfaces: [u16; BURST],
     frames: [Option<Frame>; BURST],
     len: usize,
 }
@@ -107,6 +109,7 @@ impl Default for Burst {
             live: Mask::NONE,
             verdicts: [Verdict::Forward; BURST],
             headers: [Headers::default(); BURST],
+            interfaces: [0; BURST],
             frames: [const { None }; BURST],
             len: 0,
         }

@@ -1,0 +1,259 @@
+//! Counters: plain numbers that one worker writes, published now and then to memory that anybody may read.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use crate::snapshot::Snapshot;
+use crate::verdict::DropReason;
+
+/// Packets, and their bytes on the wire without FCS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+impl Count {
+    /// Counts one packet.
+    #[inline]
+    pub fn add(&mut self, bytes: usize) {
+        self.packets += 1;
+        self.bytes += bytes as u64;
+    }
+}
+
+/// What went through one port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortCount {
+    /// Received, the refused ones included.
+    pub rx: Count,
+    /// Accepted for transmission.
+    pub tx: Count,
+}
+
+/// What one limit let pass and what it did not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitCount {
+    /// Within the rate.
+    pub passed: Count,
+    /// Dropped.
+    pub dropped: Count,
+}
+
+/// One worker's counters. The vectors are as long as the snapshot's lists and never grow.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// By port.
+    pub ports: Vec<PortCount>,
+    /// By [`DropReason`], in the order of [`DropReason::ALL`].
+    pub drops: Vec<u64>,
+    /// Packets handed to the gateway's own stack or to the kernel.
+    pub punted: u64,
+    /// Packets that wait: for a neighbour, or in an outbox. A gauge.
+    pub held: u64,
+    /// Packets that the gateway made itself.
+    pub originated: u64,
+    /// Fragments made of one packet, less one each.
+    pub split_extra: u64,
+    /// Answers not sent because of the ICMP rate.
+    pub icmp_suppressed: u64,
+    /// Sessions made since the start.
+    pub sessions_created: u64,
+    /// Sessions that have ended since the start.
+    pub sessions_ended: u64,
+    /// Sessions that are live. A gauge.
+    pub sessions: u64,
+    /// NAT bindings that are live. A gauge.
+    pub bindings: u64,
+    /// Hits by rule.
+    pub rules: Vec<Count>,
+    /// By limit.
+    pub limits: Vec<LimitCount>,
+}
+
+impl Counters {
+    /// All zero, with room for what the snapshot lists.
+    pub fn new(snapshot: &Snapshot) -> Self {
+        Self {
+            ports: vec![PortCount::default(); snapshot.ports.len()],
+            drops: vec![0; DropReason::COUNT],
+            rules: vec![Count::default(); snapshot.rules.len()],
+            limits: vec![LimitCount::default(); snapshot.limits.len()],
+            ..Self::default()
+        }
+    }
+
+    /// Counts a drop.
+    #[inline]
+    pub fn dropped(&mut self, reason: DropReason, packets: u64) {
+        if let Some(slot) = self.drops.get_mut(reason as usize) {
+            *slot += packets;
+        }
+    }
+
+    /// Packets received, all ports.
+    pub fn rx(&self) -> u64 {
+        self.ports.iter().map(|p| p.rx.packets).sum()
+    }
+
+    /// Packets transmitted, all ports.
+    pub fn tx(&self) -> u64 {
+        self.ports.iter().map(|p| p.tx.packets).sum()
+    }
+
+    /// Whether every packet is accounted for: rx + originated + split_extra = tx + drops + punted + held.
+    pub fn conserved(&self) -> bool {
+        let came = self.rx() + self.originated + self.split_extra;
+        came == self.tx() + self.drops.iter().sum::<u64>() + self.punted + self.held
+    }
+
+    /// Adds another worker's counters to these.
+    pub fn merge(&mut self, mut other: Self) {
+        let mut theirs = Vec::new();
+        other.each(|n| theirs.push(*n));
+        let mut theirs = theirs.into_iter();
+        self.each(|n| *n += theirs.next().unwrap_or(0));
+    }
+
+    /// Visits every number, always in the same order.
+    fn each(&mut self, mut f: impl FnMut(&mut u64)) {
+        let mut count = |c: &mut Count| {
+            f(&mut c.packets);
+            f(&mut c.bytes);
+        };
+        for port in &mut self.ports {
+            count(&mut port.rx);
+            count(&mut port.tx);
+        }
+        self.rules.iter_mut().for_each(&mut count);
+        for limit in &mut self.limits {
+            count(&mut limit.passed);
+            count(&mut limit.dropped);
+        }
+        self.drops.iter_mut().for_each(&mut f);
+        let single = [
+            &mut self.punted,
+            &mut self.held,
+            &mut self.originated,
+            &mut self.split_extra,
+            &mut self.icmp_suppressed,
+            &mut self.sessions_created,
+            &mut self.sessions_ended,
+            &mut self.sessions,
+            &mut self.bindings,
+        ];
+        single.into_iter().for_each(f);
+    }
+}
+
+/// The published copy. One writer, any number of readers; a reader sees all numbers as of one moment (a sequence lock
+/// whose writer never waits and makes no atomic read-modify-write).
+#[derive(Debug)]
+struct Shared {
+    sequence: AtomicU64,
+    slots: Vec<AtomicU64>,
+}
+
+/// The worker's end.
+#[derive(Debug)]
+pub struct Publisher(Arc<Shared>);
+
+/// The reader's end.
+#[derive(Clone, Debug)]
+pub struct Reader {
+    shared: Arc<Shared>,
+    shape: Counters,
+}
+
+/// Makes the two ends for counters of this shape.
+pub fn channel(counters: &Counters) -> (Publisher, Reader) {
+    let mut shape = counters.clone();
+    let mut slots = Vec::new();
+    shape.each(|n| slots.push(AtomicU64::new(*n)));
+    let shared = Arc::new(Shared { sequence: AtomicU64::new(0), slots });
+    (Publisher(shared.clone()), Reader { shared, shape })
+}
+
+impl Publisher {
+    /// Publishes the counters as they are.
+    pub fn publish(&mut self, counters: &mut Counters) {
+        let sequence = self.0.sequence.load(Ordering::Relaxed);
+        self.0.sequence.store(sequence + 1, Ordering::Relaxed);
+        fence(Ordering::Release);
+        let mut slots = self.0.slots.iter();
+        counters.each(|n| {
+            if let Some(slot) = slots.next() {
+                slot.store(*n, Ordering::Relaxed);
+            }
+        });
+        self.0.sequence.store(sequence + 2, Ordering::Release);
+    }
+}
+
+impl Reader {
+    /// The counters as last published.
+    pub fn read(&self) -> Counters {
+        loop {
+            let before = self.shared.sequence.load(Ordering::Acquire);
+            let mut counters = self.shape.clone();
+            let mut slots = self.shared.slots.iter();
+            counters.each(|n| *n = slots.next().map_or(0, |slot| slot.load(Ordering::Relaxed)));
+            fence(Ordering::Acquire);
+            if before % 2 == 0 && self.shared.sequence.load(Ordering::Relaxed) == before {
+                return counters;
+            }
+            std::hint::spin_loop();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape() -> Counters {
+        let mut counters = Counters::new(&Snapshot::default());
+        counters.ports.resize(2, PortCount::default());
+        counters.rules.resize(3, Count::default());
+        counters
+    }
+
+    #[test]
+    fn what_is_published_is_read() {
+        let mut counters = shape();
+        let (mut publisher, reader) = channel(&counters);
+        counters.ports[1].rx.add(100);
+        counters.dropped(DropReason::Runt, 1);
+        counters.rules[2].add(7);
+        assert!(counters.conserved());
+        publisher.publish(&mut counters);
+        assert_eq!(reader.read(), counters);
+        let mut sum = reader.read();
+        sum.merge(reader.read());
+        assert_eq!((sum.rx(), sum.rules[2].bytes, sum.drops[DropReason::Runt as usize]), (2, 14, 2));
+    }
+
+    #[test]
+    fn a_reader_never_sees_half_an_update() {
+        let mut counters = shape();
+        let (mut publisher, reader) = channel(&counters);
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                for _ in 0..20_000 {
+                    counters.ports[0].rx.add(64);
+                    counters.ports[1].tx.add(64);
+                    publisher.publish(&mut counters);
+                }
+            });
+            loop {
+                let seen = reader.read();
+                assert!(seen.conserved());
+                if seen.rx() == 20_000 {
+                    break;
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,54 @@
+//! What one worker owns alone. No lock guards it, and no other thread ever sees it.
+
+use crate::arena::FramePool;
+use crate::counters::Counters;
+use crate::local::Local;
+use crate::local::neighbor::Neighbors;
+use crate::nat::Nat;
+use crate::port::Outbox;
+use crate::session::Sessions;
+use crate::snapshot::Snapshot;
+use crate::stage::{fragment::Fragments, police::Meters};
+
+/// How many frames wait for one port at most, beyond what its own ring holds.
+const OUTBOX: usize = 512;
+
+/// The state of one worker, apart from its ports.
+#[derive(Debug)]
+pub struct Shard {
+    /// Packet buffers.
+    pub pool: FramePool,
+    /// Sessions and their flows.
+    pub sessions: Sessions,
+    /// NAT bindings and the external ports in use.
+    pub nat: Nat,
+    /// Token buckets of the limits.
+    pub meters: Meters,
+    /// What first fragments said.
+    pub fragments: Fragments,
+    /// Next hops.
+    pub neighbors: Neighbors,
+    /// The gateway's own answers and announcements.
+    pub local: Local,
+    /// Frames that wait to be transmitted, by port.
+    pub outboxes: Vec<Outbox>,
+    /// Counters.
+    pub counters: Counters,
+}
+
+impl Shard {
+    /// Takes all the memory that the snapshot asks for.
+    pub fn new(snapshot: &Snapshot, pool: FramePool) -> Self {
+        Self {
+            pool,
+            sessions: Sessions::new(snapshot),
+            nat: Nat::new(snapshot),
+            meters: Meters::new(snapshot),
+            fragments: Fragments::new(snapshot),
+            neighbors: Neighbors::new(snapshot),
+            local: Local::new(snapshot),
+            outboxes: snapshot.ports.iter().map(|_| Outbox::new(OUTBOX)).collect(),
+            counters: Counters::new(snapshot),
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! The configuration as workers read it: compiled, complete and immutable. Names are indices here; the order of
+//! `ports`, `interfaces`, `rules` and `limits` is the order of their counters.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use sluice_pkt::ethernet::Mac;
+
+use crate::clock::Nanos;
+use crate::table::classifier::{Classifier, Rule};
+use crate::table::lpm::Lpm;
+use crate::table::meter::Rate;
+
+/// "None" where an index is stored in 16 bits.
+pub const NONE16: u16 = u16::MAX;
+
+/// An attached interface: what a `Port` of the data plane is opened for.
+#[derive(Clone, Debug)]
+pub struct PortConfig {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Received TCP and UDP packets may carry a partial checksum (the bare pseudo-header sum), as a local sender's do
+    /// over a virtual link: complete them.
+    pub complete_checksums: bool,
+    /// Take frames for any unicast MAC address (a replay of a capture from elsewhere).
+    pub any_mac: bool,
+    /// Do not ask for neighbours: make their MAC addresses up from their IP addresses (replay).
+    pub invent_neighbors: bool,
+}
+
+/// VLAN tags, outermost first, as they stand on the wire behind the MAC addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tags {
+    /// How many: 0 to 2.
+    pub count: u8,
+    /// VLAN ids, outermost first; unused ones are 0.
+    pub ids: [u16; 2],
+}
+
+/// A routed interface: a port, or a VLAN of one.
+#[derive(Clone, Debug)]
+pub struct Interface {
+    /// Its name in the configuration.
+    pub name: String,
+    /// The port that its frames use.
+    pub port: u16,
+    /// The VLAN tags that its frames carry.
+    pub tags: Tags,
+    /// Our MAC address on it.
+    pub mac: Mac,
+    /// Largest IP packet, bytes.
+    pub mtu: u16,
+    /// Our IPv4 addresses with their prefix lengths; the first is the source of what we originate.
+    pub v4: Vec<(Ipv4Addr, u8)>,
+    /// Our IPv6 addresses with their prefix lengths, the link-local one included; the first global one is the source of
+    /// what we originate.
+    pub v6: Vec<(Ipv6Addr, u8)>,
+    /// Index into [`Snapshot::acls`] of the rules for packets that come in here.
+    pub acl: Option<u16>,
+}
+
+/// What a local address is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LocalUse {
+    /// An interface's own address: answers ARP or ND, ping, and refuses what nobody listens for.
+    Interface,
+    /// An address of a NAT pool or forward that is not an interface's: answers ARP and ping, has no services.
+    Nat,
+}
+
+/// What becomes of packets to a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// On the link of this interface.
+    Connected {
+        /// Egress interface.
+        interface: u16,
+    },
+    /// Through a gateway on the link of this interface.
+    Via4 {
+        /// Egress interface.
+        interface: u16,
+        /// The gateway's address.
+        gateway: Ipv4Addr,
+    },
+    /// Through a gateway on the link of this interface.
+    Via6 {
+        /// Egress interface.
+        interface: u16,
+        /// The gateway's address.
+        gateway: Ipv6Addr,
+    },
+    /// Dropped silently.
+    Blackhole,
+    /// Dropped, and the sender is told.
+    Unreachable,
+}
+
+/// What an ACL rule does with a packet that matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AclAction {
+    /// Lets it pass.
+    Accept,
+    /// Drops it silently.
+    Drop,
+    /// Drops it and tells the sender (ICMP administratively prohibited).
+    Reject,
+}
+
+/// A rule as counters and listings name it; classifiers yield its index.
+#[derive(Clone, Debug)]
+pub struct RuleInfo {
+    /// The ACL that it belongs to.
+    pub acl: String,
+    /// Its name, or its place ("rule 3", "default").
+    pub name: String,
+    /// The rule in words, for listings.
+    pub text: String,
+    /// What it does.
+    pub action: AclAction,
+}
+
+/// An ordered list of rules; the first that matches decides. Results are indices into [`Snapshot::rules`].
+#[derive(Clone, Debug)]
+pub struct Acl {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Rules for IPv4.
+    pub v4: Classifier<u32>,
+    /// Rules for IPv6.
+    pub v6: Classifier<u128>,
+    /// The rule (index) for what no other matches.
+    pub default: u16,
+}
+
+/// External addresses and ports for source NAT.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// The addresses.
+    pub addresses: Vec<Ipv4Addr>,
+    /// First and last external port (and ICMP identifier).
+    pub ports: (u16, u16),
+}
+
+/// Source NAT for packets that leave by an interface.
+#[derive(Clone, Debug)]
+pub struct SourceNat {
+    /// Egress interface.
+    pub out: u16,
+    /// Inside prefixes as (address, mask); empty is any.
+    pub from: Vec<(u32, u32)>,
+    /// Index into [`Snapshot::pools`].
+    pub pool: u16,
+}
+
+/// A port forward (destination NAT).
+#[derive(Clone, Copy, Debug)]
+pub struct Forward {
+    /// Ingress interface.
+    pub interface: u16,
+    /// IP protocol: TCP or UDP.
+    pub protocol: u8,
+    /// The public address.
+    pub address: Ipv4Addr,
+    /// First and last public port.
+    pub ports: (u16, u16),
+    /// The inside address.
+    pub to: Ipv4Addr,
+    /// The inside port of the first public one; the others follow.
+    pub to_port: u16,
+}
+
+/// A token-bucket policer and the packets that it counts.
+#[derive(Clone, Debug)]
+pub struct Limit {
+    /// Its name in the configuration.
+    pub name: String,
+    /// The interface by which its packets come in, or go out.
+    pub interface: u16,
+    /// Whether `interface` is the egress.
+    pub egress: bool,
+    /// IPv4 packets that it applies to.
+    pub v4: Vec<Rule<u32>>,
+    /// IPv6 packets that it applies to.
+    pub v6: Vec<Rule<u128>>,
+    /// Sustained rate.
+    pub rate: Rate,
+    /// Depth of the bucket, bytes.
+    pub burst: u64,
+}
+
+/// How long what is idle is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// UDP sessions (RFC 4787 REQ-5: two minutes at least).
+    pub udp: Nanos,
+    /// ICMP echo sessions (RFC 5508 REQ-2: 60 s at least).
+    pub icmp: Nanos,
+    /// TCP connections that are open both ways (RFC 5382 REQ-5: 2 h 4 min at least).
+    pub tcp_established: Nanos,
+    /// TCP connections that are opening or closing (RFC 5382 REQ-5: 4 min at least).
+    pub tcp_transitory: Nanos,
+    /// Sessions of any other protocol.
+    pub other: Nanos,
+    /// What a datagram's first fragment said, for the later ones.
+    pub fragment: Nanos,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        const S: Nanos = crate::clock::SECOND;
+        Self {
+            udp: 300 * S,
+            icmp: 60 * S,
+            tcp_established: 7440 * S,
+            tcp_transitory: 240 * S,
+            other: 600 * S,
+            fragment: 15 * S,
+        }
+    }
+}
+
+/// How much a worker may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Sessions of both families together.
+    pub sessions: u32,
+    /// Neighbours, 65,534 at the most.
+    pub neighbors: u32,
+    /// Datagrams in fragments.
+    pub fragments: u32,
+    /// Packet buffers.
+    pub frames: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self { sessions: 65_536, neighbors: 1024, fragments: 1024, frames: 8192 }
+    }
+}
+
+/// All of it.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Which configuration this is; a higher one replaces a lower.
+    pub generation: u32,
+    /// Ports.
+    pub ports: Vec<PortConfig>,
+    /// Interfaces.
+    pub interfaces: Vec<Interface>,
+    /// Our IPv4 addresses: the interface on whose link each lies, and its use.
+    pub local4: HashMap<Ipv4Addr, (u16, LocalUse)>,
+    /// Our IPv6 addresses. Link-local ones are found at their interface.
+    pub local6: HashMap<Ipv6Addr, (u16, LocalUse)>,
+    /// IPv4 prefixes to indices into `routes`. Connected prefixes are in it.
+    pub routes4: Lpm<4>,
+    /// IPv6 prefixes to indices into `routes`. Connected prefixes are in it.
+    pub routes6: Lpm<16>,
+    /// What the route tables point to.
+    pub routes: Vec<Route>,
+    /// The route table for people: prefix, and index into `routes`.
+    pub route_list: Vec<(String, u32)>,
+    /// ACLs.
+    pub acls: Vec<Acl>,
+    /// The rules of all ACLs.
+    pub rules: Vec<RuleInfo>,
+    /// Pools for source NAT.
+    pub pools: Vec<Pool>,
+    /// Source NAT, first match wins.
+    pub source_nat: Vec<SourceNat>,
+    /// Port forwards, first match wins.
+    pub forwards: Vec<Forward>,
+    /// Policers; 254 at the most.
+    pub limits: Vec<Limit>,
+    /// ICMP that we originate, packets per second and family-independent (RFC 1812 4.3.2.8, RFC 4443 2.4(f)).
+    pub icmp_per_second: u32,
+    /// Timeouts.
+    pub timeouts: Timeouts,
+    /// Table sizes.
+    pub sizes: Sizes,
+    /// Seed of the hash functions and of random choices; fixed in a replay.
+    pub seed: u64,
+}
+
+impl Snapshot {
+    /// The interface of a port for a frame with these tags. A priority tag (VLAN id 0) counts as none.
+    #[inline]
+    pub fn interface_of(&self, port: u16, tags: Tags) -> Option<u16> {
+        let wanted = |i: &Interface| i.port == port && i.tags == tags;
+        self.interfaces.iter().position(wanted).map(|i| i as u16)
+    }
+}
