@@ -323,7 +323,7 @@ pub enum Poll {
 pub struct Tables {
     /// Sessions, 16 to 16 Mi.
     pub sessions: u32,
-    /// Neighbours (ARP, ND), 16 to 1 Mi.
+    /// Neighbours (ARP, ND), 16 to 65,534.
     pub neighbors: u32,
     /// Datagrams whose fragments are followed, 16 to 1 Mi.
     pub fragments: u32,

@@ -245,7 +245,7 @@ pub(crate) fn address(text: &str) -> Result<IpAddr, Wrong> {
         let wrong = Wrong::new(format!("{} is not an IP address", quote(text)));
         match text.split_once('/').is_some_and(|(address, _)| address.parse::<IpAddr>().is_ok()) {
             true => wrong.help("leave the prefix length out here"),
-            false => wrong,
+            false => wrong.help("such as \"192.168.1.1\" or \"fd00:1::1\""),
         }
     })
 }
@@ -268,7 +268,8 @@ pub(crate) fn interface_address(text: &str) -> Result<Prefix, Wrong> {
             Err(_) => wrong().help("such as \"192.168.1.1/24\" or \"fd00:1::1/64\""),
         });
     };
-    let address: IpAddr = address.parse().map_err(|_| wrong())?;
+    let address: IpAddr =
+        address.parse().map_err(|_| wrong().help("such as \"192.168.1.1/24\" or \"fd00:1::1/64\""))?;
     let most = if address.is_ipv4() { 32 } else { 128 };
     if address.is_ipv4()
         && let Ok(mask) = length.parse::<Ipv4Addr>()

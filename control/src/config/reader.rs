@@ -160,7 +160,7 @@ impl<'t> Table<'t> {
             return Vec::new();
         };
         if array.len() > most {
-            sink.error(&value.span(), format!("{} of {}", array.len(), section.name))
+            sink.error(&value.span(), format!("`{key}` has {} entries", array.len()))
                 .help(format!("this version takes at most {most}"));
             return Vec::new();
         }
@@ -212,7 +212,15 @@ pub(crate) fn text<T>(
 ) -> impl Fn(&DeValue<'_>) -> Result<T, Wrong> {
     move |value| match value {
         DeValue::String(text) => parse(text),
-        other => Err(Wrong::new(format!("expected a string, found {}", kind(other))).help("write it in quotes")),
+        other => {
+            // What would be right is known to the parser of the text.
+            let help = match other {
+                DeValue::Integer(number) => parse(number.as_str()).err().and_then(|wrong| wrong.help),
+                _ => None,
+            };
+            let wrong = Wrong::new(format!("expected a string, found {}", kind(other)));
+            Err(wrong.help(help.unwrap_or_else(|| "write it in quotes".to_owned())))
+        }
     }
 }
 
@@ -226,7 +234,8 @@ pub(crate) fn text_or_number<T>(
             Ok(number) => parse(&number.to_string()),
             Err(_) => parse(number.as_str()),
         },
-        other => Err(Wrong::new(format!("expected a number or a string, found {}", kind(other)))),
+        other => Err(Wrong::new(format!("expected a number or a string, found {}", kind(other)))
+            .help("write a number, or a string in quotes")),
     }
 }
 
@@ -248,7 +257,7 @@ pub(crate) fn integer(range: RangeInclusive<u32>) -> impl Fn(&DeValue<'_>) -> Re
 pub(crate) fn boolean(value: &DeValue<'_>) -> Result<bool, Wrong> {
     match value {
         DeValue::Boolean(value) => Ok(*value),
-        other => Err(Wrong::new(format!("expected true or false, found {}", kind(other)))),
+        other => Err(Wrong::new(format!("expected true or false, found {}", kind(other))).help("without quotes")),
     }
 }
 
@@ -257,7 +266,7 @@ pub(crate) fn choice<T: Copy>(words: &[(&'static str, T)]) -> impl Fn(&DeValue<'
     text(move |text| {
         words.iter().find(|(word, _)| *word == text).map(|&(_, value)| value).ok_or_else(|| {
             let names: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
-            let wrong = Wrong::new(format!("{} is not a choice here", quote(text)));
+            let wrong = Wrong::new(format!("{} is not one of the choices", quote(text)));
             match nearest(text, words.iter().map(|(word, _)| *word)) {
                 Some(word) => wrong.help(format!("did you mean \"{word}\"?")),
                 None => wrong.help(format!("one of {}", names.join(", "))),

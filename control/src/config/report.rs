@@ -1,5 +1,6 @@
 //! Diagnostics: what is wrong with a configuration, where, and what would be right.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::ops::Range;
 
@@ -282,7 +283,7 @@ pub(crate) fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c s
     (candidates.into_iter().filter(|candidate| candidate.len() <= LONGEST))
         .map(|candidate| (edit_distance(&word, &candidate.to_lowercase()), candidate))
         .filter(|&(distance, _)| distance <= allowed)
-        .min_by_key(|&(distance, _)| distance)
+        .min_by_key(|&(distance, candidate)| (distance, Reverse(candidate.len())))
         .map(|(_, candidate)| candidate)
 }
 

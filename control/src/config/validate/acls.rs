@@ -8,8 +8,8 @@ use crate::config::reader::{At, Table, boolean, choice};
 use crate::config::report::{Sink, Span, nearest, quote};
 use crate::config::schema;
 
-/// Most rules of one ACL.
-const MOST_RULES: usize = 65_536;
+/// Most rules of all ACLs, the default of each included; the data plane numbers them in 16 bits.
+const MOST_RULES: usize = 65_534;
 
 const ACTIONS: &[(&str, Action)] =
     &[("accept", Action::Accept), ("drop", Action::Drop), ("reject", Action::Reject)];
@@ -26,13 +26,16 @@ pub(super) struct Acls<'t> {
 impl<'t> Acls<'t> {
     pub(super) fn read(file: &Table<'t>, sink: &mut Sink<'_>) -> Self {
         let mut acls = Self { acls: Vec::new(), rule_spans: Vec::new(), names: HashMap::new() };
+        let mut rules_left = MOST_RULES;
         for (name, table) in file.named("acls", &schema::ACL, sink) {
+            rules_left = rules_left.saturating_sub(1);
             acls.names.insert(name.value, acls.acls.len());
             let mut acl = Acl { name: name.value.to_owned(), default: Action::Drop, rules: Vec::new() };
             let mut spans = Vec::new();
             if let Some(table) = table {
                 acl.default = table.one("default", choice(ACTIONS), sink).map_or(Action::Drop, |at| at.value);
-                let rules = table.tables("rules", &schema::RULE, MOST_RULES, sink);
+                let rules = table.tables("rules", &schema::RULE, rules_left, sink);
+                rules_left = rules_left.saturating_sub(rules.len());
                 spans = rules.iter().map(|rule| rule.span.clone()).collect();
                 acl.rules = rules.iter().map(|rule| read_rule(rule, sink)).collect();
                 unique_names(&rules, sink);

@@ -9,8 +9,8 @@ use crate::config::reader::{Table, text};
 use crate::config::report::{Sink, Span, quote};
 use crate::config::{schema, units};
 
-/// Most limits.
-const MOST_LIMITS: usize = 4096;
+/// Most limits; the data plane numbers them in a byte.
+const MOST_LIMITS: usize = 254;
 /// Bytes of an Ethernet header with two VLAN tags.
 const LARGEST_HEADER: u64 = 22;
 

@@ -45,7 +45,7 @@ pub(super) fn tables(file: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_
     let Some(table) = file.table("tables", &schema::TABLES, sink) else { return tables };
     for (key, entry, most) in [
         ("sessions", &mut tables.sessions, 16 << 20),
-        ("neighbors", &mut tables.neighbors, 1 << 20),
+        ("neighbors", &mut tables.neighbors, 65_534),
         ("fragments", &mut tables.fragments, 1 << 20),
     ] {
         if let Some(At { value, .. }) = table.one(key, integer(16..=most), sink) {
