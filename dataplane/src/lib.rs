@@ -1,9 +1,19 @@
 //! The data plane of Sluice: the packet's path, in one crate.
 //!
-//! Start reading at `pipeline.rs`, which is the order of the stages; a worker feeds it bursts from its ports.
+//! Start reading at [`pipeline`], which is the order of the stages; a [`worker`] feeds it bursts from its ports.
 
 pub mod arena;
 pub mod burst;
 pub mod clock;
+pub mod counters;
+pub mod local;
+pub mod nat;
+pub mod pipeline;
 pub mod port;
+pub mod session;
+pub mod shard;
+pub mod snapshot;
+pub mod stage;
+pub mod table;
 pub mod verdict;
+pub mod worker;
