@@ -1,1 +1,3 @@
 //! The control side of Sluice: configuration, API, command line.
+
+pub mod config;
