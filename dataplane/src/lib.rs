@@ -6,6 +6,7 @@ pub mod arena;
 pub mod burst;
 pub mod clock;
 pub mod counters;
+pub mod inspect;
 pub mod local;
 pub mod nat;
 pub mod pipeline;
