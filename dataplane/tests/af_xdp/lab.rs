@@ -43,11 +43,11 @@ pub(crate) fn ip(arguments: &str) -> String {
 /// A veth pair of `queues` queues at each end, both up.
 pub(crate) fn veth(device: &str, peer: &str, queues: u32) {
     ip(&format!(
-        "link add {device} numrxqueues {queues} numtxqueues {queues} type veth peer name {peer} numrxqueues {queues} \
+        "link add name {device} numrxqueues {queues} numtxqueues {queues} type veth peer name {peer} numrxqueues {queues} \
          numtxqueues {queues}"
     ));
-    ip(&format!("link set {device} up"));
-    ip(&format!("link set {peer} up"));
+    ip(&format!("link set dev {device} up"));
+    ip(&format!("link set dev {peer} up"));
 }
 
 /// A port with the least rings, in native mode, nothing of which is left to the kernel.

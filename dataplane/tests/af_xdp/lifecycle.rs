@@ -10,14 +10,14 @@ use sluice_dataplane::port::{Outbox, Port};
 use crate::lab::{Wire, frames, in_namespace, ip, receive, send, spec, until, veth};
 
 fn is_attached(device: &str) -> bool {
-    ip(&format!("-j -d link show {device}")).contains(r#""prog":"#)
+    ip(&format!("-j -d link show dev {device}")).contains(r#""prog":"#)
 }
 
 #[test]
 fn nothing_stays_after_a_port() {
     in_namespace("nothing_stays_after_a_port", || {
         veth("a", "b", 1);
-        ip("link set a down");
+        ip("link set dev a down");
         let mut pool = FramePool::new(1024, false).unwrap();
         for _ in 0..3 {
             let (mut ports, controls) = open(&mut pool, &[spec("a")]).unwrap();
@@ -31,7 +31,7 @@ fn nothing_stays_after_a_port() {
         }
         let facts = device_facts("a").unwrap();
         assert_eq!((facts.driver.as_str(), facts.mtu, facts.queues), ("veth", 1500, 1));
-        assert!(ip("-j link show a").contains(&facts.mac.map(|byte| format!("{byte:02x}")).join(":")));
+        assert!(ip("-j link show dev a").contains(&facts.mac.map(|byte| format!("{byte:02x}")).join(":")));
     });
 }
 
@@ -116,8 +116,8 @@ fn a_driver_that_cannot_is_told_and_replaced() {
     in_namespace("a_driver_that_cannot_is_told_and_replaced", || {
         veth("a", "b", 1);
         // Beyond a page veth wants a program that knows frames of several buffers.
-        ip("link set a mtu 3600");
-        ip("link set b mtu 3600");
+        ip("link set dev a mtu 3600");
+        ip("link set dev b mtu 3600");
         let mut pool = FramePool::new(1024, false).unwrap();
         let error = open(&mut pool, &[spec("a")]).err().unwrap();
         assert!(matches!(&error, OpenError::Attach { mode: "native", .. }), "{error}");
@@ -172,11 +172,11 @@ fn a_device_may_go_down_and_come_up() {
         let mut pool = FramePool::new(1024, false).unwrap();
         let (mut ports, controls) = open(&mut pool, &[spec("a")]).unwrap();
         let (port, wire) = (&mut ports[0], Wire::new("b"));
-        ip("link set a down");
+        ip("link set dev a down");
         send(port, &mut pool, &frames(20));
         let faults = controls[0].faults();
         assert!(faults.wakeups > 0 && faults.last_errno == libc::ENETDOWN, "{faults:?}");
-        ip("link set a up");
+        ip("link set dev a up");
         port.transmit(0, &mut pool, &mut Outbox::new(1));
         assert_eq!(wire.receive_many(20), frames(20));
         wire.send(&frames(1)[0]);
@@ -193,7 +193,7 @@ fn a_device_may_vanish() {
         let mut pool = FramePool::new(1024, false).unwrap();
         let (mut ports, controls) = open(&mut pool, &[spec("a")]).unwrap();
         let port = &mut ports[0];
-        ip("link del a");
+        ip("link del dev a");
         send(port, &mut pool, &frames(20));
         assert!(receive(port, &mut pool, 1).is_empty());
         let faults = controls[0].faults();

@@ -14,7 +14,7 @@ fn both_ways(mode: XdpMode, attached: AttachedMode) {
     let (port, wire) = (&mut ports[0], Wire::new("b"));
     let info = controls[0].info();
     assert_eq!((info.mode, info.zero_copy, info.driver.as_str(), info.queues), (attached, false, "veth", 1));
-    let shown = ip("-j link show a");
+    let shown = ip("-j link show dev a");
     assert!(shown.contains(if attached == AttachedMode::Native { r#""xdp":{"mode":1"# } else { r#""xdp":{"mode":2"# }), "{shown}");
 
     let all = frames(10_000);
@@ -221,8 +221,8 @@ fn frames_of_any_length_come_home() {
 fn a_frame_that_no_chunk_holds_is_counted() {
     in_namespace("a_frame_that_no_chunk_holds_is_counted", || {
         veth("a", "b", 1);
-        ip("link set a mtu 3000");
-        ip("link set b mtu 3000");
+        ip("link set dev a mtu 3000");
+        ip("link set dev b mtu 3000");
         let mut pool = FramePool::new(1024, false).unwrap();
         let (mut ports, controls) = open(&mut pool, &[spec("a")]).unwrap();
         let (port, wire) = (&mut ports[0], Wire::new("b"));
