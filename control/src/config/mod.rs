@@ -9,6 +9,7 @@ use std::path::Path;
 
 use toml::de::DeTable;
 
+mod compile;
 mod model;
 mod net;
 mod reader;
@@ -17,6 +18,7 @@ pub mod schema;
 mod units;
 mod validate;
 
+pub use compile::{DeviceFacts, compile};
 pub use model::*;
 pub use net::{ICMP, ICMPV6, TCP, UDP, protocol_name};
 pub use report::{Diagnostic, Place, Related, Report, Severity};

@@ -101,7 +101,7 @@ impl Serialize for Prefix {
 }
 
 /// IPv4 addresses, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct AddressRange {
     /// The lowest.
     pub first: Ipv4Addr,
@@ -131,7 +131,7 @@ impl fmt::Display for AddressRange {
 }
 
 /// Ports, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct PortRange {
     /// The lowest.
     pub first: u16,

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use super::interfaces::Network;
-use super::{matches, word};
+use super::matches::{self, Combinations};
+use super::word;
 use crate::config::model::{Direction, Limit};
 use crate::config::reader::{Table, text};
 use crate::config::report::{Sink, Span, quote};
@@ -16,9 +17,11 @@ const LARGEST_HEADER: u64 = 22;
 
 pub(super) fn read(file: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -> Vec<Limit> {
     let mut limits = Vec::new();
+    let mut combinations = Combinations::none();
     let mut seen: HashMap<String, Span> = HashMap::new();
     for table in file.tables("limits", &schema::LIMIT, MOST_LIMITS, sink) {
         let Some(limit) = read_limit(&table, network, sink) else { continue };
+        combinations.add(&limit.matches, &table.span, sink);
         let span = table.key_span("name");
         if let Some(first) = seen.get(&limit.name) {
             sink.error(&span, format!("two limits are called {}", quote(&limit.name)))

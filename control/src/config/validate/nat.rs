@@ -17,6 +17,8 @@ const MOST_RULES: usize = 4096;
 const MOST_RANGES: usize = 4096;
 /// Most external addresses of a rule.
 const MOST_ADDRESSES: u64 = 65_536;
+/// Most external addresses of all rules.
+const MOST_ADDRESSES_IN_ALL: u64 = 1 << 18;
 
 /// Both kinds, each rule with its place.
 pub(super) struct Nat {
@@ -160,6 +162,11 @@ fn check_pools(sources: &[At<SourceNat>], sink: &mut Sink<'_>) {
         sink.error(&sources[*rule].span, format!("the pools have {} ranges of addresses", ranges.len()))
             .help(format!("this version takes at most {MOST_RANGES} in all"));
         return;
+    }
+    let count: u64 = ranges.iter().map(|(_, range)| range.count()).sum();
+    if let Some((rule, _)) = ranges.last().filter(|_| count > MOST_ADDRESSES_IN_ALL) {
+        sink.error(&sources[*rule].span, format!("the pools have {count} addresses"))
+            .help(format!("this version takes at most {MOST_ADDRESSES_IN_ALL} in all"));
     }
     for (at, &(later, range)) in ranges.iter().enumerate() {
         let mine = &sources[later].value;

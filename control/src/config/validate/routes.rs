@@ -11,7 +11,7 @@ use crate::config::report::{Sink, Span};
 use crate::config::{net, schema};
 
 /// Most static routes.
-const MOST_ROUTES: usize = 1 << 20;
+const MOST_ROUTES: usize = 65_536;
 
 /// Each with the place of its destination.
 pub(super) fn read(file: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -> Vec<At<Route>> {
