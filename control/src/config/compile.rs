@@ -324,7 +324,10 @@ fn masks<A: Family>(prefixes: &[Prefix]) -> Vec<(A, A)> {
 fn ranges(ranges: &[PortRange]) -> Vec<classifier::PortRange> {
     match ranges {
         [] => vec![classifier::PortRange::ANY],
-        ranges => ranges.iter().map(|range| classifier::PortRange { first: range.first, last: range.last }).collect(),
+        ranges => ranges
+            .iter()
+            .map(|range| classifier::PortRange { first: range.first, last: range.last })
+            .collect(),
     }
 }
 
@@ -340,7 +343,9 @@ fn protocols<A: Family>(matches: &Match) -> Vec<ProtocolAndIcmp> {
     }
     match &matches.protocols[..] {
         [] => vec![(None, None)],
-        protocols => protocols.iter().filter(|&&p| p != other).map(|&protocol| (Some(protocol), None)).collect(),
+        protocols => {
+            protocols.iter().filter(|&&p| p != other).map(|&protocol| (Some(protocol), None)).collect()
+        }
     }
 }
 
@@ -526,8 +531,11 @@ mod tests {
         assert_eq!(snapshot.pools[0].addresses.len(), 4);
         assert_eq!(snapshot.source_nat.iter().map(|rule| rule.pool).collect::<Vec<_>>(), [0, 0]);
         assert_eq!(snapshot.source_nat[0].from, [(0xc0a8_0100, 0xffff_ff00)]);
-        let forwards: Vec<(u8, (u16, u16), u16)> =
-            snapshot.forwards.iter().map(|forward| (forward.protocol, forward.ports, forward.to_port)).collect();
+        let forwards: Vec<(u8, (u16, u16), u16)> = snapshot
+            .forwards
+            .iter()
+            .map(|forward| (forward.protocol, forward.ports, forward.to_port))
+            .collect();
         assert_eq!(forwards, [(TCP, (8000, 8003), 80), (UDP, (8000, 8003), 80)]);
     }
 

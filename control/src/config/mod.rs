@@ -59,7 +59,8 @@ pub fn load_bytes(name: &str, bytes: &[u8]) -> Result<(Config, Vec<Diagnostic>),
             let shown = String::from_utf8_lossy(bytes);
             let mut sink = Sink::new(name, &shown);
             let at = error.valid_up_to();
-            sink.error(&(at..at + 1), "the file is not UTF-8 text here").help("save it with the encoding UTF-8");
+            sink.error(&(at..at + 1), "the file is not UTF-8 text here")
+                .help("save it with the encoding UTF-8");
             Err(sink.finish())
         }
     }

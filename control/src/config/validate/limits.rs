@@ -48,7 +48,12 @@ fn read_limit(table: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -> 
             return None;
         }
         (false, true) => (Direction::Egress, "out"),
-        _ => (Direction::Ingress, "in"),
+        (false, false) => {
+            sink.error(&table.span, "a limit has neither `in` nor `out`")
+                .help("name the interface by which its packets come in, or go out");
+            return None;
+        }
+        (true, false) => (Direction::Ingress, "in"),
     };
     let interface = network.required(table, key, sink);
     let matches = matches::read(table, sink);
@@ -58,8 +63,11 @@ fn read_limit(table: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -> 
     let mtu = network.interfaces[interface].mtu;
     let largest = u64::from(mtu) + LARGEST_HEADER;
     if let Some(burst) = burst.as_ref().filter(|burst| burst.value < largest) {
-        sink.error(&burst.span, format!("no packet of {mtu} bytes would ever pass a burst of {} B", burst.value))
-            .help(format!("at least {largest} B on this interface"));
+        sink.error(
+            &burst.span,
+            format!("no packet of {mtu} bytes would ever pass a burst of {} B", burst.value),
+        )
+        .help(format!("at least {largest} B on this interface"));
     }
     let burst = burst.map_or(default_burst(rate, mtu), |at| at.value);
     Some(Limit { name: name?.value, direction, interface, matches, rate, burst })

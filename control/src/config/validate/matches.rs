@@ -91,8 +91,15 @@ fn icmp_types(table: &Table<'_>, protocols: &[At<u8>], sink: &mut Sink<'_>) -> V
 }
 
 /// Whether `protocols` are all among `allowed`, the only ones with which `key` has a meaning; says so if not.
-fn only_with(table: &Table<'_>, key: &str, protocols: &[At<u8>], allowed: &[u8], sink: &mut Sink<'_>) -> bool {
-    let names: Vec<String> = allowed.iter().map(|&protocol| format!("\"{}\"", protocol_name(protocol))).collect();
+fn only_with(
+    table: &Table<'_>,
+    key: &str,
+    protocols: &[At<u8>],
+    allowed: &[u8],
+    sink: &mut Sink<'_>,
+) -> bool {
+    let names: Vec<String> =
+        allowed.iter().map(|&protocol| format!("\"{}\"", protocol_name(protocol))).collect();
     let help = format!("`{key}` goes with `protocol = {}`, or a list of both", names.join("` or `"));
     if protocols.is_empty() {
         sink.error(&table.key_span(key), format!("`{key}` without a protocol")).help(help);

@@ -26,7 +26,12 @@ pub(super) struct Nat {
     pub(super) forwards: Vec<At<Forward>>,
 }
 
-pub(super) fn read(file: &Table<'_>, network: &Network<'_>, routes: &[At<Route>], sink: &mut Sink<'_>) -> Nat {
+pub(super) fn read(
+    file: &Table<'_>,
+    network: &Network<'_>,
+    routes: &[At<Route>],
+    sink: &mut Sink<'_>,
+) -> Nat {
     let Some(nat) = file.table("nat", &schema::NAT, sink) else {
         return Nat { sources: Vec::new(), forwards: Vec::new() };
     };
@@ -85,7 +90,8 @@ fn read_source(
 
 fn pool_range(text: &str) -> Result<AddressRange, Wrong> {
     if text == "interface" {
-        return Err(Wrong::new("\"interface\" stands in a list").help("write `to = \"interface\"`, or addresses alone"));
+        return Err(Wrong::new("\"interface\" stands in a list")
+            .help("write `to = \"interface\"`, or addresses alone"));
     }
     net::address_range(text).map_err(|wrong| match wrong.help {
         Some(_) => wrong,
@@ -143,10 +149,15 @@ fn check_pool(
                 .help("a pool holds addresses that are ours alone");
         }
         for end in [value.first, value.last] {
-            if let Some(subnet) = network.subnet(end.into()).filter(|subnet| subnet.prefix.reserves(end.into())) {
+            if let Some(subnet) =
+                network.subnet(end.into()).filter(|subnet| subnet.prefix.reserves(end.into()))
+            {
                 let subnet = subnet.prefix.network();
-                sink.error(span, format!("the pool {value} contains {end}, the network or broadcast address of {subnet}"))
-                    .help("leave it out of the pool");
+                sink.error(
+                    span,
+                    format!("the pool {value} contains {end}, the network or broadcast address of {subnet}"),
+                )
+                .help("leave it out of the pool");
             }
         }
     }
@@ -179,9 +190,12 @@ fn check_pools(sources: &[At<SourceNat>], sink: &mut Sink<'_>) {
                 && (mine.pool != theirs.pool || mine.ports != theirs.ports)
         });
         if let Some(&(earlier, other)) = clash {
-            sink.error(&sources[later].span, format!("the pool's {range}, ports {}, overlaps another pool", mine.ports))
-                .also(&sources[earlier].span, format!("{other}, ports {}, is here", sources[earlier].value.ports))
-                .help("pools are the same, or share no address, or share no port");
+            sink.error(
+                &sources[later].span,
+                format!("the pool's {range}, ports {}, overlaps another pool", mine.ports),
+            )
+            .also(&sources[earlier].span, format!("{other}, ports {}, is here", sources[earlier].value.ports))
+            .help("pools are the same, or share no address, or share no port");
         }
     }
 }
@@ -219,7 +233,8 @@ fn read_forward(table: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -
 fn transport(text: &str) -> Result<u8, Wrong> {
     match net::protocol(text)? {
         protocol @ (TCP | UDP) => Ok(protocol),
-        _ => Err(Wrong::new(format!("{} cannot be forwarded by port", quote(text))).help("\"tcp\", \"udp\" or both")),
+        _ => Err(Wrong::new(format!("{} cannot be forwarded by port", quote(text)))
+            .help("\"tcp\", \"udp\" or both")),
     }
 }
 
@@ -237,7 +252,9 @@ fn target(text: &str) -> Result<(Ipv4Addr, Option<u16>), Wrong> {
     };
     let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
     if address.is_unspecified() || address.is_multicast() || address.is_broadcast() || address.is_loopback() {
-        return Err(Wrong::new(format!("{address} is not the address of a host")).help("such as \"192.168.1.10:80\""));
+        return Err(
+            Wrong::new(format!("{address} is not the address of a host")).help("such as \"192.168.1.10:80\"")
+        );
     }
     Ok((address, port))
 }
