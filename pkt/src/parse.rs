@@ -202,3 +202,11 @@ pub fn parse_head(head: &[u8], frame_len: usize) -> Result<Headers, ParseError> 
 
 #[cfg(test)]
 mod tests;
+
+/// Offset in the frame of an IPv6 fragment's fragment header, which names the datagram. `None` for other packets.
+pub fn fragment_header(frame: &[u8], headers: &Headers) -> Option<usize> {
+    let l3 = usize::from(headers.l3_offset);
+    let ip = crate::ipv6::Header::at(frame, l3).filter(|_| headers.l3 == L3::Ipv6)?;
+    let packet = frame.get(..usize::from(headers.end))?;
+    extensions::walk(packet, l3 + crate::ipv6::LEN, ip.next_header())?.fragment.map(|part| part.header)
+}

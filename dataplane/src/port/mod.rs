@@ -1,5 +1,8 @@
 //! Where frames come from and go to. A port knows nothing of the stages between.
 
+pub mod memory;
+pub mod pcap;
+
 use crate::arena::{Frame, FramePool};
 use crate::burst::Burst;
 use crate::clock::Nanos;

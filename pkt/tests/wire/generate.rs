@@ -354,9 +354,9 @@ fn body(v6: bool) -> impl Strategy<Value = Body> {
     let icmp = (proptest::sample::select(kinds), 0..16u8, any::<[u16; 2]>(), data())
         .prop_map(|(kind, code, rest, data)| Body::Icmp { kind, code, rest, data });
     // Numbers that mean nothing to the parser in either network protocol.
-    let other = [47, 50, 59, 132, 135, 255];
-    let raw = (proptest::sample::select(&other[..]), data())
-        .prop_map(|(protocol, data)| Body::Raw { protocol, data });
+    let other: &[u8] = &[47, 50, 59, 132, 135, 255];
+    let raw =
+        (proptest::sample::select(other), data()).prop_map(|(protocol, data)| Body::Raw { protocol, data });
     prop_oneof![4 => tcp, 4 => udp, 3 => icmp, 1 => raw]
 }
 

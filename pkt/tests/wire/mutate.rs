@@ -14,8 +14,10 @@ enum Mutation {
     Splice(Vec<u8>, usize, usize),
     /// A 16-bit field near a likely place gets a small or extreme value.
     EditLength(usize, u16),
-    /// A next header or EtherType becomes that of a kind the parser knows.
+    /// A protocol number or IHL becomes one that means something to the parser.
     EditKind(usize, u8),
+    /// The EtherType of the frame or of its outer tag changes.
+    EditEthertype(usize, u16),
 }
 
 impl Mutation {
@@ -38,7 +40,7 @@ impl Mutation {
                 frame.truncate(here % len);
                 frame.extend(&other[there % other.len()..]);
             }
-            Self::EditLength(at, value) => {
+            Self::EditLength(at, value) | Self::EditEthertype(at, value) => {
                 if let Some(field) = frame.get_mut(at % len..).and_then(|rest| rest.first_chunk_mut()) {
                     *field = value.to_be_bytes();
                 }
@@ -54,6 +56,7 @@ fn mutation() -> impl Strategy<Value = Mutation> {
     let kinds = &[
         0u8, 1, 2, 4, 5, 6, 8, 13, 17, 43, 44, 50, 51, 58, 59, 60, 0x46, 0x4f, 0x60, 0x81, 0x83, 0x88, 0x89,
     ][..];
+    let ethertypes = &[0x05ffu16, 0x0800, 0x0806, 0x8100, 0x86dd, 0x88a8, 0x88e5, 0x9100][..];
     prop_oneof![
         (place(), 0..8u8).prop_map(|(at, bit)| Mutation::FlipBit(at, bit)),
         (place(), any::<u8>()).prop_map(|(at, value)| Mutation::SetByte(at, value)),
@@ -65,7 +68,10 @@ fn mutation() -> impl Strategy<Value = Mutation> {
             there
         )),
         (place(), length).prop_map(|(at, value)| Mutation::EditLength(at, value)),
-        (place(), proptest::sample::select(kinds)).prop_map(|(at, value)| Mutation::EditKind(at, value)),
+        (prop_oneof![Just(23usize), Just(20), place()], proptest::sample::select(kinds))
+            .prop_map(|(at, value)| Mutation::EditKind(at, value)),
+        (proptest::sample::select(&[12usize, 16][..]), proptest::sample::select(ethertypes))
+            .prop_map(|(at, value)| Mutation::EditEthertype(at, value)),
     ]
 }
 

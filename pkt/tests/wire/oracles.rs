@@ -57,3 +57,29 @@ proptest! {
         agree(&frame)?;
     }
 }
+
+/// A difference that never shows is one that nobody holds any more: its entry would only hide mistakes.
+#[test]
+fn every_named_difference_shows() {
+    let mut runner = TestRunner::new(crate::cases(1));
+    let frames = mutant();
+    let mut seen = BTreeMap::new();
+    for _ in 0..60_000 {
+        let frame = frames.new_tree(&mut runner).unwrap().current();
+        for oracle in [Oracle::Etherparse, Oracle::Smoltcp] {
+            if let Ok(Some(difference)) = compare(&frame, oracle) {
+                *seen.entry(difference).or_insert(0) += 1;
+            }
+        }
+    }
+    let never: Vec<_> = Difference::ALL.iter().filter(|difference| !seen.contains_key(difference)).collect();
+    assert!(never.is_empty(), "never seen: {never:?}; seen: {seen:?}");
+}
+
+#[test]
+fn every_named_difference_is_written_down() {
+    let page = include_str!("../../DIFFERENCES.md");
+    for difference in Difference::ALL {
+        assert!(page.contains(&format!("`{difference:?}`")), "{difference:?} is not in DIFFERENCES.md");
+    }
+}
