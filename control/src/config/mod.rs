@@ -9,6 +9,7 @@ use std::path::Path;
 
 use toml::de::DeTable;
 
+mod compile;
 mod model;
 mod net;
 mod reader;
@@ -17,6 +18,7 @@ pub mod schema;
 mod units;
 mod validate;
 
+pub use compile::{DeviceFacts, compile};
 pub use model::*;
 pub use net::{ICMP, ICMPV6, TCP, UDP, protocol_name};
 pub use report::{Diagnostic, Place, Related, Report, Severity};
@@ -57,7 +59,8 @@ pub fn load_bytes(name: &str, bytes: &[u8]) -> Result<(Config, Vec<Diagnostic>),
             let shown = String::from_utf8_lossy(bytes);
             let mut sink = Sink::new(name, &shown);
             let at = error.valid_up_to();
-            sink.error(&(at..at + 1), "the file is not UTF-8 text here").help("save it with the encoding UTF-8");
+            sink.error(&(at..at + 1), "the file is not UTF-8 text here")
+                .help("save it with the encoding UTF-8");
             Err(sink.finish())
         }
     }

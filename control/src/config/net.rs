@@ -101,7 +101,7 @@ impl Serialize for Prefix {
 }
 
 /// IPv4 addresses, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct AddressRange {
     /// The lowest.
     pub first: Ipv4Addr,
@@ -131,7 +131,7 @@ impl fmt::Display for AddressRange {
 }
 
 /// Ports, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct PortRange {
     /// The lowest.
     pub first: u16,
@@ -194,8 +194,16 @@ pub const UDP: u8 = 17;
 /// IANA protocol number.
 pub const ICMPV6: u8 = 58;
 
-const PROTOCOLS: [(&str, u8); 8] =
-    [("tcp", TCP), ("udp", UDP), ("icmp", ICMP), ("icmpv6", ICMPV6), ("gre", 47), ("esp", 50), ("ah", 51), ("sctp", 132)];
+const PROTOCOLS: [(&str, u8); 8] = [
+    ("tcp", TCP),
+    ("udp", UDP),
+    ("icmp", ICMP),
+    ("icmpv6", ICMPV6),
+    ("gre", 47),
+    ("esp", 50),
+    ("ah", 51),
+    ("sctp", 132),
+];
 
 /// Names as nftables has them; several name the same in both families.
 const ICMP_TYPES: [(&str, u8, u8); 33] = [
@@ -254,7 +262,9 @@ pub(crate) fn address(text: &str) -> Result<IpAddr, Wrong> {
 pub(crate) fn ipv4_address(text: &str) -> Result<Ipv4Addr, Wrong> {
     match address(text)? {
         IpAddr::V4(address) => Ok(address),
-        IpAddr::V6(_) => Err(Wrong::new(format!("{} is not an IPv4 address", quote(text))).help("NAT is for IPv4")),
+        IpAddr::V6(_) => {
+            Err(Wrong::new(format!("{} is not an IPv4 address", quote(text))).help("NAT is for IPv4"))
+        }
     }
 }
 
@@ -290,10 +300,15 @@ pub(crate) fn prefix(text: &str) -> Result<Prefix, Wrong> {
     }
     let prefix = interface_address(text).map_err(|wrong| Wrong {
         message: format!("{} is neither an address nor a prefix", quote(text)),
-        help: Some(wrong.help.unwrap_or_else(|| "such as \"192.168.1.0/24\", \"192.168.1.7\" or \"fd00:1::/64\"".into())),
+        help: Some(
+            wrong
+                .help
+                .unwrap_or_else(|| "such as \"192.168.1.0/24\", \"192.168.1.7\" or \"fd00:1::/64\"".into()),
+        ),
     })?;
     if prefix != prefix.network() {
-        let help = format!("the network is \"{}\", the single address \"{}\"", prefix.network(), prefix.address);
+        let help =
+            format!("the network is \"{}\", the single address \"{}\"", prefix.network(), prefix.address);
         return Err(Wrong::new(format!("{} has bits set behind the prefix length", quote(text))).help(help));
     }
     Ok(prefix)
@@ -348,14 +363,19 @@ pub(crate) fn protocol(text: &str) -> Result<u8, Wrong> {
 
 /// The name of a protocol, or its number.
 pub fn protocol_name(protocol: u8) -> String {
-    PROTOCOLS.iter().find(|(_, number)| *number == protocol).map_or(protocol.to_string(), |(name, _)| (*name).into())
+    PROTOCOLS
+        .iter()
+        .find(|(_, number)| *number == protocol)
+        .map_or(protocol.to_string(), |(name, _)| (*name).into())
 }
 
 /// An ICMP type: a name, a number, or `number/code`, in those of ICMP and ICMPv6 that `protocols` holds.
 pub(crate) fn icmp_types(text: &str, protocols: &[u8]) -> Result<Vec<IcmpType>, Wrong> {
     let (kind, code) = match text.split_once('/') {
         Some((kind, code)) => {
-            let wrong = || Wrong::new(format!("{} is not an ICMP type and code", quote(text))).help("such as \"3/4\"");
+            let wrong = || {
+                Wrong::new(format!("{} is not an ICMP type and code", quote(text))).help("such as \"3/4\"")
+            };
             (kind.trim(), Some(decimal(code.trim()).ok_or_else(wrong)?))
         }
         None => (text, None),
@@ -381,7 +401,8 @@ pub(crate) fn icmp_types(text: &str, protocols: &[u8]) -> Result<Vec<IcmpType>, 
 
 /// A unicast MAC address, `02:00:00:00:00:01`.
 pub(crate) fn mac(text: &str) -> Result<[u8; 6], Wrong> {
-    let wrong = || Wrong::new(format!("{} is not a MAC address", quote(text))).help("such as \"02:00:00:00:00:01\"");
+    let wrong =
+        || Wrong::new(format!("{} is not a MAC address", quote(text))).help("such as \"02:00:00:00:00:01\"");
     let mut octets = [0; 6];
     let mut parts = text.split([':', '-']);
     for octet in &mut octets {
@@ -409,7 +430,10 @@ mod tests {
         assert_eq!(prefix("10.0.0.1").unwrap().to_string(), "10.0.0.1/32");
         assert_eq!(prefix("::/0").unwrap().to_string(), "::/0");
         let wrong = prefix("192.168.1.7/24").unwrap_err();
-        assert_eq!(wrong.help.unwrap(), "the network is \"192.168.1.0/24\", the single address \"192.168.1.7\"");
+        assert_eq!(
+            wrong.help.unwrap(),
+            "the network is \"192.168.1.0/24\", the single address \"192.168.1.7\""
+        );
         let wrong = prefix("10.0.0.0/255.255.0.0").unwrap_err();
         assert_eq!(wrong.help.unwrap(), "write \"10.0.0.0/16\"");
         for text in ["", "10.0.0.0/33", "10.0.0.0/+8", "fd00::/129", "10.0.0/8", "/8", "10.0.0.0/", "a/b/c"] {
@@ -419,7 +443,8 @@ mod tests {
 
     #[test]
     fn reserved_addresses() {
-        let reserved = |prefix: &str, address: &str| self::prefix(prefix).unwrap().reserves(address.parse().unwrap());
+        let reserved =
+            |prefix: &str, address: &str| self::prefix(prefix).unwrap().reserves(address.parse().unwrap());
         assert!(reserved("192.0.2.0/24", "192.0.2.0") && reserved("192.0.2.0/24", "192.0.2.255"));
         assert!(!reserved("192.0.2.0/31", "192.0.2.0") && !reserved("192.0.2.1/32", "192.0.2.1"));
         assert!(reserved("fd00::/64", "fd00::") && !reserved("fd00::/64", "fd00::ffff:ffff:ffff:ffff"));
@@ -445,13 +470,23 @@ mod tests {
         assert_eq!(kinds("echo-request", &[ICMP, ICMPV6]), [8, 128]);
         assert_eq!(icmp_types("3/4", &[ICMP]).unwrap()[0].code, Some(4));
         assert!(icmp_types("packet-too-big", &[ICMP]).is_err());
-        assert_eq!(icmp_types("echo-requets", &[ICMP]).unwrap_err().help.unwrap(), "did you mean \"echo-request\"?");
+        assert_eq!(
+            icmp_types("echo-requets", &[ICMP]).unwrap_err().help.unwrap(),
+            "did you mean \"echo-request\"?"
+        );
     }
 
     #[test]
     fn mac_addresses() {
         assert_eq!(mac("02:00:5e:10:00:ff"), Ok([2, 0, 0x5e, 0x10, 0, 0xff]));
-        for text in ["", "02:00", "02:00:00:00:00:00:00", "01:00:00:00:00:00", "00:00:00:00:00:00", "+2:00:00:00:00:00"] {
+        for text in [
+            "",
+            "02:00",
+            "02:00:00:00:00:00:00",
+            "01:00:00:00:00:00",
+            "00:00:00:00:00:00",
+            "+2:00:00:00:00:00",
+        ] {
             assert!(mac(text).is_err(), "{text}");
         }
     }

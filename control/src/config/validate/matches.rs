@@ -34,6 +34,36 @@ pub(super) fn read(table: &Table<'_>, sink: &mut Sink<'_>) -> Match {
     found
 }
 
+/// Keeps count of what rules become for the data plane: one entry for each combination of their lists' entries.
+pub(super) struct Combinations(u64);
+
+impl Combinations {
+    /// Most entries of all ACLs, and most of all limits.
+    const MOST: u64 = 1 << 18;
+
+    pub(super) fn none() -> Self {
+        Self(0)
+    }
+
+    /// Adds those of one rule, and says so where they are too many.
+    pub(super) fn add(&mut self, matches: &Match, span: &Span, sink: &mut Sink<'_>) {
+        let before = self.0;
+        let factors = [
+            matches.from.len(),
+            matches.to.len(),
+            matches.from_ports.len(),
+            matches.to_ports.len(),
+            matches.protocols.len().max(matches.icmp_types.len()),
+        ];
+        let rule = factors.iter().fold(1u64, |product, &factor| product.saturating_mul(factor.max(1) as u64));
+        self.0 = before.saturating_add(rule);
+        if before <= Self::MOST && self.0 > Self::MOST {
+            sink.error(span, format!("with this rule's {rule}, there are {} combinations of lists", self.0))
+                .help(format!("at most {} in all: shorten the lists, or join prefixes", Self::MOST));
+        }
+    }
+}
+
 /// The families of the packets that can match.
 pub(super) fn families(matches: &Match) -> Families {
     let mut families = Families { ipv4: true, ipv6: true };
@@ -61,8 +91,15 @@ fn icmp_types(table: &Table<'_>, protocols: &[At<u8>], sink: &mut Sink<'_>) -> V
 }
 
 /// Whether `protocols` are all among `allowed`, the only ones with which `key` has a meaning; says so if not.
-fn only_with(table: &Table<'_>, key: &str, protocols: &[At<u8>], allowed: &[u8], sink: &mut Sink<'_>) -> bool {
-    let names: Vec<String> = allowed.iter().map(|&protocol| format!("\"{}\"", protocol_name(protocol))).collect();
+fn only_with(
+    table: &Table<'_>,
+    key: &str,
+    protocols: &[At<u8>],
+    allowed: &[u8],
+    sink: &mut Sink<'_>,
+) -> bool {
+    let names: Vec<String> =
+        allowed.iter().map(|&protocol| format!("\"{}\"", protocol_name(protocol))).collect();
     let help = format!("`{key}` goes with `protocol = {}`, or a list of both", names.join("` or `"));
     if protocols.is_empty() {
         sink.error(&table.key_span(key), format!("`{key}` without a protocol")).help(help);
