@@ -16,6 +16,7 @@ mod port;
 mod program;
 mod ring;
 mod socket;
+mod wait;
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub use error::OpenError;
 pub use port::AfXdpPort;
 pub use program::{AttachedMode, Count, KernelMatch, Passed, XdpMode};
 pub use socket::KernelDrops;
+pub use wait::wait;
 
 /// A port to be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
