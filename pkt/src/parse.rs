@@ -1,5 +1,14 @@
 //! One pass from bytes to [`Headers`]: offsets, 5-tuple and flags. Total: it never panics and never reads past the end.
 
+mod extensions;
+mod network;
+mod quoted;
+mod transport;
+
+pub use quoted::{Quoted, parse_quoted};
+
+use crate::{arp, ethernet, vlan};
+
 /// What the Ethernet payload is, behind any VLAN tags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
@@ -63,7 +72,7 @@ pub struct Headers {
     pub l3_offset: u16,
     /// Start of the transport header, or of the payload in a later fragment.
     pub l4_offset: u16,
-    /// End of the IP packet; bytes of the frame behind it are Ethernet padding.
+    /// End of the IP packet; bytes of the frame behind it are Ethernet padding. ARP: end of the packet; other: of the frame.
     pub end: u16,
     /// IANA protocol number of what stands at `l4_offset` (IPv6: behind the extension headers).
     pub protocol: u8,
@@ -100,7 +109,7 @@ pub enum ParseError {
     Ipv4Version,
     /// IHL under 5.
     Ipv4HeaderLength,
-    /// The total length is under the header's, or runs past the frame.
+    /// The total length is under the header's, or runs past the frame or past 65,535 bytes from the frame's start.
     Ipv4TotalLength,
     /// The header checksum is wrong (RFC 1812 5.2.2).
     Ipv4Checksum,
@@ -110,11 +119,14 @@ pub enum ParseError {
     Ipv6Truncated,
     /// EtherType IPv6, but the version field is not 6.
     Ipv6Version,
-    /// The payload length runs past the frame.
+    /// The payload length runs past the frame or past 65,535 bytes from the frame's start, or it is zero with hop-by-hop
+    /// options behind it, as in a jumbogram (RFC 2675), which no Ethernet frame can carry.
     Ipv6PayloadLength,
-    /// An extension header that is cut off, out of place (hop-by-hop not first), or one too many.
+    /// An extension header that is cut off, out of place (hop-by-hop not first, a second fragment header), or one too many:
+    /// over [`MAX_EXTENSIONS`].
     Ipv6Extension,
-    /// A fragment that no datagram can be made of: its end lies over 65,535, or it is not the last and no multiple of 8.
+    /// A fragment that no datagram can be made of: its end lies over 65,535, or it is not the last and no multiple of 8, or
+    /// it is empty.
     FragmentMalformed,
     /// The packet ends within the TCP header (in a first fragment too, RFC 1858).
     TcpTruncated,
@@ -128,7 +140,65 @@ pub enum ParseError {
     IcmpTruncated,
 }
 
-/// Parses the frame.
-pub fn parse(_frame: &[u8]) -> Result<Headers, ParseError> {
-    Err(ParseError::Runt)
+/// Most extension headers of an IPv6 packet.
+pub const MAX_EXTENSIONS: usize = 8;
+
+/// Parses a frame: its headers are checked and located; the transport checksum and what is behind the headers are not
+/// looked at. The IPv4 header checksum is verified.
+///
+/// # Errors
+/// Says which header is not as its RFC has it. A frame that Sluice merely does not forward is no error: it is
+/// [`L3::Other`], and so is 802.3 with LLC. For ARP and others `l4_offset` equals `l3_offset`.
+#[inline]
+pub fn parse(frame: &[u8]) -> Result<Headers, ParseError> {
+    parse_head(frame, frame.len())
 }
+
+/// Parses a frame of `frame_len` bytes of which `head` is the first piece, as for jumbo frames in several segments. All
+/// headers must lie in the head; a packet must end within the frame. Offsets have 16 bits, so that an IP packet which ends
+/// over 65,535 bytes into the frame is refused as too long for it.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_head(head: &[u8], frame_len: usize) -> Result<Headers, ParseError> {
+    let ethernet = ethernet::Header::at(head, 0).ok_or(ParseError::Runt)?;
+    let mut headers = Headers::default();
+    let mut ethertype = ethernet.ethertype();
+    let mut at = ethernet::LEN;
+    while ethernet::is_tag(ethertype) {
+        let slot = headers.tci.get_mut(usize::from(headers.tags)).ok_or(ParseError::VlanDepth)?;
+        let tag = vlan::Header::at(head, at).ok_or(ParseError::VlanTruncated)?;
+        *slot = tag.tci();
+        headers.tags += 1;
+        ethertype = tag.ethertype();
+        at += vlan::LEN;
+    }
+    headers.l3_offset = at as u16;
+    match ethertype {
+        ethernet::IPV4 => {
+            headers.l3 = L3::Ipv4;
+            network::ipv4(head, frame_len, &mut headers)?;
+        }
+        ethernet::IPV6 => {
+            headers.l3 = L3::Ipv6;
+            network::ipv6(head, frame_len, &mut headers)?;
+        }
+        ethernet::ARP => {
+            let arp = arp::Header::at(head, at).ok_or(ParseError::ArpMalformed)?;
+            if !arp.is_ipv4_over_ethernet() {
+                return Err(ParseError::ArpMalformed);
+            }
+            headers.l3 = L3::Arp;
+            headers.l4_offset = headers.l3_offset;
+            headers.end = (at + arp::LEN) as u16;
+        }
+        _ => {
+            headers.l4_offset = headers.l3_offset;
+            headers.end = u16::try_from(frame_len).unwrap_or(u16::MAX);
+        }
+    }
+    Ok(headers)
+}
+
+#[cfg(test)]
+mod tests;

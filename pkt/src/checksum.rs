@@ -1,0 +1,245 @@
+//! The Internet checksum: full (RFC 1071), incremental (RFC 1624), and completed where a sender left it to hardware.
+
+use crate::ipv4;
+use crate::parse::{Flags, Headers, L3};
+use crate::{ipv6, tcp, udp};
+use std::ops::{Add, AddAssign, Neg};
+
+/// A one's complement sum of 16-bit words, not yet folded.
+///
+/// It adds words as they lie in memory and puts the result in network order only at the end, as the sum does not depend
+/// on byte order (RFC 1071 2B). It has room for 8 GiB of data.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sum(u64);
+
+impl Sum {
+    /// The sum of `bytes`; an odd last byte counts as the high half of a word.
+    #[inline]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(0).add_bytes(bytes)
+    }
+
+    /// Adds `bytes`, which must start at an even offset of the data summed: only the last piece may be of odd length.
+    #[inline]
+    pub fn add_bytes(self, bytes: &[u8]) -> Self {
+        let (words, rest) = bytes.as_chunks::<8>();
+        let mut sum = self.0;
+        for word in words {
+            let word = u64::from_ne_bytes(*word);
+            sum += (word & 0xffff_ffff) + (word >> 32);
+        }
+        let (pairs, odd) = rest.as_chunks::<2>();
+        for pair in pairs {
+            sum += u64::from(u16::from_ne_bytes(*pair));
+        }
+        if let [last] = *odd {
+            sum += u64::from(u16::from_ne_bytes([last, 0]));
+        }
+        Self(sum)
+    }
+
+    /// Adds a word, given as a number.
+    #[inline]
+    pub const fn add_u16(self, value: u16) -> Self {
+        Self(self.0 + value.to_be() as u64)
+    }
+
+    /// Adds two words, given as a number.
+    #[inline]
+    pub const fn add_u32(self, value: u32) -> Self {
+        Self(self.0 + value.to_be() as u64)
+    }
+
+    /// The sum in 16 bits, carries added in. Zero only if all that was summed is zero; 0xffff over data that include a
+    /// right checksum.
+    #[inline]
+    pub const fn fold(self) -> u16 {
+        let sum = (self.0 & 0xffff_ffff) + (self.0 >> 32);
+        let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        u16::from_be(sum as u16)
+    }
+
+    /// What to write in a checksum field that was zero while the sum was taken.
+    #[inline]
+    pub const fn checksum(self) -> u16 {
+        !self.fold()
+    }
+}
+
+/// Sum of the IPv4 pseudo-header (RFC 9293 3.1); `len` is of the transport header with its data, in bytes.
+#[inline]
+pub const fn pseudo_ipv4(source: u32, destination: u32, protocol: u8, len: u16) -> Sum {
+    Sum(0).add_u32(source).add_u32(destination).add_u16(protocol as u16).add_u16(len)
+}
+
+/// Sum of the IPv6 pseudo-header (RFC 8200 8.1); `len` is of the transport header with its data, in bytes.
+#[inline]
+pub fn pseudo_ipv6(source: &[u8; 16], destination: &[u8; 16], protocol: u8, len: u32) -> Sum {
+    Sum::of(source).add_bytes(destination).add_u32(len).add_u16(protocol.into())
+}
+
+/// Whether an IPv4 header's checksum is right; `header` is all of it, with its options, and nothing else.
+#[inline]
+pub fn verify_ipv4_header(header: &[u8]) -> bool {
+    Sum::of(header).fold() == 0xffff
+}
+
+/// How a change of data changes the checksum over them: a one's complement difference, to be added up over all fields
+/// that change and applied to as many checksums as cover them.
+///
+/// It is RFC 1624's equation 3. Zero has two forms in one's complement, and the RFC's section 3 shows how the older
+/// equation ends at the wrong one. Here a difference of zero is always kept as all ones, so that the sum under the
+/// complement is never zero and the result is what a full computation gives: never 0xffff.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delta(u16);
+
+impl Delta {
+    /// Nothing changes.
+    pub const NONE: Self = Self(0xffff);
+
+    /// A 16-bit word changes; it lies at an even offset of the data.
+    #[inline]
+    pub const fn of_u16(old: u16, new: u16) -> Self {
+        Self::between(old, new)
+    }
+
+    /// A 32-bit field changes; it lies at an even offset of the data.
+    #[inline]
+    pub const fn of_u32(old: u32, new: u32) -> Self {
+        Self::between(Sum(0).add_u32(old).fold(), Sum(0).add_u32(new).fold())
+    }
+
+    /// Bytes that start at an even offset of the data change.
+    #[inline]
+    pub fn of_bytes(old: &[u8], new: &[u8]) -> Self {
+        Self::between(Sum::of(old).fold(), Sum::of(new).fold())
+    }
+
+    #[inline]
+    const fn between(old: u16, new: u16) -> Self {
+        Self(add(!old, new)).never_zero()
+    }
+
+    #[inline]
+    const fn never_zero(self) -> Self {
+        if self.0 == 0 { Self::NONE } else { self }
+    }
+
+    /// The checksum field after the change. For UDP there is [`apply_udp`](Self::apply_udp).
+    #[inline]
+    pub const fn apply(self, field: u16) -> u16 {
+        !add(!field, self.0)
+    }
+
+    /// The checksum field of a UDP datagram after the change: "none" stays "none", and a computed zero is written as all
+    /// ones (RFC 768).
+    #[inline]
+    pub const fn apply_udp(self, field: u16) -> u16 {
+        if field == udp::NO_CHECKSUM { field } else { udp::checksum_field(self.apply(field)) }
+    }
+}
+
+/// One's complement addition; zero only for two zeros.
+#[inline]
+const fn add(a: u16, b: u16) -> u16 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum + carry as u16
+}
+
+impl Default for Delta {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
+impl Add for Delta {
+    type Output = Self;
+    #[inline]
+    fn add(self, other: Self) -> Self {
+        Self(add(self.0, other.0))
+    }
+}
+
+impl AddAssign for Delta {
+    #[inline]
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+impl Neg for Delta {
+    type Output = Self;
+    /// The change back.
+    #[inline]
+    fn neg(self) -> Self {
+        Self(!self.0).never_zero()
+    }
+}
+
+/// The sum of the pseudo-header of a TCP or UDP packet, how many bytes its checksum covers, and the field's offset in the
+/// frame. `None` for other protocols, for fragments, and for a frame that is not the one of `headers`.
+#[inline]
+fn transport(frame: &[u8], headers: &Headers) -> Option<(Sum, u16, usize)> {
+    if headers.flags.has(Flags::FRAGMENT) {
+        return None;
+    }
+    let l4 = usize::from(headers.l4_offset);
+    let (len, field) = match headers.protocol {
+        ipv4::TCP => (headers.end.checked_sub(headers.l4_offset)?, tcp::CHECKSUM),
+        ipv4::UDP => (udp::Header::at(frame, l4)?.datagram_len(), udp::CHECKSUM),
+        _ => return None,
+    };
+    let l3 = usize::from(headers.l3_offset);
+    let sum = match headers.l3 {
+        L3::Ipv4 => ipv4::Header::at(frame, l3)?.pseudo_header(headers.protocol, len),
+        L3::Ipv6 => ipv6::Header::at(frame, l3)?.pseudo_header(headers.protocol, len.into()),
+        _ => return None,
+    };
+    Some((sum, len, l4 + field))
+}
+
+/// Completes the transport checksum of a frame whose sender left that to hardware, and says whether it did.
+///
+/// Linux hands a frame that never leaves the machine over with `CHECKSUM_PARTIAL`: the field of TCP and UDP holds the
+/// folded sum of the pseudo-header, not complemented, for the NIC to add the rest to. AF_XDP shows the bytes but not that
+/// mark. So the field itself is the test, one comparison for each packet: only where it equals the bare sum is the packet
+/// summed and the field written.
+///
+/// That is safe for a frame which came over a wire. A finished checksum equals the bare sum by chance, for one frame in
+/// 65,536; if it was right, computing it again yields the same value, and the frame leaves as it came. If it was wrong
+/// and hit that one value, the error is covered up: the price is that 1 in 65,536 of corrupt frames passes, where a
+/// 16-bit checksum lets as many pass anyway. Use it on ports with local senders only, and not even that is paid.
+///
+/// Fragments are left alone: Linux finishes the checksum before it fragments. `frame` must hold the packet to its end.
+#[inline]
+pub fn complete_partial(frame: &mut [u8], headers: &Headers) -> bool {
+    match transport(frame, headers) {
+        Some((sum, len, at)) if read_u16(frame, at) == Some(sum.fold()) => {
+            finish(frame, headers, sum, len, at)
+        }
+        _ => false,
+    }
+}
+
+#[cold]
+fn finish(frame: &mut [u8], headers: &Headers, pseudo: Sum, len: u16, at: usize) -> bool {
+    let l4 = usize::from(headers.l4_offset);
+    let Some(segment) = frame.get_mut(l4..l4 + usize::from(len)) else { return false };
+    let Some(field) = segment.get_mut(at - l4..).and_then(|rest| rest.first_chunk_mut()) else {
+        return false;
+    };
+    *field = [0; 2];
+    let computed = pseudo.add_bytes(segment).checksum();
+    let computed = if headers.protocol == ipv4::UDP { udp::checksum_field(computed) } else { computed };
+    if let Some(field) = frame.get_mut(at..).and_then(|rest| rest.first_chunk_mut()) {
+        *field = computed.to_be_bytes();
+    }
+    true
+}
+
+#[inline]
+fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
+    bytes.get(at..)?.first_chunk().map(|word| u16::from_be_bytes(*word))
+}

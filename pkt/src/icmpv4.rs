@@ -1,0 +1,114 @@
+//! ICMP for IPv4 (RFC 792).
+
+use crate::checksum::Sum;
+use std::borrow::{Borrow, BorrowMut};
+use std::net::Ipv4Addr;
+
+header! {
+    /// The first eight bytes of an ICMP message.
+    Header: 8 bytes;
+    /// Message type.
+    TYPE @ 0: u8, icmp_type, set_icmp_type;
+    /// Code within the type.
+    CODE @ 1: u8, code, set_code;
+    /// Internet checksum of the message.
+    CHECKSUM @ 2: u16, checksum, set_checksum;
+    /// The four bytes whose meaning depends on the type.
+    REST @ 4: u32, rest, set_rest;
+    /// Identifier of an echo.
+    IDENTIFIER @ 4: u16, identifier, set_identifier;
+    /// Sequence number of an echo.
+    SEQUENCE @ 6: u16, sequence, set_sequence;
+    /// Next-hop MTU of "fragmentation needed", in bytes (RFC 1191 4).
+    MTU @ 6: u16, mtu, set_mtu;
+}
+
+/// Type: echo reply.
+pub const ECHO_REPLY: u8 = 0;
+/// Type: destination unreachable.
+pub const UNREACHABLE: u8 = 3;
+/// Type: source quench, deprecated (RFC 6633).
+pub const SOURCE_QUENCH: u8 = 4;
+/// Type: redirect.
+pub const REDIRECT: u8 = 5;
+/// Type: echo request.
+pub const ECHO_REQUEST: u8 = 8;
+/// Type: time exceeded.
+pub const TIME_EXCEEDED: u8 = 11;
+/// Type: parameter problem.
+pub const PARAMETER_PROBLEM: u8 = 12;
+
+/// Code of unreachable: no route to the network.
+pub const NET_UNREACHABLE: u8 = 0;
+/// Code of unreachable: the host does not answer.
+pub const HOST_UNREACHABLE: u8 = 1;
+/// Code of unreachable: nobody takes that protocol.
+pub const PROTOCOL_UNREACHABLE: u8 = 2;
+/// Code of unreachable: nobody listens on that port.
+pub const PORT_UNREACHABLE: u8 = 3;
+/// Code of unreachable: too big, and "don't fragment" is set.
+pub const FRAGMENTATION_NEEDED: u8 = 4;
+/// Code of unreachable: the source route failed.
+pub const SOURCE_ROUTE_FAILED: u8 = 5;
+/// Code of unreachable: forbidden by a filter (RFC 1812 5.2.7.1).
+pub const ADMIN_PROHIBITED: u8 = 13;
+/// Code of time exceeded: TTL ran out in transit.
+pub const TTL_EXCEEDED: u8 = 0;
+/// Code of time exceeded: reassembly took too long.
+pub const REASSEMBLY_EXCEEDED: u8 = 1;
+
+/// Whether the type is an error that quotes a packet of a flow: unreachable, source quench, time exceeded, parameter
+/// problem. A redirect quotes a packet too, but speaks to a neighbour on the link and is never forwarded.
+#[inline]
+pub const fn is_error(icmp_type: u8) -> bool {
+    matches!(icmp_type, UNREACHABLE | SOURCE_QUENCH | TIME_EXCEEDED | PARAMETER_PROBLEM)
+}
+
+/// Whether the type is an echo request or reply.
+#[inline]
+pub const fn is_echo(icmp_type: u8) -> bool {
+    matches!(icmp_type, ECHO_REQUEST | ECHO_REPLY)
+}
+
+impl<B: Borrow<[u8; LEN]>> Header<B> {
+    /// The checksum that the message should have, with `data` behind these eight bytes.
+    pub fn computed_checksum(&self, data: &[u8]) -> u16 {
+        let mut header = Header(*self.0.borrow());
+        header.set_checksum(0);
+        Sum::of(&header.0).add_bytes(data).checksum()
+    }
+}
+
+impl<B: BorrowMut<[u8; LEN]>> Header<B> {
+    /// Writes the checksum of the message with `data` behind these eight bytes.
+    pub fn fill_checksum(&mut self, data: &[u8]) {
+        let checksum = self.computed_checksum(data);
+        self.set_checksum(checksum);
+    }
+}
+
+impl Header<[u8; LEN]> {
+    /// A message of that type and code, with its checksum over `data`, which for an error is the quoted packet. `rest`
+    /// is, for instance, the next-hop MTU of [`FRAGMENTATION_NEEDED`], or the pointer of a parameter problem, shifted
+    /// left by 24.
+    pub fn new(icmp_type: u8, code: u8, rest: u32, data: &[u8]) -> Self {
+        let mut header = Self([0; LEN]);
+        header.set_icmp_type(icmp_type);
+        header.set_code(code);
+        header.set_rest(rest);
+        header.fill_checksum(data);
+        header
+    }
+
+    /// The reply to an echo request, whose data it brings back.
+    pub fn echo_reply<B: Borrow<[u8; LEN]>>(request: &Header<B>, data: &[u8]) -> Self {
+        Self::new(ECHO_REPLY, 0, request.rest(), data)
+    }
+}
+
+/// Whether a source address may be sent an ICMP error: not zero, loopback, multicast, broadcast or class E (RFC 1122
+/// 3.2.2).
+pub const fn may_be_told(source: Ipv4Addr) -> bool {
+    let bits = source.to_bits();
+    bits >> 24 != 0 && bits >> 24 != 127 && bits >> 28 < 0xe
+}
