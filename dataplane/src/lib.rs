@@ -5,5 +5,9 @@
 pub mod arena;
 pub mod burst;
 pub mod clock;
+pub mod counters;
+pub mod local;
 pub mod port;
+pub mod snapshot;
+pub mod table;
 pub mod verdict;

@@ -1,0 +1,348 @@
+//! A keyed hash table of fixed capacity, for flows, NAT bindings, neighbours and fragments.
+//!
+//! A look-up touches two cache lines: a bucket of eight 16-bit tags and eight record numbers, and the record,
+//! where key and value lie together. Records sit in a slab and keep their index for life, so that other tables,
+//! timers and sweeps can name an entry by a `u32`.
+//!
+//! An entry goes to the first bucket with room on its probe sequence; every full bucket that it passes counts
+//! it in `overflow`. A search ends at a bucket that nothing has passed, which is nearly always the first, and
+//! removal leaves no tombstone. Buckets are at most half full, so an insert fails only when the capacity is
+//! reached.
+
+pub use super::key::{Key, hash_words, mix};
+use super::prefetch::prefetch_at;
+use super::tags::{LANES, Tags};
+
+/// "No entry", in the output of [`HashTable::find_batch`].
+pub const NONE: u32 = u32::MAX;
+
+/// Marks a live slot in `links`; any other value is the next free slot.
+const LIVE: u32 = u32::MAX;
+/// Ends the free list. Never an index, as capacities stay below it.
+const END: u32 = u32::MAX - 1;
+
+/// The table holds as many entries as it has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the table is full")]
+pub struct Full;
+
+#[derive(Clone)]
+#[repr(C, align(64))]
+struct Bucket {
+    /// 0 is an empty lane.
+    tags: Tags,
+    /// The record of each lane whose tag is not 0.
+    indices: [u32; LANES],
+    /// Entries that lie further along a probe sequence which passes here.
+    overflow: u32,
+}
+
+/// A key and its value, on cache lines of their own.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub struct Record<K, V> {
+    /// What the entry is found by.
+    pub key: K,
+    /// What the table's user keeps for it.
+    pub value: V,
+}
+
+/// A hash table with a fixed number of entries. See the module's description.
+pub struct HashTable<K, V> {
+    seed: u64,
+    mask: usize,
+    buckets: Vec<Bucket>,
+    /// Grows within its reserve to the high-water mark, and never past `capacity`.
+    records: Vec<Record<K, V>>,
+    /// For each record: `LIVE`, or the next in the free list.
+    links: Vec<u32>,
+    free: u32,
+    len: u32,
+    capacity: u32,
+}
+
+#[inline(always)]
+fn tag_of(hash: u64) -> u16 {
+    ((hash >> 48) as u16).max(1)
+}
+
+/// Distance between the buckets of a probe sequence: odd, so that it visits every one of a power of two.
+#[inline(always)]
+fn step_of(tag: u16) -> usize {
+    usize::from(tag) * 2 + 1
+}
+
+impl<K: Key, V> HashTable<K, V> {
+    /// A table for `capacity` entries. `seed` should be secret and random: see [`Key`].
+    ///
+    /// A capacity above `u32::MAX - 1` counts as that.
+    #[must_use]
+    pub fn with_capacity(capacity: u32, seed: u64) -> Self {
+        let capacity = capacity.min(END);
+        let buckets = (capacity as usize * 2).div_ceil(LANES).next_power_of_two();
+        let empty = Bucket { tags: Tags([0; LANES]), indices: [0; LANES], overflow: 0 };
+        Self {
+            seed,
+            mask: buckets - 1,
+            buckets: vec![empty; buckets],
+            records: Vec::with_capacity(capacity as usize),
+            links: Vec::with_capacity(capacity as usize),
+            free: END,
+            len: 0,
+            capacity,
+        }
+    }
+
+    /// Entries held.
+    #[inline]
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether no entry is held.
+    #[inline]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Entries that fit.
+    #[inline]
+    #[must_use]
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// Whether the next insert fails.
+    #[inline]
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.len == self.capacity
+    }
+
+    /// Slots that have ever been used: a sweep asks [`get`](Self::get) for each index below this.
+    #[inline]
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.records.len() as u32
+    }
+
+    /// Memory taken, in bytes, all of it when the table was made.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.buckets.capacity() * size_of::<Bucket>()
+            + self.records.capacity() * size_of::<Record<K, V>>()
+            + self.links.capacity() * size_of::<u32>()
+    }
+
+    /// The hash of `key` in this table, for the calls that take one.
+    #[inline(always)]
+    #[must_use]
+    pub fn hash(&self, key: &K) -> u64 {
+        key.hash(self.seed)
+    }
+
+    /// Starts to fetch the bucket that a search for `hash` reads first.
+    #[inline(always)]
+    pub fn prefetch_bucket(&self, hash: u64) {
+        prefetch_at(&self.buckets, hash as usize & self.mask);
+    }
+
+    /// Starts to fetch the record at `index`, if there is one.
+    #[inline(always)]
+    pub fn prefetch_record(&self, index: u32) {
+        prefetch_at(&self.records, index as usize);
+    }
+
+    /// The index of `key`.
+    #[inline]
+    #[must_use]
+    pub fn find(&self, key: &K) -> Option<u32> {
+        self.find_hashed(key, self.hash(key))
+    }
+
+    /// The index of `key`, whose [`hash`](Self::hash) the caller already has.
+    #[inline]
+    #[must_use]
+    pub fn find_hashed(&self, key: &K, hash: u64) -> Option<u32> {
+        let tag = tag_of(hash);
+        let mut at = hash as usize;
+        for _ in 0..self.buckets.len() {
+            let bucket = self.buckets.get(at & self.mask)?;
+            for lane in bucket.tags.equal(tag) {
+                let index = bucket.indices[lane];
+                if self.records.get(index as usize).is_some_and(|record| record.key == *key) {
+                    return Some(index);
+                }
+            }
+            if bucket.overflow == 0 {
+                return None;
+            }
+            at = at.wrapping_add(step_of(tag));
+        }
+        None
+    }
+
+    /// Finds many keys at once, their cache misses overlapping: `out[i]` becomes the index of `keys[i]`, whose
+    /// hash is `hashes[i]`, or [`NONE`]. The three slices are of one length; what one has beyond the shortest
+    /// is not looked at, and `out` is `NONE` there.
+    pub fn find_batch(&self, keys: &[K], hashes: &[u64], out: &mut [u32]) {
+        debug_assert!(keys.len() == hashes.len() && keys.len() == out.len());
+        out.fill(NONE);
+        for &hash in hashes {
+            self.prefetch_bucket(hash);
+        }
+        // The likely record of each key. `END` stands for "further along the probe sequence".
+        for (out, &hash) in out.iter_mut().zip(hashes) {
+            if let Some(bucket) = self.buckets.get(hash as usize & self.mask) {
+                if let Some(lane) = bucket.tags.equal(tag_of(hash)).next() {
+                    *out = bucket.indices[lane];
+                    self.prefetch_record(*out);
+                } else if bucket.overflow != 0 {
+                    *out = END;
+                }
+            }
+        }
+        for ((out, key), &hash) in out.iter_mut().zip(keys).zip(hashes) {
+            if *out == NONE {
+                continue;
+            }
+            if !self.records.get(*out as usize).is_some_and(|record| record.key == *key) {
+                *out = self.find_hashed(key, hash).unwrap_or(NONE);
+            }
+        }
+    }
+
+    /// Adds an entry, and returns its index, which it keeps until it is removed. The caller has made sure that
+    /// the key is absent; a second entry of the same key would be unreachable until the first is removed.
+    ///
+    /// # Errors
+    /// [`Full`] when the capacity is reached; the value is dropped.
+    #[inline]
+    pub fn insert(&mut self, key: K, value: V) -> Result<u32, Full> {
+        let hash = self.hash(&key);
+        self.insert_hashed(key, hash, value)
+    }
+
+    /// [`insert`](Self::insert) for a caller that has the key's [`hash`](Self::hash).
+    ///
+    /// # Errors
+    /// [`Full`], as `insert`.
+    pub fn insert_hashed(&mut self, key: K, hash: u64, value: V) -> Result<u32, Full> {
+        debug_assert_eq!(hash, self.hash(&key));
+        debug_assert!(self.find_hashed(&key, hash).is_none(), "the key is already present");
+        if self.is_full() {
+            return Err(Full);
+        }
+        let index = self.take_slot(Record { key, value });
+        let tag = tag_of(hash);
+        let mut at = hash as usize;
+        // Ends: there are more lanes than entries, and the sequence visits them all.
+        while let Some(bucket) = self.buckets.get_mut(at & self.mask) {
+            if let Some(lane) = bucket.tags.equal(0).next() {
+                bucket.tags.0[lane] = tag;
+                bucket.indices[lane] = index;
+                break;
+            }
+            bucket.overflow += 1;
+            at = at.wrapping_add(step_of(tag));
+        }
+        self.len += 1;
+        Ok(index)
+    }
+
+    /// Stores the record in a free slot, or in the next fresh one. Only called below capacity.
+    #[inline]
+    fn take_slot(&mut self, record: Record<K, V>) -> u32 {
+        let index = self.free;
+        if let (Some(slot), Some(link)) =
+            (self.records.get_mut(index as usize), self.links.get_mut(index as usize))
+        {
+            *slot = record;
+            self.free = core::mem::replace(link, LIVE);
+            return index;
+        }
+        // Within the reserve made by `with_capacity`.
+        self.records.push(record);
+        self.links.push(LIVE);
+        self.slots() - 1
+    }
+
+    /// Removes the entry at `index`, if there is one, and returns it.
+    pub fn remove(&mut self, index: u32) -> Option<(K, V)>
+    where
+        V: Default,
+    {
+        let link = self.links.get_mut(index as usize).filter(|link| **link == LIVE)?;
+        let record = self.records.get_mut(index as usize)?;
+        *link = self.free;
+        self.free = index;
+        self.len -= 1;
+        let (key, value) = (record.key, core::mem::take(&mut record.value));
+        self.unlink(self.hash(&key), index);
+        Some((key, value))
+    }
+
+    /// Takes `index` out of its bucket, and off the overflow count of each bucket that it had passed.
+    fn unlink(&mut self, hash: u64, index: u32) {
+        let tag = tag_of(hash);
+        let mut at = hash as usize;
+        for _ in 0..self.buckets.len() {
+            let Some(bucket) = self.buckets.get_mut(at & self.mask) else { return };
+            if let Some(lane) = bucket.tags.equal(tag).find(|&lane| bucket.indices[lane] == index) {
+                bucket.tags.0[lane] = 0;
+                return;
+            }
+            bucket.overflow -= 1;
+            at = at.wrapping_add(step_of(tag));
+        }
+    }
+
+    /// Whether an entry lives at `index`.
+    #[inline]
+    #[must_use]
+    pub fn contains(&self, index: u32) -> bool {
+        self.links.get(index as usize) == Some(&LIVE)
+    }
+
+    /// The entry at `index`; `None` when the slot is free or does not exist.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, index: u32) -> Option<(&K, &V)> {
+        let record = self.records.get(index as usize).filter(|_| self.contains(index))?;
+        Some((&record.key, &record.value))
+    }
+
+    /// The entry at `index`, its value to be changed.
+    #[inline]
+    pub fn get_mut(&mut self, index: u32) -> Option<(&K, &mut V)> {
+        let live = self.contains(index);
+        let record = self.records.get_mut(index as usize).filter(|_| live)?;
+        Some((&record.key, &mut record.value))
+    }
+
+    /// The value at an `index` that was just found. Unlike [`get`](Self::get) it reads the record's line alone
+    /// and does not ask whether the entry lives: a slot that was emptied gives the default value.
+    #[inline(always)]
+    #[must_use]
+    pub fn value(&self, index: u32) -> Option<&V> {
+        self.records.get(index as usize).map(|record| &record.value)
+    }
+
+    /// [`value`](Self::value), to be changed.
+    #[inline(always)]
+    pub fn value_mut(&mut self, index: u32) -> Option<&mut V> {
+        self.records.get_mut(index as usize).map(|record| &mut record.value)
+    }
+
+    /// All entries with their indices, in the order of the slots.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &K, &V)> {
+        (0..self.slots()).filter_map(|index| self.get(index).map(|(key, value)| (index, key, value)))
+    }
+}
+
+#[cfg(test)]
+#[path = "hash_tests.rs"]
+mod tests;

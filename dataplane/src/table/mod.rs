@@ -1,0 +1,20 @@
+//! Pure data structures: no packets, no clocks, nothing of the project.
+//!
+//! Everything takes its memory when it is made. [`Lpm`](lpm::Lpm) and [`Classifier`](classifier::Classifier)
+//! allocate while they are built, which happens off the packet path; their look-ups do not.
+
+pub mod bitmap;
+pub mod classifier;
+pub mod hash;
+pub mod key;
+pub mod lpm;
+pub mod meter;
+pub mod prefetch;
+mod tags;
+
+/// The same `cases` property-test cases on each run.
+#[cfg(test)]
+fn cases(cases: u32) -> proptest::prelude::ProptestConfig {
+    let rng_seed = proptest::test_runner::RngSeed::Fixed(1);
+    proptest::prelude::ProptestConfig { cases, rng_seed, failure_persistence: None, ..Default::default() }
+}
