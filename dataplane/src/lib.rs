@@ -1,6 +1,6 @@
 //! The data plane of Sluice: the packet's path, in one crate.
 //!
-//! Start reading at `pipeline.rs`, which is the order of the stages; a worker feeds it bursts from its ports.
+//! Start reading at [`pipeline`], which is the order of the stages; a [`worker`] feeds it bursts from its ports.
 
 pub mod arena;
 pub mod burst;

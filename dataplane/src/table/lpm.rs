@@ -17,9 +17,6 @@ pub enum LpmError {
     /// The value exceeds [`MAX_VALUE`].
     #[error("value {0} exceeds {MAX_VALUE}")]
     Value(u32),
-    /// The trie has as many nodes as its slots can name.
-    #[error("too many prefixes")]
-    Full,
 }
 
 /// The largest value that a prefix can map to.
@@ -70,9 +67,6 @@ impl<const BYTES: usize> Lpm<BYTES> {
         if value > MAX_VALUE {
             return Err(LpmError::Value(value));
         }
-        if (self.slots.len() / FANOUT + BYTES) >= CHILD as usize {
-            return Err(LpmError::Full);
-        }
         // The node whose slots the prefix covers whole: /1 to /8 end in the root, /9 to /16 one below.
         let depth = usize::from(length.saturating_sub(1) / 8);
         let mut node = 0;
@@ -93,6 +87,7 @@ impl<const BYTES: usize> Lpm<BYTES> {
         if held & CHILD != 0 {
             return (held & !CHILD) as usize;
         }
+        // Far below 2^31: that many nodes would be over 2 TiB.
         let node = self.slots.len() / FANOUT;
         self.slots.resize(self.slots.len() + FANOUT, held);
         self.lengths.resize(self.lengths.len() + FANOUT, self.lengths[slot]);

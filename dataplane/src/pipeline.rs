@@ -1,0 +1,41 @@
+//! The order of the stages: what happens to a packet, from its first byte to its last hop's MAC address.
+//!
+//! Each stage is one file of `stage/`, a plain function over a whole burst. A packet whose flow is known goes straight
+//! from `flow` to `police`; a session's first packet is decided in between, and leaves a compiled action behind for all
+//! that follow it.
+
+use crate::burst::Burst;
+use crate::shard::Shard;
+use crate::snapshot::Snapshot;
+use crate::stage::{acl, flow, fragment, guard, icmp_error, nat, parse, police, rewrite, route, transmit};
+
+/// Takes a received burst to its end: every packet is transmitted, held, punted or dropped, and counted as that.
+pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
+    parse::run(burst, snapshot);
+    fragment::run(burst, shard, snapshot);
+
+    let first = flow::run(burst, shard);
+    if !first.is_empty() {
+        first_packets(burst, first, shard, snapshot);
+    }
+
+    route::run(burst, shard);
+    police::run(burst, shard, snapshot);
+    flow::account(burst, shard);
+    rewrite::run(burst, shard);
+    transmit::run(burst, shard, snapshot);
+}
+
+/// The slow path: decides what becomes of packets that belong to no flow yet.
+#[inline(never)]
+fn first_packets(burst: &mut Burst, first: Mask, shard: &mut Shard, snapshot: &Snapshot) {
+    let first = &mut FirstPackets::of(burst, first);
+    guard::run(burst, first, snapshot);
+    icmp_error::run(burst, first, shard, snapshot);
+    acl::run(burst, first, shard, snapshot);
+    nat::destination(burst, first, snapshot);
+    route::decide(burst, first, shard, snapshot);
+    nat::source(burst, first, shard, snapshot);
+    police::classify(burst, first, snapshot);
+    flow::install(burst, first, shard, snapshot);
+}

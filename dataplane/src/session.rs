@@ -1,0 +1,593 @@
+//! Sessions and their flows: the state that makes every packet after the first cheap.
+//!
+//! A session is two flows, one a direction. A flow's record is found by the packet's own tuple and holds all that a
+//! packet needs: the compiled [`FlowAction`], stamps, counters. It is one cache line for IPv4. What only first packets,
+//! TCP flags, ageing and listings touch lies apart, in [`Session`].
+
+use sluice_pkt::checksum::Delta;
+use sluice_pkt::{ipv4, tcp};
+
+use crate::clock::{Nanos, SECOND};
+use crate::counters::Counters;
+use crate::nat::Nat;
+use crate::snapshot::{NONE16, Snapshot, Timeouts};
+use crate::table::hash::HashTable;
+
+/// "None" where an index is stored in 32 bits.
+pub const NONE: u32 = u32::MAX;
+/// "No limit" in [`FlowAction::limits`].
+pub const NO_LIMIT: u8 = u8::MAX;
+
+/// Which way a packet goes in its session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Direction {
+    /// As the first packet went.
+    #[default]
+    Forward,
+    /// As the replies go.
+    Reply,
+}
+
+impl Direction {
+    /// The other way.
+    #[inline]
+    pub const fn reverse(self) -> Self {
+        match self {
+            Self::Forward => Self::Reply,
+            Self::Reply => Self::Forward,
+        }
+    }
+}
+
+/// What is done to each packet of a flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct FlowAction {
+    /// Source address of an IPv4 packet when it leaves.
+    pub src: u32,
+    /// Destination address of an IPv4 packet when it leaves.
+    pub dst: u32,
+    /// Source port (or echo identifier) when it leaves.
+    pub src_port: u16,
+    /// Destination port (or echo identifier) when it leaves.
+    pub dst_port: u16,
+    /// What the new addresses do to the IPv4 header checksum.
+    pub l3: Delta,
+    /// What the new addresses and ports do to the transport checksum.
+    pub l4: Delta,
+    /// Index of the next hop.
+    pub next_hop: u16,
+    /// The ACL rule that let the flow pass or not, for its hit counter; [`NONE16`] without an ACL.
+    pub rule: u16,
+    /// The policers of the ingress and of the egress interface, [`NO_LIMIT`] for none.
+    pub limits: [u8; 2],
+    /// See the associated constants.
+    pub flags: u16,
+}
+
+impl FlowAction {
+    /// Addresses or ports change.
+    pub const NAT: u16 = 1;
+    /// Packets of this direction are dropped by the ACL rule.
+    pub const DENY: u16 = 2;
+    /// As `DENY`, and the sender is told.
+    pub const REJECT: u16 = 4;
+
+    /// Whether the flag is set.
+    #[inline]
+    pub const fn is(&self, flag: u16) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// One direction's record.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Flow {
+    /// What to do.
+    pub action: FlowAction,
+    /// The worker's [`Sessions::stamp`] under which the action was last found true.
+    pub stamp: u32,
+    /// When the last packet passed, in [`ticks`].
+    pub last_seen: u32,
+    /// Session index and direction, see [`Flow::session`].
+    session: u32,
+    /// Packets since the sweep last moved them to the session.
+    pub packets: u32,
+    /// Bytes, with the Ethernet header, since the sweep last moved them.
+    pub bytes: u64,
+}
+
+impl Flow {
+    /// Index of the session.
+    #[inline]
+    pub const fn session(&self) -> u32 {
+        self.session >> 1
+    }
+
+    /// Which direction of the session this is.
+    #[inline]
+    pub const fn direction(&self) -> Direction {
+        if self.session & 1 == 0 { Direction::Forward } else { Direction::Reply }
+    }
+}
+
+/// Time as flows keep it: units of 2^24 ns (16.8 ms), wrapping after two years.
+#[inline]
+pub const fn ticks(now: Nanos) -> u32 {
+    (now >> 24) as u32
+}
+
+/// An IPv4 flow's key: addresses in one word; ports, ingress interface and protocol in the other.
+pub type Key4 = [u64; 2];
+/// An IPv6 flow's key.
+pub type Key6 = [u64; 5];
+
+/// Builds the key of an IPv4 flow.
+#[inline]
+pub const fn key4(src: u32, dst: u32, ports: (u16, u16), protocol: u8, interface: u16) -> Key4 {
+    [(src as u64) << 32 | dst as u64, low_word(ports, protocol, interface)]
+}
+
+/// Builds the key of an IPv6 flow.
+#[inline]
+pub const fn key6(src: u128, dst: u128, ports: (u16, u16), protocol: u8, interface: u16) -> Key6 {
+    let word = low_word(ports, protocol, interface);
+    [(src >> 64) as u64, src as u64, (dst >> 64) as u64, dst as u64, word]
+}
+
+#[inline]
+const fn low_word(ports: (u16, u16), protocol: u8, interface: u16) -> u64 {
+    (ports.0 as u64) << 48 | (ports.1 as u64) << 32 | (interface as u64) << 16 | protocol as u64
+}
+
+/// What a key's second half says, for listings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyFacts {
+    /// Source and destination port.
+    pub ports: (u16, u16),
+    /// IP protocol.
+    pub protocol: u8,
+    /// Ingress interface.
+    pub interface: u16,
+}
+
+impl KeyFacts {
+    /// Reads the last word of a key.
+    pub const fn of(word: u64) -> Self {
+        Self {
+            ports: ((word >> 48) as u16, (word >> 32) as u16),
+            protocol: word as u8,
+            interface: (word >> 16) as u16,
+        }
+    }
+}
+
+/// Whether a session's flows lie in the IPv4 or in the IPv6 table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    #[default]
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// The part of a session that packets seldom touch.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Session {
+    live: bool,
+    /// Which table its flows are in.
+    pub family: Family,
+    /// IP protocol.
+    pub protocol: u8,
+    /// TCP: which ends have sent FIN, and whether a reset was seen.
+    closing: u8,
+    /// Index of the flow of each direction.
+    pub flows: [u32; 2],
+    /// Index of the NAT binding that it holds, or [`NONE`].
+    pub binding: u32,
+    /// When it was made, in [`ticks`].
+    pub created: u32,
+    /// Packets of each direction, up to the last sweep.
+    pub packets: [u64; 2],
+    /// Bytes of each direction, up to the last sweep.
+    pub bytes: [u64; 2],
+}
+
+const FIN: [u8; 2] = [1, 2];
+const RST: u8 = 4;
+
+/// Where a session stands, in the words of RFC 5382 for TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// No reply yet.
+    Opening,
+    /// Packets both ways.
+    Established,
+    /// TCP: reset, or finished by both ends.
+    Closing,
+}
+
+impl State {
+    /// The word for listings.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Established => "established",
+            Self::Closing => "closing",
+        }
+    }
+}
+
+impl Session {
+    fn state(&self) -> State {
+        if self.closing & RST != 0 || self.closing & (FIN[0] | FIN[1]) == FIN[0] | FIN[1] {
+            State::Closing
+        } else if self.packets[1] > 0 && (self.protocol != ipv4::TCP || self.packets[0] > 1) {
+            State::Established
+        } else {
+            State::Opening
+        }
+    }
+
+    fn timeout(&self, timeouts: &Timeouts) -> Nanos {
+        match self.protocol {
+            ipv4::TCP if self.state() == State::Established => timeouts.tcp_established,
+            ipv4::TCP => timeouts.tcp_transitory,
+            ipv4::UDP => timeouts.udp,
+            ipv4::ICMP | sluice_pkt::ipv6::ICMPV6 => timeouts.icmp,
+            _ => timeouts.other,
+        }
+    }
+}
+
+/// What a new session is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct NewSession<K> {
+    /// The key by which packets of each direction are found.
+    pub keys: [K; 2],
+    /// What is done to them.
+    pub actions: [FlowAction; 2],
+    /// IP protocol.
+    pub protocol: u8,
+    /// The NAT binding that it holds, or [`NONE`].
+    pub binding: u32,
+}
+
+/// The sessions of one worker.
+#[derive(Debug)]
+pub struct Sessions {
+    /// Flows of IPv4 sessions.
+    pub v4: HashTable<Key4, Flow>,
+    /// Flows of IPv6 sessions.
+    pub v6: HashTable<Key6, Flow>,
+    slab: Vec<Session>,
+    free: Vec<u32>,
+    live: u32,
+    /// A flow whose stamp is another is looked at anew before its action is used.
+    pub stamp: u32,
+    sweep: Sweep,
+}
+
+#[derive(Debug, Default)]
+struct Sweep {
+    at: u32,
+    last: Nanos,
+}
+
+/// A table of flows that holds keys of one family.
+pub trait Table {
+    /// The key.
+    type Key: Copy;
+    /// Which family it is.
+    const FAMILY: Family;
+    /// The table of `sessions`.
+    fn of(sessions: &mut Sessions) -> &mut HashTable<Self::Key, Flow>;
+}
+
+impl Table for Key4 {
+    type Key = Self;
+    const FAMILY: Family = Family::V4;
+    fn of(sessions: &mut Sessions) -> &mut HashTable<Self, Flow> {
+        &mut sessions.v4
+    }
+}
+
+impl Table for Key6 {
+    type Key = Self;
+    const FAMILY: Family = Family::V6;
+    fn of(sessions: &mut Sessions) -> &mut HashTable<Self, Flow> {
+        &mut sessions.v6
+    }
+}
+
+impl Sessions {
+    /// Takes the memory for as many sessions as the snapshot says.
+    pub fn new(snapshot: &Snapshot) -> Self {
+        let sessions = snapshot.sizes.sessions;
+        Self {
+            v4: HashTable::with_capacity(sessions.saturating_mul(2), snapshot.seed),
+            v6: HashTable::with_capacity(sessions.saturating_mul(2), snapshot.seed.rotate_left(32)),
+            slab: Vec::with_capacity(sessions as usize),
+            free: Vec::with_capacity(sessions as usize),
+            live: 0,
+            stamp: 1,
+            sweep: Sweep::default(),
+        }
+    }
+
+    /// Sessions that are live.
+    pub fn live(&self) -> u32 {
+        self.live
+    }
+
+    /// Whether there is room for no other session.
+    pub fn is_full(&self) -> bool {
+        self.live as usize == self.slab.capacity()
+    }
+
+    /// Memory of the tables, bytes.
+    pub fn bytes(&self) -> usize {
+        self.v4.bytes() + self.v6.bytes() + self.slab.capacity() * (size_of::<Session>() + size_of::<u32>())
+    }
+
+    /// The session at `index`, if it is live.
+    pub fn get(&self, index: u32) -> Option<&Session> {
+        self.slab.get(index as usize).filter(|s| s.live)
+    }
+
+    /// How far indices of sessions go.
+    pub fn slots(&self) -> u32 {
+        self.slab.len() as u32
+    }
+
+    /// Where a live session stands, its latest packets included.
+    pub fn state(&self, session: &Session) -> State {
+        let mut seen = *session;
+        for (total, &flow) in seen.packets.iter_mut().zip(&session.flows) {
+            *total += self.flow(session.family, flow).map_or(0, |f| u64::from(f.packets));
+        }
+        seen.state()
+    }
+
+    /// A flow's record.
+    pub fn flow(&self, family: Family, index: u32) -> Option<&Flow> {
+        match family {
+            Family::V4 => self.v4.value(index),
+            Family::V6 => self.v6.value(index),
+        }
+    }
+
+    fn flow_mut(&mut self, family: Family, index: u32) -> Option<&mut Flow> {
+        match family {
+            Family::V4 => self.v4.value_mut(index),
+            Family::V6 => self.v6.value_mut(index),
+        }
+    }
+
+    /// Makes a session; the index of its forward flow. `None` if there is no room. A session that holds one of the keys
+    /// gives way.
+    pub fn create<K>(&mut self, new: &NewSession<K>, now: Nanos, nat: &mut Nat, counters: &mut Counters) -> Option<u32>
+    where
+        K: Table<Key = K> + crate::table::key::Key,
+    {
+        for key in &new.keys {
+            if let Some(flow) = K::of(self).find(key).and_then(|i| K::of(self).value(i)) {
+                let session = flow.session();
+                self.end(session, nat, counters);
+            }
+        }
+        let index = self.free.pop().or_else(|| {
+            let fresh = self.slab.len() < self.slab.capacity();
+            fresh.then(|| {
+                self.slab.push(Session::default());
+                self.slab.len() as u32 - 1
+            })
+        })?;
+        let mut flows = [NONE; 2];
+        for direction in 0..2 {
+            let flow = Flow {
+                action: new.actions[direction],
+                stamp: self.stamp,
+                last_seen: ticks(now),
+                session: index << 1 | direction as u32,
+                packets: 0,
+                bytes: 0,
+            };
+            // A packet whose reply has the very same tuple (a host that talks to itself) has one flow.
+            let same = direction == 1 && K::of(self).find(&new.keys[1]) == Some(flows[0]);
+            flows[direction] = if same { NONE } else { K::of(self).insert(new.keys[direction], flow).unwrap_or(NONE) };
+        }
+        self.slab[index as usize] = Session {
+            live: true,
+            family: K::FAMILY,
+            protocol: new.protocol,
+            flows,
+            binding: new.binding,
+            created: ticks(now),
+            ..Session::default()
+        };
+        self.live += 1;
+        counters.sessions_created += 1;
+        Some(flows[0])
+    }
+
+    /// Ends a session, and gives up its NAT binding.
+    pub fn end(&mut self, index: u32, nat: &mut Nat, counters: &mut Counters) {
+        let Some(session) = self.slab.get_mut(index as usize).filter(|s| s.live) else { return };
+        session.live = false;
+        let session = *session;
+        for flow in session.flows {
+            match session.family {
+                Family::V4 => drop(self.v4.remove(flow)),
+                Family::V6 => drop(self.v6.remove(flow)),
+            }
+        }
+        nat.release(session.binding);
+        self.free.push(index);
+        self.live -= 1;
+        counters.sessions_ended += 1;
+    }
+
+    /// Follows the TCP flags of a packet that carries SYN, FIN or RST. A SYN on a connection that has ended begins it
+    /// anew (RFC 9293 3.6.1).
+    pub fn follow_tcp(&mut self, index: u32, direction: Direction, flags: u8) {
+        let Some(session) = self.slab.get_mut(index as usize) else { return };
+        if flags & tcp::RST != 0 {
+            session.closing |= RST;
+        } else if flags & tcp::FIN != 0 {
+            session.closing |= FIN[direction as usize];
+        } else if session.closing != 0 {
+            session.closing = 0;
+        }
+    }
+
+    /// Ends what has been idle too long. Called often, it looks at a share of the sessions each time, so that every one
+    /// is looked at once a second; a session lives its timeout and at most a second more. After a gap in time (a replay)
+    /// it looks at all of them.
+    pub fn sweep(&mut self, now: Nanos, timeouts: &Timeouts, nat: &mut Nat, counters: &mut Counters) {
+        let slots = self.slab.len() as u64;
+        let elapsed = now.saturating_sub(self.sweep.last);
+        let quota = (slots as u128 * elapsed.min(SECOND) as u128 / SECOND as u128) as u64;
+        if quota == 0 && elapsed < SECOND {
+            return;
+        }
+        self.sweep.last = now;
+        // So long that ticks may have wrapped.
+        let all = elapsed > Nanos::from(u32::MAX / 2) << 24;
+        for _ in 0..quota.min(slots) {
+            let index = self.sweep.at;
+            self.sweep.at = if u64::from(index) + 1 < slots { index + 1 } else { 0 };
+            self.age(index, ticks(now), all, timeouts, nat, counters);
+        }
+    }
+
+    fn age(&mut self, index: u32, now: u32, all: bool, timeouts: &Timeouts, nat: &mut Nat, counters: &mut Counters) {
+        let Some(mut session) = self.slab.get(index as usize).filter(|s| s.live).copied() else { return };
+        let mut idle = u32::MAX;
+        for direction in 0..2 {
+            if let Some(flow) = self.flow_mut(session.family, session.flows[direction]) {
+                session.packets[direction] += u64::from(std::mem::take(&mut flow.packets));
+                session.bytes[direction] += std::mem::take(&mut flow.bytes);
+                idle = idle.min(now.wrapping_sub(flow.last_seen));
+            }
+        }
+        self.slab[index as usize] = session;
+        if all || Nanos::from(idle) << 24 > session.timeout(timeouts) {
+            self.end(index, nat, counters);
+        }
+    }
+}
+
+/// An action that only forwards.
+pub const fn plain_action(next_hop: u16) -> FlowAction {
+    FlowAction {
+        src: 0,
+        dst: 0,
+        src_port: 0,
+        dst_port: 0,
+        l3: Delta::NONE,
+        l4: Delta::NONE,
+        next_hop,
+        rule: NONE16,
+        limits: [NO_LIMIT; 2],
+        flags: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::hash::Record;
+
+    fn sessions(room: u32) -> (Sessions, Nat, Counters) {
+        let mut snapshot = Snapshot::default();
+        snapshot.sizes.sessions = room;
+        (Sessions::new(&snapshot), Nat::new(&snapshot), Counters::new(&snapshot))
+    }
+
+    fn new(port: u16, protocol: u8) -> NewSession<Key4> {
+        NewSession {
+            keys: [key4(1, 2, (port, 80), protocol, 0), key4(2, 1, (80, port), protocol, 1)],
+            actions: [plain_action(0); 2],
+            protocol,
+            binding: NONE,
+        }
+    }
+
+    fn see(sessions: &mut Sessions, key: &Key4, now: Nanos) {
+        let flow = sessions.v4.find(key).unwrap();
+        let flow = sessions.v4.value_mut(flow).unwrap();
+        flow.packets += 1;
+        flow.last_seen = ticks(now);
+    }
+
+    #[test]
+    fn a_flow_of_ipv4_is_one_cache_line() {
+        assert_eq!(size_of::<Record<Key4, Flow>>(), 64);
+        assert_eq!(size_of::<Record<Key6, Flow>>(), 128);
+    }
+
+    #[test]
+    fn a_full_table_makes_no_session_until_one_ends() {
+        let (mut sessions, mut nat, mut counters) = sessions(2);
+        for port in 1..=2 {
+            assert!(sessions.create(&new(port, ipv4::UDP), SECOND, &mut nat, &mut counters).is_some());
+        }
+        assert!(sessions.is_full());
+        assert!(sessions.create(&new(3, ipv4::UDP), SECOND, &mut nat, &mut counters).is_none());
+        sessions.end(0, &mut nat, &mut counters);
+        assert!(sessions.create(&new(3, ipv4::UDP), SECOND, &mut nat, &mut counters).is_some());
+        assert_eq!((sessions.live(), counters.sessions_created, counters.sessions_ended), (2, 3, 1));
+    }
+
+    #[test]
+    fn timeouts_follow_protocol_and_state() {
+        let (mut sessions, mut nat, mut counters) = sessions(8);
+        let timeouts = Timeouts::default();
+        let tcp = new(1, ipv4::TCP);
+        let half_open = new(2, ipv4::TCP);
+        let udp = new(3, ipv4::UDP);
+        for session in [&tcp, &half_open, &udp] {
+            sessions.create(session, SECOND, &mut nat, &mut counters).unwrap();
+            see(&mut sessions, &session.keys[0], SECOND);
+        }
+        see(&mut sessions, &tcp.keys[1], SECOND);
+        see(&mut sessions, &tcp.keys[0], SECOND);
+        let mut at = |sessions: &mut Sessions, seconds: u64| {
+            sessions.sweep(seconds * SECOND, &timeouts, &mut nat, &mut counters);
+            sessions.live()
+        };
+        assert_eq!(at(&mut sessions, 240), 3);
+        assert_eq!(at(&mut sessions, 243), 2, "the half-open connection ends first");
+        assert_eq!(at(&mut sessions, 303), 1, "then UDP");
+        let session = *sessions.get(0).unwrap();
+        assert_eq!(sessions.state(&session), State::Established);
+        sessions.follow_tcp(0, Direction::Forward, tcp::FIN);
+        sessions.follow_tcp(0, Direction::Reply, tcp::FIN);
+        assert_eq!(sessions.get(0).unwrap().state(), State::Closing);
+        sessions.follow_tcp(0, Direction::Forward, tcp::SYN);
+        assert_eq!(sessions.get(0).unwrap().state(), State::Established);
+        sessions.follow_tcp(0, Direction::Reply, tcp::RST);
+        assert_eq!(at(&mut sessions, 305), 0, "a reset one is transitory");
+        assert_eq!(sessions.v4.len(), 0);
+    }
+
+    #[test]
+    fn a_session_whose_key_is_wanted_gives_way() {
+        let (mut sessions, mut nat, mut counters) = sessions(8);
+        sessions.create(&new(1, ipv4::UDP), SECOND, &mut nat, &mut counters).unwrap();
+        sessions.create(&new(1, ipv4::UDP), SECOND, &mut nat, &mut counters).unwrap();
+        assert_eq!((sessions.live(), sessions.v4.len()), (1, 2));
+    }
+
+    #[test]
+    fn a_jump_of_years_ends_everything() {
+        let (mut sessions, mut nat, mut counters) = sessions(8);
+        sessions.create(&new(1, ipv4::TCP), SECOND, &mut nat, &mut counters).unwrap();
+        sessions.sweep(70 * 365 * 86_400 * SECOND, &Timeouts::default(), &mut nat, &mut counters);
+        assert_eq!(sessions.live(), 0);
+    }
+}
