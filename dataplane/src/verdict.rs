@@ -153,6 +153,8 @@ drop_reasons! {
     NeighborQueueFull = "neighbor_queue_full",
     /// The neighbour table is full of addresses that are in use or being resolved.
     NeighborTableFull = "neighbor_table_full",
+    /// More new neighbours are wanted at once than the gateway asks for: a scan of a subnet, most likely.
+    NeighborRequestRate = "neighbor_request_rate",
     /// Over a configured limit.
     RateLimited = "rate_limited",
     /// For the gateway itself, which has no use for it.
