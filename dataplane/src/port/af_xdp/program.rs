@@ -138,7 +138,15 @@ impl Program {
             XdpMode::Native => (AttachedMode::Native, None),
             XdpMode::Generic => (AttachedMode::Generic, None),
             XdpMode::Auto => match link(program, device, ifindex, AttachedMode::Native) {
-                Ok(()) => return Ok(Self { sockets, passed, mode: AttachedMode::Native, fallback: None, _ebpf: ebpf }),
+                Ok(()) => {
+                    return Ok(Self {
+                        sockets,
+                        passed,
+                        mode: AttachedMode::Native,
+                        fallback: None,
+                        _ebpf: ebpf,
+                    });
+                }
                 Err(OpenError::Attach { reason, .. }) => (AttachedMode::Generic, Some(reason)),
                 Err(error) => return Err(error),
             },
@@ -222,10 +230,15 @@ fn link(program: &mut Xdp, device: &str, ifindex: u32, mode: AttachedMode) -> Re
     loop {
         let Err(error) = program.attach_to_if_index(ifindex, flags) else { return Ok(()) };
         match errno(&error) {
-            Some(libc::EBUSY | libc::EEXIST) if Instant::now() < patience => thread::sleep(BUSY_PATIENCE / 40),
+            Some(libc::EBUSY | libc::EEXIST) if Instant::now() < patience => {
+                thread::sleep(BUSY_PATIENCE / 40)
+            }
             Some(libc::EBUSY | libc::EEXIST) => return Err(OpenError::ProgramAttached(device.to_owned())),
             Some(libc::EPERM | libc::EACCES) => {
-                return Err(OpenError::Privilege { device: device.to_owned(), what: "attaching the XDP program" });
+                return Err(OpenError::Privilege {
+                    device: device.to_owned(),
+                    what: "attaching the XDP program",
+                });
             }
             _ => {
                 let reason = in_words(&error);
