@@ -46,13 +46,19 @@ pub enum Answer {
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
     /// Another gateway has it.
-    #[error("{0}: another gateway answers on this control socket; stop it, or give this one a socket of its own (--socket)")]
+    #[error(
+        "{0}: another gateway answers on this control socket; stop it, or give this one a socket of its own (--socket)"
+    )]
     InUse(PathBuf),
     /// Something that is no socket is in its place.
-    #[error("{0}: there is a file of that name that is no socket; remove it, or give another name (--socket)")]
+    #[error(
+        "{0}: there is a file of that name that is no socket; remove it, or give another name (--socket)"
+    )]
     NoSocket(PathBuf),
     /// Nobody answers.
-    #[error("{path}: no gateway answers on this control socket ({source}); is `sluice run` up, and does it use this socket?")]
+    #[error(
+        "{path}: no gateway answers on this control socket ({source}); is `sluice run` up, and does it use this socket?"
+    )]
     Unreachable {
         /// The socket.
         path: PathBuf,
@@ -115,7 +121,9 @@ pub fn serve(listener: UnixListener, path: &Path, state: Arc<State>) -> Result<S
             let state = state.clone();
             let client = move || match place {
                 Some(_place) => drop(converse(&stream, |request| answer(&state, request))),
-                None => drop(converse(&stream, |_| Answer::Error("too many clients at once; try again".into()))),
+                None => {
+                    drop(converse(&stream, |_| Answer::Error("too many clients at once; try again".into())))
+                }
             };
             drop(thread::Builder::new().name("sluice-api".into()).spawn(client));
         }

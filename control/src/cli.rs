@@ -18,7 +18,13 @@ const FAILED: u8 = 1;
 
 /// A packet forwarder for gateway boxes: ACLs, NAT and rate limits over AF_XDP.
 #[derive(Debug, Parser)]
-#[command(name = "sluice", version, propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    name = "sluice",
+    version,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -206,20 +212,32 @@ fn run_replay(args: ReplayArgs) -> ExitCode {
     for error in &outcome.broken {
         complain(&error.to_string());
     }
-    if args.json { print_json(&outcome.counters) } else { print(&table::render(&outcome.counters)) }
+    if args.json {
+        print_json(&outcome.counters)
+    } else {
+        print(&table::render(&outcome.counters))
+    }
     let whole = outcome.broken.is_empty() && outcome.counters["conserved"] == true;
     if whole { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
 }
 
 fn show(args: &ShowArgs) -> Result<(), String> {
     let value = api::ask(&args.socket, Request::Show(args.topic)).map_err(|error| error.to_string())?;
-    if args.json { print_json(&value) } else { print(&table::render(&value)) }
+    if args.json {
+        print_json(&value)
+    } else {
+        print(&table::render(&value))
+    }
     Ok(())
 }
 
 fn run_bench(args: &BenchArgs) -> Result<(), String> {
     let BenchCommand::Pipeline(args) = &args.what;
     let report = bench::pipeline(&args.options).map_err(|error| error.to_string())?;
-    if args.json { print_json(&json!(report)) } else { print(&report.to_string()) }
+    if args.json {
+        print_json(&json!(report))
+    } else {
+        print(&report.to_string())
+    }
     Ok(())
 }

@@ -20,7 +20,8 @@ use crate::state::State;
 
 /// Drivers whose frames may come from a sender on this very machine, with the checksum left to hardware that never sees
 /// them.
-const VIRTUAL_DRIVERS: [&str; 8] = ["veth", "virtio_net", "tun", "tap", "bridge", "macvlan", "netkit", "xen_netfront"];
+const VIRTUAL_DRIVERS: [&str; 8] =
+    ["veth", "virtio_net", "tun", "tap", "bridge", "macvlan", "netkit", "xen_netfront"];
 
 /// Why the gateway could not run, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -32,7 +33,9 @@ pub enum RunError {
     #[error("{0}")]
     Open(#[from] OpenError),
     /// A device cannot be asked for its properties.
-    #[error("{device}: cannot read the device's properties: {source}; `ip link show {device}` tells whether it is there")]
+    #[error(
+        "{device}: cannot read the device's properties: {source}; `ip link show {device}` tells whether it is there"
+    )]
     Facts {
         /// The device.
         device: String,
@@ -54,10 +57,14 @@ pub enum RunError {
         source: io::Error,
     },
     /// The worker ended by itself.
-    #[error("the worker has died; the lines above say where. Please report it with the configuration and the version")]
+    #[error(
+        "the worker has died; the lines above say where. Please report it with the configuration and the version"
+    )]
     WorkerDied,
     /// Frames are missing at the end.
-    #[error("at the end {home} of {frames} packet buffers were accounted for, and conservation was {conserved}")]
+    #[error(
+        "at the end {home} of {frames} packet buffers were accounted for, and conservation was {conserved}"
+    )]
     Unaccounted {
         /// Buffers that came home.
         home: u32,
@@ -75,7 +82,8 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
         say(log, format_args!("{warning}"));
     }
     let system = |what| move |source| RunError::System { what, source };
-    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("cannot install signal handlers"))?;
+    let mut signals =
+        Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("cannot install signal handlers"))?;
     let socket = socket.unwrap_or_else(|| config.control_socket.clone());
     // Bound before any device is touched: a second gateway with the same socket changes nothing.
     let listener = api::listen(&socket)?;
@@ -86,7 +94,12 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let snapshot = Arc::new(snapshot);
     let mut pool = FramePool::new(snapshot.sizes.frames, false)?;
     if pool.pages() == Pages::Ordinary {
-        say(log, format_args!("packet memory: no huge pages free; it runs on ordinary pages, at some 8 cycles a packet"));
+        say(
+            log,
+            format_args!(
+                "packet memory: no huge pages free; it runs on ordinary pages, at some 8 cycles a packet"
+            ),
+        );
     }
     let specs = port_specs(&config, &facts, pool.count());
     let (ports, controls) = af_xdp::open(&mut pool, &specs)?;
@@ -100,12 +113,16 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let core = config.workers.cores.first().copied().unwrap_or(cores - 1);
     let habit = if config.workers.poll == Poll::Busy { Habit::Busy } else { Habit::Adaptive };
-    let (running, pinned) = Running::start(worker, core, habit).map_err(system("cannot start the worker's thread"))?;
+    let (running, pinned) =
+        Running::start(worker, core, habit).map_err(system("cannot start the worker's thread"))?;
     if !pinned {
         say(log, format_args!("worker 0: core {core} is not ours to use; it runs unpinned"));
     }
     let server = api::serve(listener, &socket, state.clone())?;
-    say(log, format_args!("ready: worker 0 on core {core}; `sluice show counters --socket {}`", socket.display()));
+    say(
+        log,
+        format_args!("ready: worker 0 on core {core}; `sluice show counters --socket {}`", socket.display()),
+    );
 
     let died = wait_for_end(&mut signals, &running, log);
     let begun = Instant::now();
@@ -141,7 +158,10 @@ fn wait_for_end(signals: &mut Signals, running: &Running, log: &mut dyn Write) -
             if signal != SIGHUP {
                 return false;
             }
-            say(log, format_args!("SIGHUP: this version does not reload; restart to change the configuration"));
+            say(
+                log,
+                format_args!("SIGHUP: this version does not reload; restart to change the configuration"),
+            );
         }
         if running.is_finished() {
             return true;
@@ -163,7 +183,9 @@ fn device_facts(config: &Config) -> Result<Vec<DeviceFacts>, RunError> {
             mac: Mac(facts.mac),
             virtual_link: VIRTUAL_DRIVERS.contains(&facts.driver.as_str()),
         }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(OpenError::NoDevice(device.device.clone()).into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(OpenError::NoDevice(device.device.clone()).into())
+        }
         Err(source) => Err(RunError::Facts { device: device.device.clone(), source }),
     });
     facts.collect()
@@ -223,7 +245,8 @@ fn describe(control: &DeviceControl) -> String {
 /// Secret, and another one at each start: table positions and ports cannot be foreseen.
 fn seed() -> u64 {
     let mut bytes = [0; 8];
-    let read = std::fs::File::open("/dev/urandom").and_then(|mut file| io::Read::read_exact(&mut file, &mut bytes));
+    let read =
+        std::fs::File::open("/dev/urandom").and_then(|mut file| io::Read::read_exact(&mut file, &mut bytes));
     match read {
         Ok(()) => u64::from_ne_bytes(bytes),
         Err(_) => SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64),

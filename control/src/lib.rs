@@ -7,6 +7,8 @@ pub mod cli;
 pub mod config;
 pub mod figures;
 pub mod gateway;
+pub mod golden;
 pub mod replay;
 pub mod state;
 pub mod table;
+pub mod words;

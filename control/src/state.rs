@@ -93,7 +93,11 @@ impl State {
         let inspector = inspector.as_mut().ok_or("this gateway has no worker to ask")?;
         let mut rows = Vec::new();
         let complete = inspector.ask(question, PATIENCE, |row| rows.push(row));
-        if complete { Ok(rows) } else { Err("the worker did not answer in time; is it starved of its core?".into()) }
+        if complete {
+            Ok(rows)
+        } else {
+            Err("the worker did not answer in time; is it starved of its core?".into())
+        }
     }
 
     fn row(&self, row: &Row) -> Value {
@@ -145,7 +149,8 @@ impl State {
                 "idle_seconds": seconds(flow.idle),
             })
         };
-        let protocol_number = session.flows.iter().flatten().map(|flow| flow.key.protocol).next().unwrap_or(0);
+        let protocol_number =
+            session.flows.iter().flatten().map(|flow| flow.key.protocol).next().unwrap_or(0);
         json!({
             "protocol": protocol(protocol_number),
             "state": session.state.name(),
@@ -162,7 +167,8 @@ impl State {
             let device = self.devices.get(port);
             let info = device.map(DeviceControl::info);
             let addresses = interface.v4.iter().map(|(address, len)| format!("{address}/{len}"));
-            let addresses = addresses.chain(interface.v6.iter().map(|(address, len)| format!("{address}/{len}")));
+            let addresses =
+                addresses.chain(interface.v6.iter().map(|(address, len)| format!("{address}/{len}")));
             let mut row = json!({
                 "name": interface.name,
                 "port": self.snapshot.ports.get(port).map(|port| port.name.as_str()),

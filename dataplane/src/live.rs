@@ -60,7 +60,8 @@ impl Running {
 
 fn run(mut worker: Worker, habit: Habit, stop: &AtomicBool) -> (Counters, Closed) {
     let clock = Clock::monotonic();
-    let descriptors: Vec<RawFd> = worker.ports().iter().flat_map(|port| port.descriptors()).copied().collect();
+    let descriptors: Vec<RawFd> =
+        worker.ports().iter().flat_map(|port| port.descriptors()).copied().collect();
     let mut busy_until = 0;
     while !stop.load(Ordering::Relaxed) {
         let now = clock.now();

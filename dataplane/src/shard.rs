@@ -3,8 +3,8 @@
 use crate::arena::FramePool;
 use crate::clock::Nanos;
 use crate::counters::Counters;
-use crate::local::{self, Local};
 use crate::local::neighbor::Neighbors;
+use crate::local::{self, Local};
 use crate::nat::Nat;
 use crate::port::Outbox;
 use crate::session::Sessions;

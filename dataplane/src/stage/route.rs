@@ -85,7 +85,14 @@ pub fn run(burst: &mut Burst, shard: &mut Shard) {
         if action.is(FlowAction::DENY | FlowAction::REJECT) {
             acl::count(shard, action.rule, burst.bytes(i).len());
             let reject = action.is(FlowAction::REJECT);
-            burst.decide(i, acl::verdict(if reject { crate::snapshot::AclAction::Reject } else { crate::snapshot::AclAction::Drop }));
+            burst.decide(
+                i,
+                acl::verdict(if reject {
+                    crate::snapshot::AclAction::Reject
+                } else {
+                    crate::snapshot::AclAction::Drop
+                }),
+            );
             continue;
         }
         if headers.ttl <= 1 {

@@ -17,7 +17,8 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
             Verdict::Hold(neighbor) => {
                 let port = burst.port;
                 if let Some(frame) = burst.take(i)
-                    && let Err((frame, reason)) = shard.neighbors.hold(neighbor as u16, port, frame, burst.now)
+                    && let Err((frame, reason)) =
+                        shard.neighbors.hold(neighbor as u16, port, frame, burst.now)
                 {
                     discard(frame, reason, shard);
                 }
