@@ -1,7 +1,48 @@
 //! JSON listings as tables for people: one column a key, nested objects flattened, units from the keys' names.
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
+
+use crate::state::Topic;
+
+/// Renders the answer about a topic as suits it on a terminal.
+pub fn render_topic(topic: Topic, value: &Value) -> String {
+    match (topic, value) {
+        (Topic::Flows, Value::Array(sessions)) => rows_table(&sessions.iter().flat_map(directions).collect::<Vec<_>>()),
+        (Topic::Interfaces, Value::Array(interfaces)) => interfaces.iter().map(block).collect(),
+        _ => render(value),
+    }
+}
+
+/// A session as two rows, one a direction, each short enough to be read.
+fn directions(session: &Value) -> Vec<Value> {
+    let row = |way: &str| {
+        let flow = session.get(way).filter(|flow| !flow.is_null())?;
+        let path = |ends: &Value| Some(format!("{} > {}", ends["source"].as_str()?, ends["destination"].as_str()?));
+        let rule = if flow["denied"] == true { format!("{} (denied)", scalar(&flow["rule"])) } else { scalar(&flow["rule"]) };
+        Some(json!({
+            "protocol": session["protocol"],
+            "state": session["state"],
+            "in": flow["in"],
+            "from_>_to": path(flow),
+            "leaves_as": path(&flow["translated"]),
+            "rule": rule,
+            "packets": flow["packets"],
+            "bytes": flow["bytes"],
+            "idle_seconds": flow["idle_seconds"],
+        }))
+    };
+    ["forward", "reply"].into_iter().filter_map(row).collect()
+}
+
+/// An object with many keys, a line each.
+fn block(value: &Value) -> String {
+    let mut table = new_table();
+    for (key, value) in flatten(value, "").iter().filter(|(_, value)| !is_empty(value)) {
+        table.add_row([heading(key), scalar(value)]);
+    }
+    format!("{table}\n\n")
+}
 
 /// Renders a listing: an array of objects as a table; an object of several listings as one after the other.
 pub fn render(value: &Value) -> String {
@@ -130,7 +171,6 @@ fn right_align(table: &mut Table, column: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn rows_become_a_table_without_empty_columns() {
@@ -143,6 +183,18 @@ mod tests {
         assert_eq!(lines.len(), 3);
         assert!(lines[0].contains("rx packets") && lines[0].contains("ways.source") && !text.contains("via"));
         assert!(lines[1].contains("     7  10.0.0.1"), "{text}");
+    }
+
+    #[test]
+    fn a_session_is_two_rows() {
+        let way = |source: &str, destination: &str| {
+            json!({ "in": "lan", "source": source, "destination": destination, "translated": null, "packets": 3, "denied": false, "rule": null })
+        };
+        let mut session = json!({ "protocol": "udp", "state": "opening", "forward": way("a", "b"), "reply": way("b", "a") });
+        let text = render_topic(Topic::Flows, &json!([session]));
+        assert!(text.contains("a > b") && text.contains("b > a") && !text.contains("leaves as"), "{text}");
+        session["reply"] = Value::Null;
+        assert_eq!(render_topic(Topic::Flows, &json!([session])).lines().count(), 2);
     }
 
     #[test]
