@@ -49,7 +49,7 @@ pub struct Local {
 }
 
 impl Local {
-    /// Ready to announce the snapshot's addresses.
+    /// Ready to announce the snapshot's addresses. It is made anew for a new configuration.
     pub fn new(snapshot: &Snapshot) -> Self {
         let rate = u64::from(snapshot.icmp_per_second);
         Self {

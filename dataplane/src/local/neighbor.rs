@@ -156,13 +156,13 @@ pub struct News {
 
 /// A request that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Request {
+pub(super) struct Request {
     /// On whose link.
-    pub interface: u16,
+    pub(super) interface: u16,
     /// Who is asked for.
-    pub address: IpAddr,
+    pub(super) address: IpAddr,
     /// Its MAC address, if it is only asked whether it is still there.
-    pub mac: Option<Mac>,
+    pub(super) mac: Option<Mac>,
 }
 
 /// A neighbour, for listings.
@@ -289,9 +289,9 @@ impl Neighbors {
         self.holds.len() as u64
     }
 
-    /// When [`poll`](Self::poll) has something to do; it may lie in the past.
+    /// When `poll` or `undelivered` has something to tell; it may lie in the past.
     #[inline]
-    pub fn next_due(&self) -> Nanos {
+    pub(super) fn next_due(&self) -> Nanos {
         self.next_due
     }
 
@@ -403,7 +403,7 @@ impl Neighbors {
     }
 
     /// Takes out a frame whose next hop was given up.
-    pub fn undelivered(&mut self) -> Option<Undelivered> {
+    pub(super) fn undelivered(&mut self) -> Option<Undelivered> {
         self.holds.undelivered()
     }
 
@@ -487,7 +487,7 @@ impl Neighbors {
     }
 
     /// What is to be asked next. It examines at most `budget` places, and takes from the budget what it has done.
-    pub fn poll(&mut self, now: Nanos, budget: &mut u32) -> Option<Request> {
+    pub(super) fn poll(&mut self, now: Nanos, budget: &mut u32) -> Option<Request> {
         if now < self.next_due {
             return None;
         }
@@ -673,7 +673,3 @@ impl Neighbors {
 fn invents(snapshot: &Snapshot, link: &Interface) -> bool {
     snapshot.ports.get(usize::from(link.port)).is_some_and(|port| port.invent_neighbors)
 }
-
-#[cfg(test)]
-#[path = "neighbor_tests.rs"]
-mod tests;
