@@ -153,9 +153,9 @@ impl Context<'_> {
             return;
         };
         if self.snapshot.ports.get(usize::from(burst.port)).is_some_and(|port| port.complete_checksums) {
-            checksum::complete_partial(frame.bytes_mut(), headers);
+            checksum::complete_partial(frame.bytes_mut(), &headers);
         }
-        let packet = Packet::new(frame.bytes(), headers, interface, self.snapshot);
+        let packet = Packet::new(frame.bytes(), &headers, interface, self.snapshot);
         match packet.map_or(Err(DropReason::LocalUnwanted), |packet| self.deliver(&packet)) {
             Ok(()) => self.counters.punted += 1,
             Err(reason) => self.counters.dropped(reason, 1),
