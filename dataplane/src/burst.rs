@@ -4,6 +4,7 @@ use sluice_pkt::parse::Headers;
 
 use crate::arena::Frame;
 use crate::clock::Nanos;
+use crate::session::{FlowAction, NONE};
 use crate::verdict::{Answer, DropReason, Verdict};
 
 /// The most packets a burst holds.
@@ -97,6 +98,10 @@ pub struct Burst {
     pub headers: [Headers; BURST],
     /// Each packet's ingress interface (index), once parsed.
     pub interfaces: [u16; BURST],
+    /// What is done to each packet, once its flow is known.
+    pub actions: [FlowAction; BURST],
+    /// The record of each packet's flow in the table of its family, or [`NONE`] for a packet without a session.
+    pub flows: [u32; BURST],
     frames: [Option<Frame>; BURST],
     len: usize,
 }
@@ -110,6 +115,8 @@ impl Default for Burst {
             verdicts: [Verdict::Forward; BURST],
             headers: [Headers::default(); BURST],
             interfaces: [0; BURST],
+            actions: [FlowAction::default(); BURST],
+            flows: [NONE; BURST],
             frames: [const { None }; BURST],
             len: 0,
         }

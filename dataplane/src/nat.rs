@@ -46,7 +46,6 @@ fn space(protocol: u8) -> Option<usize> {
 }
 
 /// The bindings of one worker, and the external ports that they take.
-#[derive(Debug)]
 pub struct Nat {
     bindings: HashTable<[u64; 2], Binding>,
     externals: Vec<External>,
@@ -73,7 +72,7 @@ impl Nat {
         for forward in &snapshot.forwards {
             let external = externals.iter_mut().find(|e| e.address == forward.address);
             if let (Some(external), Some(space)) = (external, space(forward.protocol)) {
-                (forward.ports.0..=forward.ports.1).for_each(|port| drop(external.ports[space].take(port)));
+                (forward.ports.0..=forward.ports.1).for_each(|port| _ = external.ports[space].take(port));
             }
         }
         let capacity = if pools.is_empty() { 1 } else { snapshot.sizes.sessions };

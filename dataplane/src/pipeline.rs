@@ -4,17 +4,17 @@
 //! from `flow` to `police`; a session's first packet is decided in between, and leaves a compiled action behind for all
 //! that follow it.
 
-use crate::burst::Burst;
+use crate::burst::{Burst, Mask};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
-use crate::stage::{acl, flow, fragment, guard, icmp_error, nat, parse, police, rewrite, route, transmit};
+use crate::stage::{FirstPackets, acl, flow, fragment, guard, icmp_error, nat, parse, police, rewrite, route, transmit};
 
 /// Takes a received burst to its end: every packet is transmitted, held, punted or dropped, and counted as that.
 pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
     parse::run(burst, snapshot);
     fragment::run(burst, shard, snapshot);
 
-    let first = flow::run(burst, shard);
+    let first = flow::run(burst, shard, snapshot);
     if !first.is_empty() {
         first_packets(burst, first, shard, snapshot);
     }
@@ -29,7 +29,7 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
 /// The slow path: decides what becomes of packets that belong to no flow yet.
 #[inline(never)]
 fn first_packets(burst: &mut Burst, first: Mask, shard: &mut Shard, snapshot: &Snapshot) {
-    let first = &mut FirstPackets::of(burst, first);
+    let first = &mut FirstPackets::new(first);
     guard::run(burst, first, snapshot);
     icmp_error::run(burst, first, shard, snapshot);
     acl::run(burst, first, shard, snapshot);

@@ -257,7 +257,6 @@ pub struct NewSession<K> {
 }
 
 /// The sessions of one worker.
-#[derive(Debug)]
 pub struct Sessions {
     /// Flows of IPv4 sessions.
     pub v4: HashTable<Key4, Flow>,
@@ -390,7 +389,8 @@ impl Sessions {
         for direction in 0..2 {
             let flow = Flow {
                 action: new.actions[direction],
-                stamp: self.stamp,
+                // The way back is looked up when the first reply comes, so that a forged source asks for no neighbour.
+                stamp: if direction == 0 { self.stamp } else { self.stamp.wrapping_sub(1) },
                 last_seen: ticks(now),
                 session: index << 1 | direction as u32,
                 packets: 0,

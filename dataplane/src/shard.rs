@@ -14,7 +14,6 @@ use crate::stage::{fragment::Fragments, police::Meters};
 const OUTBOX: usize = 512;
 
 /// The state of one worker, apart from its ports.
-#[derive(Debug)]
 pub struct Shard {
     /// Packet buffers.
     pub pool: FramePool,

@@ -88,6 +88,12 @@ mod tests {
         assert!(!meter.allow(1005, 1));
         assert!(meter.allow(HOUR, 1500));
         assert!(!meter.allow(HOUR, 1), "a long pause saves no more than the burst");
+        let mut meter = PacketMeter::new(1 << 32, 1);
+        assert!(meter.allow(0, 1));
+        assert!(
+            meter.allow(1 << 32, 1),
+            "a pause whose product with the rate wraps to nothing still refills"
+        );
     }
 
     #[test]

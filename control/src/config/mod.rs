@@ -1,0 +1,88 @@
+//! The configuration: a TOML file, read with its places, checked as a whole, and handed on as a [`Config`].
+//!
+//! `schema` names the keys, `reader` takes values out of the parsed file, `units`, `net` and `protocol` read the values
+//! themselves, `validate` checks them against each other, `report` says what is wrong, and `compile` makes of a valid
+//! configuration what the data plane reads.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use toml::de::DeTable;
+
+mod compile;
+mod model;
+mod net;
+mod protocol;
+mod reader;
+mod report;
+pub mod schema;
+mod units;
+mod validate;
+
+pub use compile::{DeviceFacts, compile};
+pub use model::*;
+pub use protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name};
+pub use report::{Diagnostic, Place, Related, Report, Severity};
+
+use report::Sink;
+
+/// Largest configuration file in bytes.
+const LARGEST_FILE: u64 = 16 << 20;
+
+/// Reads and validates a configuration file; with it come the warnings. No file makes it panic or loop.
+///
+/// # Errors
+/// Everything that is wrong, when the file cannot be read, is larger than 16 MiB, or is not a valid configuration.
+pub fn load(path: &Path) -> Result<(Config, Vec<Diagnostic>), Report> {
+    let name = path.display().to_string();
+    let refuse = |message: String| {
+        let mut sink = Sink::new(&name, "");
+        sink.error_in_file(message);
+        Err(sink.finish())
+    };
+    let mut bytes = Vec::new();
+    match File::open(path).and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut bytes)) {
+        Err(error) => return refuse(format!("cannot read the file: {error}")),
+        Ok(_) if bytes.len() as u64 > LARGEST_FILE => return refuse("the file is larger than 16 MiB".into()),
+        Ok(_) => {}
+    }
+    load_bytes(&name, &bytes)
+}
+
+/// [`load`] for bytes at hand; `name` is the file's name in messages.
+///
+/// # Errors
+/// As for [`load`]; also when they are not UTF-8.
+pub fn load_bytes(name: &str, bytes: &[u8]) -> Result<(Config, Vec<Diagnostic>), Report> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => load_str(name, text),
+        Err(error) => {
+            let shown = String::from_utf8_lossy(bytes);
+            let mut sink = Sink::new(name, &shown);
+            let at = error.valid_up_to();
+            sink.error(&(at..at + 1), "the file is not UTF-8 text here")
+                .help("save it with the encoding UTF-8");
+            Err(sink.finish())
+        }
+    }
+}
+
+/// [`load`] for text at hand; `name` is the file's name in messages.
+///
+/// # Errors
+/// As for [`load`].
+pub fn load_str(name: &str, text: &str) -> Result<(Config, Vec<Diagnostic>), Report> {
+    let mut sink = Sink::new(name, text);
+    let config = match DeTable::parse(text) {
+        Ok(file) => validate::file(file.get_ref(), &mut sink),
+        Err(error) => {
+            sink.error(&error.span().unwrap_or(0..0), format!("this is not TOML: {}", error.message()));
+            None
+        }
+    };
+    match (config, sink.finish()) {
+        (Some(config), report) if report.errors == 0 => Ok((config, report.diagnostics)),
+        (_, report) => Err(report),
+    }
+}

@@ -1,0 +1,350 @@
+//! A valid configuration: names resolved to indices, units to numbers, defaults filled in.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Serialize;
+
+pub use super::net::{AddressRange, PortRange, Prefix};
+pub use super::protocol::IcmpType;
+
+/// Everything that a configuration file says. Interfaces and ACLs are named by their index here.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Config {
+    /// In the order of the file, which is the order of ports everywhere; at least one.
+    pub interfaces: Vec<Interface>,
+    /// Static routes; no two to the same prefix, none to an interface's subnet.
+    pub routes: Vec<Route>,
+    /// Access control lists.
+    pub acls: Vec<Acl>,
+    /// Source NAT rules; the first that matches counts.
+    pub source_nat: Vec<SourceNat>,
+    /// Port forwards; no two for the same address, protocol and port of an interface.
+    pub forwards: Vec<Forward>,
+    /// Rate limits, each a token bucket of its own.
+    pub limits: Vec<Limit>,
+    /// ICMP messages that the gateway may originate, in packets a second.
+    pub icmp_errors_per_second: u32,
+    /// The poll loops.
+    pub workers: Workers,
+    /// Sizes of tables, in entries.
+    pub tables: Tables,
+    /// Idle times.
+    pub timeouts: Timeouts,
+    /// The control socket.
+    pub control_socket: PathBuf,
+}
+
+impl Config {
+    /// Index of the interface called `name`.
+    pub fn interface(&self, name: &str) -> Option<usize> {
+        self.interfaces.iter().position(|interface| interface.name == name)
+    }
+
+    /// The device that carries an interface: its own, or that of its VLAN's parent.
+    pub fn device(&self, interface: usize) -> Option<&str> {
+        match &self.interfaces.get(interface)?.link {
+            Link::Device(link) => Some(&link.device),
+            Link::Vlan { parent, .. } => match &self.interfaces.get(*parent)?.link {
+                Link::Device(link) => Some(&link.device),
+                Link::Vlan { .. } => None,
+            },
+        }
+    }
+}
+
+/// A routed interface.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Interface {
+    /// The name that the rest of the configuration uses.
+    pub name: String,
+    /// What carries it.
+    pub link: Link,
+    /// Its addresses with the length of their subnets; the first of a family is the primary one.
+    pub addresses: Vec<Prefix>,
+    /// Largest IP packet in bytes.
+    pub mtu: u16,
+    /// Index of the ACL for packets that come in here.
+    pub acl: Option<usize>,
+}
+
+impl Interface {
+    /// The primary IPv4 address.
+    pub fn primary_ipv4(&self) -> Option<Ipv4Addr> {
+        self.addresses.iter().find_map(|prefix| match prefix.address {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        })
+    }
+
+    /// The primary address of the family of `like`.
+    pub fn primary(&self, like: IpAddr) -> Option<IpAddr> {
+        self.addresses.iter().map(|prefix| prefix.address).find(|address| address.is_ipv4() == like.is_ipv4())
+    }
+}
+
+/// What carries an interface.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Link {
+    /// A netdev.
+    Device(Device),
+    /// A VLAN of another interface, which is a device.
+    Vlan {
+        /// Index of that interface.
+        parent: usize,
+        /// The inner, or only, 802.1Q VLAN id, 1 to 4094.
+        id: u16,
+        /// The outer 802.1ad VLAN id, 1 to 4094, with QinQ.
+        outer: Option<u16>,
+    },
+}
+
+/// A netdev and how it is driven.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Device {
+    /// Name of the netdev.
+    pub device: String,
+    /// MAC address in place of the device's own.
+    pub mac: Option<[u8; 6]>,
+    /// What L4 checksums of received frames are worth.
+    pub checksum: Checksum,
+    /// How the XDP program is attached.
+    pub xdp: XdpMode,
+    /// What the XDP program leaves to the kernel; at most 32 entries.
+    pub kernel: Vec<KernelFilter>,
+}
+
+/// What L4 checksums of received frames are worth.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Checksum {
+    /// As the driver has it: `Complete` on virtual links, `Trust` elsewhere.
+    #[default]
+    Auto,
+    /// They may be partial, a sum over the pseudo header alone, and are computed before the frame leaves.
+    Complete,
+    /// They are complete, and updated incrementally.
+    Trust,
+}
+
+/// How the XDP program is attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum XdpMode {
+    /// In the driver where it can, else generic.
+    #[default]
+    Auto,
+    /// In the driver, or not at all.
+    Native,
+    /// In the kernel's generic hook.
+    Generic,
+}
+
+/// Packets that go to the kernel's own stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KernelFilter {
+    /// Frames of this EtherType.
+    EtherType(u16),
+    /// Spanning tree: LLC frames to 01:80:c2:00:00:00.
+    Stp,
+    /// IP packets of this protocol number.
+    Protocol(u8),
+    /// TCP segments to this port.
+    Tcp(u16),
+    /// UDP datagrams to this port.
+    Udp(u16),
+}
+
+/// A static route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Route {
+    /// Destinations; no host bits.
+    pub to: Prefix,
+    /// What happens to their packets.
+    pub target: Target,
+}
+
+/// Where a route leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// To a router.
+    Via {
+        /// Its address, of the route's family.
+        address: IpAddr,
+        /// Index of the interface that it is on.
+        interface: usize,
+    },
+    /// The destinations are themselves on the link of this interface.
+    Connected(usize),
+    /// Dropped in silence.
+    Blackhole,
+    /// Dropped, and the sender is told by ICMP.
+    Unreachable,
+}
+
+/// An access control list: the first rule that matches decides.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Acl {
+    /// Its name.
+    pub name: String,
+    /// For packets that match no rule.
+    pub default: Action,
+    /// In the order of evaluation.
+    pub rules: Vec<Rule>,
+}
+
+/// A rule of an ACL.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Rule {
+    /// Its name, for counters.
+    pub name: Option<String>,
+    /// The line of the file that it stands in.
+    pub line: u32,
+    /// Which packets.
+    pub matches: Match,
+    /// Only packets of a live session.
+    pub established: bool,
+    /// What happens to them.
+    pub action: Action,
+}
+
+/// A verdict of an ACL.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Goes on.
+    Accept,
+    /// Dropped in silence.
+    #[default]
+    Drop,
+    /// Dropped, and the sender is told (ICMP "administratively prohibited").
+    Reject,
+}
+
+/// Which packets a rule or a limit is about: those that fit every field. An empty field fits all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Match {
+    /// IANA protocol numbers.
+    pub protocols: Vec<u8>,
+    /// Sources.
+    pub from: Vec<Prefix>,
+    /// Destinations.
+    pub to: Vec<Prefix>,
+    /// Source ports; TCP and UDP only.
+    pub from_ports: Vec<PortRange>,
+    /// Destination ports; TCP and UDP only.
+    pub to_ports: Vec<PortRange>,
+    /// ICMP types; ICMP and ICMPv6 only.
+    pub icmp_types: Vec<IcmpType>,
+}
+
+/// A source NAT rule.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SourceNat {
+    /// Index of the egress interface.
+    pub out: usize,
+    /// Inside sources, IPv4; empty for any.
+    pub from: Vec<Prefix>,
+    /// External addresses, in order and without overlap. Two rules have the same pool, or pools that share nothing.
+    pub pool: Vec<AddressRange>,
+    /// External ports and ICMP echo identifiers.
+    pub ports: PortRange,
+}
+
+/// A port forward.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Forward {
+    /// Index of the ingress interface.
+    pub interface: usize,
+    /// [`super::TCP`], [`super::UDP`] or both.
+    pub protocols: Vec<u8>,
+    /// External address.
+    pub address: Ipv4Addr,
+    /// External ports.
+    pub ports: PortRange,
+    /// Inside address.
+    pub to: Ipv4Addr,
+    /// Inside port of the first external port; the others follow in order.
+    pub to_port: u16,
+}
+
+/// A rate limit.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Limit {
+    /// Its name, for counters.
+    pub name: String,
+    /// Which side of the interface.
+    pub direction: Direction,
+    /// Index of the interface.
+    pub interface: usize,
+    /// Which packets.
+    pub matches: Match,
+    /// Bits a second, Ethernet header included, without preamble, gap and FCS.
+    pub rate: u64,
+    /// Bytes that may come at once.
+    pub burst: u64,
+}
+
+/// A side of an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// Packets that come in.
+    Ingress,
+    /// Packets that go out.
+    Egress,
+}
+
+/// The poll loops.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Workers {
+    /// The core of each; empty: one on the last core.
+    pub cores: Vec<usize>,
+    /// How they wait.
+    pub poll: Poll,
+}
+
+/// How a worker waits for packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Poll {
+    /// Never sleeps.
+    Busy,
+    /// Sleeps in `poll(2)` while nothing comes.
+    #[default]
+    Adaptive,
+}
+
+/// Sizes of tables, in entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Tables {
+    /// Sessions, 16 to 16 Mi.
+    pub sessions: u32,
+    /// Neighbours (ARP, ND), 16 to 65,534.
+    pub neighbors: u32,
+    /// Datagrams whose fragments are followed, 16 to 1 Mi.
+    pub fragments: u32,
+    /// Packet buffers, up to 4 Mi.
+    pub frames: u32,
+}
+
+/// How long a session may be idle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Timeouts {
+    /// UDP (RFC 4787 REQ-5).
+    pub udp: Duration,
+    /// ICMP echo (RFC 5508 REQ-2).
+    pub icmp: Duration,
+    /// TCP once both sides have spoken (RFC 5382 REQ-5).
+    pub tcp_established: Duration,
+    /// TCP that opens or closes (RFC 5382 REQ-5).
+    pub tcp_transitory: Duration,
+    /// All other protocols.
+    pub other: Duration,
+    /// How long later fragments may follow their first.
+    pub fragment: Duration,
+}

@@ -1,0 +1,98 @@
+//! Every key of the configuration file, by section. The reader refuses all others.
+
+/// A table of the file.
+#[derive(Debug)]
+pub struct Section {
+    /// What messages and the reference call it.
+    pub name: &'static str,
+    /// The keys that it may have.
+    pub keys: &'static [&'static str],
+}
+
+/// The file itself.
+pub const FILE: Section = Section {
+    name: "the file",
+    keys: &[
+        "interfaces",
+        "routes",
+        "acls",
+        "nat",
+        "limits",
+        "icmp",
+        "workers",
+        "tables",
+        "timeouts",
+        "control",
+    ],
+};
+/// `[interfaces.NAME]`
+pub const INTERFACE: Section = Section {
+    name: "[interfaces.NAME]",
+    keys: &["device", "address", "mtu", "mac", "acl", "checksum", "xdp", "kernel", "parent", "vlan"],
+};
+/// `[[routes]]`
+pub const ROUTE: Section =
+    Section { name: "[[routes]]", keys: &["to", "via", "interface", "blackhole", "unreachable"] };
+/// `[acls.NAME]`
+pub const ACL: Section = Section { name: "[acls.NAME]", keys: &["default", "rules"] };
+/// A rule of an ACL.
+pub const RULE: Section = Section {
+    name: "a rule of an ACL",
+    keys: &["name", "protocol", "from", "to", "from-port", "to-port", "icmp-type", "established", "action"],
+};
+/// `[nat]`
+pub const NAT: Section = Section { name: "[nat]", keys: &["source", "forward"] };
+/// `[[nat.source]]`
+pub const SOURCE_NAT: Section = Section { name: "[[nat.source]]", keys: &["out", "from", "to", "ports"] };
+/// `[[nat.forward]]`
+pub const FORWARD: Section =
+    Section { name: "[[nat.forward]]", keys: &["in", "protocol", "address", "port", "to"] };
+/// `[[limits]]`
+pub const LIMIT: Section = Section {
+    name: "[[limits]]",
+    keys: &[
+        "name",
+        "in",
+        "out",
+        "protocol",
+        "from",
+        "to",
+        "from-port",
+        "to-port",
+        "icmp-type",
+        "rate",
+        "burst",
+    ],
+};
+/// `[icmp]`
+pub const ICMP: Section = Section { name: "[icmp]", keys: &["errors-per-second"] };
+/// `[workers]`
+pub const WORKERS: Section = Section { name: "[workers]", keys: &["cores", "poll"] };
+/// `[tables]`
+pub const TABLES: Section =
+    Section { name: "[tables]", keys: &["sessions", "neighbors", "fragments", "frames"] };
+/// `[timeouts]`
+pub const TIMEOUTS: Section = Section {
+    name: "[timeouts]",
+    keys: &["udp", "icmp", "tcp-established", "tcp-transitory", "other", "fragment"],
+};
+/// `[control]`
+pub const CONTROL: Section = Section { name: "[control]", keys: &["socket"] };
+
+/// All of them, in the order of the reference.
+pub const SECTIONS: [&Section; 14] = [
+    &FILE,
+    &INTERFACE,
+    &ROUTE,
+    &ACL,
+    &RULE,
+    &NAT,
+    &SOURCE_NAT,
+    &FORWARD,
+    &LIMIT,
+    &ICMP,
+    &WORKERS,
+    &TABLES,
+    &TIMEOUTS,
+    &CONTROL,
+];

@@ -1,0 +1,72 @@
+//! From the parsed file to a [`Config`]: each section in its own module, in the order in which they need each other.
+
+use std::path::PathBuf;
+
+use toml::de::DeTable;
+
+use super::model::{Config, Prefix};
+use super::reader::{At, Table, text, text_or_number};
+use super::report::Sink;
+use super::{net, schema};
+
+mod acls;
+mod interfaces;
+mod limits;
+mod lint;
+mod matches;
+mod nat;
+mod routes;
+mod settings;
+
+use interfaces::Network;
+
+/// Reads the file. Errors are in `sink`; `None`, or a `Config` with errors beside it, is of no use to anybody.
+pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
+    let file = Table::file(value, &schema::FILE, sink);
+    let acls = acls::Acls::read(&file, sink);
+    let network = Network::read(&file, &acls, sink)?;
+    let routes = routes::read(&file, &network, sink);
+    let nat = nat::read(&file, &network, &routes, sink);
+    let limits = limits::read(&file, &network, sink);
+    let workers = settings::workers(&file, sink);
+    let tables = settings::tables(&file, &network, sink);
+    let timeouts = settings::timeouts(&file, sink);
+    let icmp_errors_per_second = settings::icmp_errors_per_second(&file, sink);
+    let control_socket: PathBuf = settings::control_socket(&file, sink);
+    if sink.errors() == 0 {
+        lint::all(&network, &acls, &nat, sink);
+    }
+    Some(Config {
+        interfaces: network.interfaces,
+        routes: routes.into_iter().map(|route| route.value).collect(),
+        acls: acls.acls.into_iter().map(|acl| acl.value).collect(),
+        source_nat: nat.sources.into_iter().map(|source| source.value).collect(),
+        forwards: nat.forwards.into_iter().map(|forward| forward.value).collect(),
+        limits,
+        icmp_errors_per_second,
+        workers,
+        tables,
+        timeouts,
+        control_socket,
+    })
+}
+
+/// A name that something refers to or is called by, as it stands.
+fn word(table: &Table<'_>, key: &str, sink: &mut Sink<'_>) -> Option<At<String>> {
+    table.one(key, text(|text| Ok(text.to_owned())), sink)
+}
+
+/// The prefixes under a key.
+fn prefixes(table: &Table<'_>, key: &str, sink: &mut Sink<'_>) -> Vec<At<Prefix>> {
+    table.many(key, text(net::prefix), sink)
+}
+
+/// The port ranges under a key.
+fn ports(table: &Table<'_>, key: &str, sink: &mut Sink<'_>) -> Vec<At<super::PortRange>> {
+    table.many(key, text_or_number(net::port_range), sink)
+}
+
+/// The values alone.
+fn values<T: Copy>(list: &[At<T>]) -> Vec<T> {
+    list.iter().map(|at| at.value).collect()
+}

@@ -1,0 +1,278 @@
+//! `[[nat.source]]` and `[[nat.forward]]`.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::interfaces::Network;
+use super::{ports, prefixes, values};
+use crate::config::model::{AddressRange, Forward, PortRange, Route, SourceNat, Target};
+use crate::config::net;
+use crate::config::protocol::{TCP, UDP, protocol};
+use crate::config::reader::{At, Table, text, text_or_number};
+use crate::config::report::{Sink, Span, quote};
+use crate::config::schema;
+use crate::config::units::Wrong;
+
+/// Most source NAT rules, and most forwards.
+const MOST_RULES: usize = 4096;
+/// Most ranges of addresses in all pools together.
+const MOST_RANGES: usize = 4096;
+/// Most external addresses of a rule.
+const MOST_ADDRESSES: u64 = 65_536;
+/// Most external addresses of all rules.
+const MOST_ADDRESSES_IN_ALL: u64 = 1 << 18;
+
+/// Both kinds, each rule with its place.
+pub(super) struct Nat {
+    pub(super) sources: Vec<At<SourceNat>>,
+    pub(super) forwards: Vec<At<Forward>>,
+}
+
+pub(super) fn read(
+    file: &Table<'_>,
+    network: &Network<'_>,
+    routes: &[At<Route>],
+    sink: &mut Sink<'_>,
+) -> Nat {
+    let Some(nat) = file.table("nat", &schema::NAT, sink) else {
+        return Nat { sources: Vec::new(), forwards: Vec::new() };
+    };
+    let mut sources = Vec::new();
+    for table in nat.tables("source", &schema::SOURCE_NAT, MOST_RULES, sink) {
+        if let Some(source) = read_source(&table, network, routes, sink) {
+            sources.push(At { value: source, span: pool_span(&table) });
+        }
+    }
+    check_pools(&sources, sink);
+    let mut forwards = Vec::new();
+    for table in nat.tables("forward", &schema::FORWARD, MOST_RULES, sink) {
+        if let Some(forward) = read_forward(&table, network, sink) {
+            let span = if table.has("port") { table.key_span("port") } else { table.span };
+            forwards.push(At { value: forward, span });
+        }
+    }
+    check_forwards(&forwards, sink);
+    Nat { sources, forwards }
+}
+
+fn pool_span(table: &Table<'_>) -> Span {
+    if table.has("to") { table.key_span("to") } else { table.span.clone() }
+}
+
+fn read_source(
+    table: &Table<'_>,
+    network: &Network<'_>,
+    routes: &[At<Route>],
+    sink: &mut Sink<'_>,
+) -> Option<SourceNat> {
+    let out = network.required(table, "out", sink);
+    let from = prefixes(table, "from", sink);
+    for At { value, span } in from.iter().filter(|prefix| !prefix.value.is_ipv4()) {
+        sink.error(span, format!("{value} is not of IPv4")).help("NAT is for IPv4; IPv6 is routed as it is");
+    }
+    let pool = match table.string("to") {
+        Some("interface") => None,
+        _ => Some(table.many("to", text(pool_range), sink)).filter(|_| table.has("to")),
+    };
+    let range = ports(table, "ports", sink);
+    if let Some(second) = range.get(1) {
+        sink.error(&second.span, "`ports` is one range").help("such as \"1024-65535\"");
+    }
+    let range = range.first().map_or(PortRange { first: 1024, last: u16::MAX }, |at| at.value);
+    let out = out?.value;
+    let pool = match pool {
+        Some(pool) => pool,
+        None => {
+            let primary = interface_address(table, out, network, "`to = \"192.0.2.1\"`", sink)?;
+            vec![At { value: AddressRange { first: primary, last: primary }, span: pool_span(table) }]
+        }
+    };
+    Some(SourceNat { out, from: values(&from), pool: check_pool(pool, network, routes, sink), ports: range })
+}
+
+fn pool_range(text: &str) -> Result<AddressRange, Wrong> {
+    if text == "interface" {
+        return Err(Wrong::new("\"interface\" stands in a list")
+            .help("write `to = \"interface\"`, or addresses alone"));
+    }
+    net::address_range(text).map_err(|wrong| match wrong.help {
+        Some(_) => wrong,
+        None => wrong.help("\"interface\", an address, \"first-last\", a prefix, or a list of these"),
+    })
+}
+
+/// The primary IPv4 address of an interface, which stands in for a key that was left out.
+fn interface_address(
+    table: &Table<'_>,
+    interface: usize,
+    network: &Network<'_>,
+    instead: &str,
+    sink: &mut Sink<'_>,
+) -> Option<Ipv4Addr> {
+    let interface = network.interfaces.get(interface)?;
+    let primary = interface.primary_ipv4();
+    if primary.is_none() && !network.is_broken() {
+        sink.error(&table.span, format!("`{}` has no IPv4 address", interface.name))
+            .help(format!("give it one, or add {instead}"));
+    }
+    primary
+}
+
+/// The ranges of one pool in ascending order; they share no address, and none is another's.
+fn check_pool(
+    mut pool: Vec<At<AddressRange>>,
+    network: &Network<'_>,
+    routes: &[At<Route>],
+    sink: &mut Sink<'_>,
+) -> Vec<AddressRange> {
+    pool.sort_by_key(|range| range.value);
+    for pair in pool.windows(2) {
+        if pair[1].value.first <= pair[0].value.last {
+            sink.error(&pair[1].span, format!("{} overlaps {}", pair[1].value, pair[0].value))
+                .also(&pair[0].span, "which is here")
+                .help("name each address once");
+        }
+    }
+    let count: u64 = pool.iter().map(|range| range.value.count()).sum();
+    if let Some(last) = pool.last().filter(|_| count > MOST_ADDRESSES) {
+        sink.error(&last.span, format!("the pool has {count} addresses"))
+            .help(format!("a pool has at most {MOST_ADDRESSES}, a /16"));
+    }
+    for At { value, span } in &pool {
+        let next_hop = routes.iter().find_map(|route| match route.value.target {
+            Target::Via { address: IpAddr::V4(address), .. } if value.contains(address) => {
+                Some((address, &route.span))
+            }
+            _ => None,
+        });
+        if let Some((address, route)) = next_hop {
+            sink.error(span, format!("the pool {value} contains the next hop {address}"))
+                .also(route, "of this route")
+                .help("a pool holds addresses that are ours alone");
+        }
+        for end in [value.first, value.last] {
+            if let Some(subnet) =
+                network.subnet(end.into()).filter(|subnet| subnet.prefix.reserves(end.into()))
+            {
+                let subnet = subnet.prefix.network();
+                sink.error(
+                    span,
+                    format!("the pool {value} contains {end}, the network or broadcast address of {subnet}"),
+                )
+                .help("leave it out of the pool");
+            }
+        }
+    }
+    values(&pool)
+}
+
+/// Two rules may share one pool, as it stands. Pools that share only a part would hand out a port twice.
+fn check_pools(sources: &[At<SourceNat>], sink: &mut Sink<'_>) {
+    let ranges: Vec<(usize, AddressRange)> = (sources.iter().enumerate())
+        .flat_map(|(rule, source)| source.value.pool.iter().map(move |&range| (rule, range)))
+        .collect();
+    if let Some((rule, _)) = ranges.get(MOST_RANGES) {
+        sink.error(&sources[*rule].span, format!("the pools have {} ranges of addresses", ranges.len()))
+            .help(format!("this version takes at most {MOST_RANGES} in all"));
+        return;
+    }
+    let count: u64 = ranges.iter().map(|(_, range)| range.count()).sum();
+    if let Some((rule, _)) = ranges.last().filter(|_| count > MOST_ADDRESSES_IN_ALL) {
+        sink.error(&sources[*rule].span, format!("the pools have {count} addresses"))
+            .help(format!("this version takes at most {MOST_ADDRESSES_IN_ALL} in all"));
+    }
+    for (at, &(later, range)) in ranges.iter().enumerate() {
+        let mine = &sources[later].value;
+        let clash = ranges[..at].iter().find(|&&(earlier, other)| {
+            let theirs = &sources[earlier].value;
+            earlier != later
+                && range.first <= other.last
+                && other.first <= range.last
+                && mine.ports.overlaps(theirs.ports)
+                && (mine.pool != theirs.pool || mine.ports != theirs.ports)
+        });
+        if let Some(&(earlier, other)) = clash {
+            sink.error(
+                &sources[later].span,
+                format!("the pool's {range}, ports {}, overlaps another pool", mine.ports),
+            )
+            .also(&sources[earlier].span, format!("{other}, ports {}, is here", sources[earlier].value.ports))
+            .help("pools are the same, or share no address, or share no port");
+        }
+    }
+}
+
+fn read_forward(table: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -> Option<Forward> {
+    let interface = network.required(table, "in", sink);
+    if !table.has("protocol") {
+        table.missing("protocol", "\"tcp\"", sink);
+    }
+    let protocols = table.many("protocol", text(transport), sink);
+    let port = table.required("port", "8080", text_or_number(net::port_range), sink);
+    let address = table.one("address", text(net::ipv4_address), sink);
+    let target = table.required("to", "\"192.168.1.10:80\"", text(target), sink);
+    let (interface, port) = (interface?.value, port?);
+    let address = match address {
+        Some(address) => address.value,
+        None if table.has("address") => return None,
+        None => interface_address(table, interface, network, "`address = \"192.0.2.1\"`", sink)?,
+    };
+    let target = target?;
+    let (to, to_port) = target.value;
+    let to_port = to_port.unwrap_or(port.value.first);
+    if u32::from(to_port) + port.value.count() > 65_536 {
+        sink.error(&target.span, format!("{} ports from {to_port} on go past 65535", port.value.count()))
+            .help("the inside ports are as many as the outside ones");
+    }
+    if let Some(owner) = network.owner(to.into()) {
+        let name = &network.interfaces[owner].name;
+        sink.error(&target.span, format!("{to} is our own address, on `{name}`"))
+            .help("forward to a host behind the gateway");
+    }
+    Some(Forward { interface, protocols: values(&protocols), address, ports: port.value, to, to_port })
+}
+
+fn transport(text: &str) -> Result<u8, Wrong> {
+    match protocol(text)? {
+        protocol @ (TCP | UDP) => Ok(protocol),
+        _ => Err(Wrong::new(format!("{} cannot be forwarded by port", quote(text)))
+            .help("\"tcp\", \"udp\" or both")),
+    }
+}
+
+/// `address:port`, or an address alone.
+fn target(text: &str) -> Result<(Ipv4Addr, Option<u16>), Wrong> {
+    let wrong = || {
+        Wrong::new(format!("{} is not an address and port", quote(text))).help("such as \"192.168.1.10:80\"")
+    };
+    let (address, port) = match text.split_once(':') {
+        Some((address, port)) => {
+            let port = net::decimal(port).filter(|&port| port > 0).ok_or_else(wrong)?;
+            (address, Some(port))
+        }
+        None => (text, None),
+    };
+    let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
+    if address.is_unspecified() || address.is_multicast() || address.is_broadcast() || address.is_loopback() {
+        return Err(
+            Wrong::new(format!("{address} is not the address of a host")).help("such as \"192.168.1.10:80\"")
+        );
+    }
+    Ok((address, port))
+}
+
+/// No packet may belong to two forwards.
+fn check_forwards(forwards: &[At<Forward>], sink: &mut Sink<'_>) {
+    for (index, At { value: later, span }) in forwards.iter().enumerate() {
+        let clash = forwards[..index].iter().find(|At { value: earlier, .. }| {
+            earlier.interface == later.interface
+                && earlier.address == later.address
+                && earlier.ports.overlaps(later.ports)
+                && earlier.protocols.iter().any(|protocol| later.protocols.contains(protocol))
+        });
+        if let Some(first) = clash {
+            sink.error(span, format!("port {} of {} is forwarded already", later.ports, later.address))
+                .also(&first.span, format!("port {} is forwarded here", first.value.ports))
+                .help("a port goes to one place: choose another port, or another `address`");
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! `[[routes]]`: static routes.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::interfaces::Network;
+use super::word;
+use crate::config::model::{Prefix, Route, Target};
+use crate::config::reader::{At, Table, boolean, text};
+use crate::config::report::{Sink, Span};
+use crate::config::{net, schema};
+
+/// Most static routes.
+const MOST_ROUTES: usize = 65_536;
+
+/// Each with the place of its destination.
+pub(super) fn read(file: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -> Vec<At<Route>> {
+    let mut routes = Vec::new();
+    let mut seen: HashMap<Prefix, Span> = HashMap::new();
+    for table in file.tables("routes", &schema::ROUTE, MOST_ROUTES, sink) {
+        let via = table.one("via", text(net::address), sink);
+        let to = destination(&table, via.as_ref(), sink);
+        let target = target(&table, via, network, sink);
+        let (Some(to), Some(target)) = (to, target) else { continue };
+        if let Target::Via { address, .. } = target
+            && address.is_ipv4() != to.value.is_ipv4()
+        {
+            sink.error(
+                &table.key_span("via"),
+                format!("the next hop of {} is of the other IP version", to.value),
+            )
+            .help("both are of IPv4, or both of IPv6");
+        }
+        if let Some(interface) = network.connected(to.value) {
+            let name = &network.interfaces[interface].name;
+            sink.error(&to.span, format!("{} is the subnet of `{name}`", to.value))
+                .help("an interface's own subnet needs no route: leave it out");
+        }
+        if let Some(first) = seen.get(&to.value) {
+            sink.error(&to.span, format!("there are two routes to {}", to.value))
+                .also(first, "the first is here")
+                .help("one route for each prefix");
+        } else {
+            seen.insert(to.value, to.span.clone());
+        }
+        routes.push(At { value: Route { to: to.value, target }, span: to.span });
+    }
+    routes
+}
+
+fn destination(table: &Table<'_>, via: Option<&At<IpAddr>>, sink: &mut Sink<'_>) -> Option<At<Prefix>> {
+    if table.string("to") != Some("default") {
+        return table.required("to", "\"0.0.0.0/0\"", text(net::prefix), sink);
+    }
+    let to = word(table, "to", sink)?;
+    let address: IpAddr = match via.map(|via| via.value) {
+        Some(IpAddr::V4(_)) => Ipv4Addr::UNSPECIFIED.into(),
+        Some(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
+        None if table.has("via") => return None,
+        None => {
+            sink.error(&to.span, "without `via`, `default` may be of IPv4 or IPv6")
+                .help("write \"0.0.0.0/0\" or \"::/0\"");
+            return None;
+        }
+    };
+    Some(At { value: Prefix { address, length: 0 }, span: to.span })
+}
+
+fn target(
+    table: &Table<'_>,
+    via: Option<At<IpAddr>>,
+    network: &Network<'_>,
+    sink: &mut Sink<'_>,
+) -> Option<Target> {
+    const HELP: &str =
+        "a route has `via`, or `interface`, or both, or `blackhole = true`, or `unreachable = true`";
+    let interface = word(table, "interface", sink);
+    let interface = interface.map(|name| network.resolve(&name, sink).ok_or(())).transpose().ok()?;
+    let mut kinds = Vec::new();
+    for (key, target) in [("blackhole", Target::Blackhole), ("unreachable", Target::Unreachable)] {
+        match table.one(key, boolean, sink) {
+            Some(At { value: true, .. }) => kinds.push((key, target)),
+            Some(At { value: false, span }) => {
+                sink.error(&span, format!("`{key}` can only be true")).help(format!("leave `{key}` out"));
+                return None;
+            }
+            None if table.has(key) => return None,
+            None => {}
+        }
+    }
+    let leads = ["via", "interface"].into_iter().find(|key| table.has(key));
+    match (&kinds[..], leads) {
+        ([(_, target)], None) => Some(*target),
+        ([], Some("interface")) => interface.map(Target::Connected),
+        ([], Some(_)) => next_hop(via?, interface, network, sink),
+        ([], None) => {
+            sink.error(&table.span, "the route leads nowhere").help(HELP);
+            None
+        }
+        ([.., (key, _)], _) => {
+            sink.error(&table.key_span(key), "the route leads to two things").help(HELP);
+            None
+        }
+    }
+}
+
+fn next_hop(
+    via: At<IpAddr>,
+    interface: Option<usize>,
+    network: &Network<'_>,
+    sink: &mut Sink<'_>,
+) -> Option<Target> {
+    let At { value: address, span } = via;
+    if address.is_unspecified() || address.is_multicast() || address.is_loopback() {
+        sink.error(&span, format!("{address} cannot be a next hop")).help("give the address of a router");
+        return None;
+    }
+    if let Some(owner) = network.owner(address) {
+        let name = &network.interfaces[owner].name;
+        sink.error(&span, format!("the next hop {address} is our own address, on `{name}`"))
+            .help("give the address of the router at the other end");
+        return None;
+    }
+    let subnet = network.subnet(address);
+    if let Some(subnet) = subnet.filter(|subnet| subnet.prefix.reserves(address)) {
+        let subnet = subnet.prefix.network();
+        sink.error(&span, format!("{address} is the network or broadcast address of {subnet}"))
+            .help("give the address of a router");
+        return None;
+    }
+    let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+    match (interface, subnet) {
+        (Some(interface), Some(subnet)) if subnet.interface != interface => {
+            let (named, right) =
+                (&network.interfaces[interface].name, &network.interfaces[subnet.interface].name);
+            sink.error(&span, format!("the next hop {address} is on `{right}`, not on `{named}`"))
+                .help("leave `interface` out");
+            None
+        }
+        (Some(interface), _) => Some(Target::Via { address, interface }),
+        (None, Some(subnet)) => Some(Target::Via { address, interface: subnet.interface }),
+        (None, None) if link_local => {
+            sink.error(&span, format!("the link-local next hop {address} may be on any interface"))
+                .help("say which: add `interface = \"…\"`");
+            None
+        }
+        (None, None) => {
+            if !network.is_broken() {
+                sink.error(&span, format!("the next hop {address} is on no interface's subnet"))
+                    .help("give an address of a neighbour, or add `interface = \"…\"`");
+            }
+            None
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! `[icmp]`, `[workers]`, `[tables]`, `[timeouts]` and `[control]`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::interfaces::Network;
+use super::values;
+use crate::config::model::{Link, Poll, Tables, Timeouts, Workers};
+use crate::config::reader::{At, Table, choice, integer, text};
+use crate::config::report::{Sink, quote};
+use crate::config::schema;
+use crate::config::units::{self, Wrong, show_duration};
+
+/// Packet buffers that the rings of a port hold: 2048 to receive into, 2048 that are being sent.
+const FRAMES_PER_PORT: usize = 4096;
+/// Longest path of a Unix socket (`sun_path` less the terminating zero).
+const LONGEST_PATH: usize = 107;
+
+pub(super) fn icmp_errors_per_second(file: &Table<'_>, sink: &mut Sink<'_>) -> u32 {
+    let icmp = file.table("icmp", &schema::ICMP, sink);
+    let rate = icmp.and_then(|icmp| icmp.one("errors-per-second", integer(0..=1_000_000), sink));
+    rate.map_or(1000, |at| at.value)
+}
+
+pub(super) fn workers(file: &Table<'_>, sink: &mut Sink<'_>) -> Workers {
+    let Some(table) = file.table("workers", &schema::WORKERS, sink) else { return Workers::default() };
+    let cores = table.many("cores", integer(0..=1023), sink);
+    if let [_, second, ..] = &cores[..] {
+        sink.error(&second.span, format!("there are {} cores", cores.len()))
+            .help("this version runs one worker: name one core");
+    }
+    let poll = table.one("poll", choice(&[("busy", Poll::Busy), ("adaptive", Poll::Adaptive)]), sink);
+    Workers {
+        cores: values(&cores).into_iter().map(|core| core as usize).collect(),
+        poll: poll.map_or(Poll::default(), |at| at.value),
+    }
+}
+
+pub(super) fn tables(file: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -> Tables {
+    let mut tables = Tables { sessions: 65_536, neighbors: 1024, fragments: 1024, frames: 8192 };
+    let is_device = |link: &Link| matches!(link, Link::Device(_));
+    let devices = network.interfaces.iter().filter(|interface| is_device(&interface.link)).count();
+    let least = u32::try_from(devices * FRAMES_PER_PORT).unwrap_or(u32::MAX);
+    tables.frames = tables.frames.max(least);
+    let Some(table) = file.table("tables", &schema::TABLES, sink) else { return tables };
+    for (key, entry, most) in [
+        ("sessions", &mut tables.sessions, 16 << 20),
+        ("neighbors", &mut tables.neighbors, 65_534),
+        ("fragments", &mut tables.fragments, 1 << 20),
+    ] {
+        if let Some(At { value, .. }) = table.one(key, integer(16..=most), sink) {
+            *entry = value;
+        }
+    }
+    if let Some(At { value, span }) = table.one("frames", integer(64..=4 << 20), sink) {
+        tables.frames = value;
+        if value < least {
+            sink.error(&span, format!("{value} packet buffers do not cover the rings of {devices} ports"))
+                .help(format!("at least {least}, {FRAMES_PER_PORT} a port"));
+        }
+    }
+    tables
+}
+
+pub(super) fn timeouts(file: &Table<'_>, sink: &mut Sink<'_>) -> Timeouts {
+    let [minute, hour] = [60, 3600].map(Duration::from_secs);
+    let mut timeouts = Timeouts {
+        udp: 5 * minute,
+        icmp: minute,
+        tcp_established: 2 * hour + 4 * minute,
+        tcp_transitory: 4 * minute,
+        other: 10 * minute,
+        fragment: Duration::from_secs(15),
+    };
+    let Some(table) = file.table("timeouts", &schema::TIMEOUTS, sink) else { return timeouts };
+    for (key, entry, least) in [
+        ("udp", &mut timeouts.udp, Some((2 * minute, "RFC 4787 REQ-5"))),
+        ("icmp", &mut timeouts.icmp, Some((minute, "RFC 5508 REQ-2"))),
+        ("tcp-established", &mut timeouts.tcp_established, Some((2 * hour + 4 * minute, "RFC 5382 REQ-5"))),
+        ("tcp-transitory", &mut timeouts.tcp_transitory, Some((4 * minute, "RFC 5382 REQ-5"))),
+        ("other", &mut timeouts.other, None),
+        ("fragment", &mut timeouts.fragment, None),
+    ] {
+        let Some(At { value, span }) = table.one(key, text(units::duration), sink) else { continue };
+        *entry = value;
+        if let Some((least, rfc)) = least.filter(|(least, _)| value < *least) {
+            let least = show_duration(least);
+            sink.warning(&span, format!("{} is shorter than the {least} of {rfc}", show_duration(value)))
+                .help(format!("with less than \"{least}\", sessions that are merely quiet may break"));
+        }
+    }
+    timeouts
+}
+
+pub(super) fn control_socket(file: &Table<'_>, sink: &mut Sink<'_>) -> PathBuf {
+    let control = file.table("control", &schema::CONTROL, sink);
+    let socket = control.and_then(|control| control.one("socket", text(socket), sink));
+    socket.map_or_else(|| PathBuf::from("/run/sluice.sock"), |at| at.value)
+}
+
+fn socket(text: &str) -> Result<PathBuf, Wrong> {
+    if !text.starts_with('/') || text.contains('\0') || text.ends_with('/') {
+        return Err(Wrong::new(format!("{} is not the absolute path of a file", quote(text)))
+            .help("such as \"/run/sluice.sock\""));
+    }
+    if text.len() > LONGEST_PATH {
+        return Err(Wrong::new(format!("the path {} is too long for a socket", quote(text)))
+            .help(format!("at most {LONGEST_PATH} bytes")));
+    }
+    Ok(PathBuf::from(text))
+}

@@ -1,0 +1,405 @@
+//! A port whose frames come from one capture and go to another.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use super::{Fault, PcapError, Reader, Record, Writer};
+use crate::arena::{FramePool, MAX_FRAME};
+use crate::burst::Burst;
+use crate::clock::Nanos;
+use crate::port::{Outbox, Port, Refused, Sent};
+
+/// Of a capture, how many packets [`first_unicast_destination`] looks at.
+const SCAN: usize = 10_000;
+
+/// What went wrong with a port's files. It can be held while a worker owns the port, and read when that is done.
+#[derive(Debug, Default)]
+pub struct Faults {
+    input: OnceLock<PcapError>,
+    output: OnceLock<PcapError>,
+}
+
+impl Faults {
+    /// Why the input ended before its end. What came before was delivered.
+    pub fn input(&self) -> Option<&PcapError> {
+        self.input.get()
+    }
+
+    /// Why packets are missing from the output.
+    pub fn output(&self) -> Option<&PcapError> {
+        self.output.get()
+    }
+}
+
+/// A port that receives what a capture holds, each packet at its own time, and records what it is given to transmit.
+pub struct PcapPort {
+    input: Option<Reader<Box<dyn BufRead + Send>>>,
+    output: Option<Writer<Box<dyn Write + Send>>>,
+    /// The packet that has been read but has not arrived yet; its bytes are the reader's.
+    waiting: Option<Record>,
+    /// Arrival of the newest packet read: time does not go back, whatever the capture says.
+    latest: Nanos,
+    faults: Arc<Faults>,
+}
+
+impl PcapPort {
+    /// A port between two files: without `input` it receives nothing, without `output` what it transmits is counted
+    /// and discarded. The output is created, or emptied, and has a header even if nothing is ever transmitted.
+    ///
+    /// # Errors
+    /// The files cannot be opened, are the same, or the input does not begin like a capture of Ethernet frames.
+    pub fn open(input: Option<&Path>, output: Option<&Path>) -> Result<Self, PcapError> {
+        if let (Some(input), Some(output)) = (input, output)
+            && same_file(input, output)
+        {
+            let file = output.display().to_string();
+            return Err(PcapError { file, offset: None, fault: Fault::SameFile });
+        }
+        let mut port = Self::silent();
+        if let Some(path) = input {
+            port.input = Some(open_reader(path)?);
+        }
+        if let Some(path) = output {
+            let file = File::create(path).map_err(|error| PcapError::open(path, error))?;
+            port = port.with_output(&path.display().to_string(), BufWriter::with_capacity(1 << 16, file))?;
+        }
+        Ok(port)
+    }
+
+    /// A port that receives the capture `input`, which errors call `name`, and discards what it transmits.
+    ///
+    /// # Errors
+    /// The input does not begin like a capture of Ethernet frames.
+    pub fn from_reader(name: &str, input: impl BufRead + Send + 'static) -> Result<Self, PcapError> {
+        Ok(Self { input: Some(Reader::new(name, Box::new(input) as Box<_>)?), ..Self::silent() })
+    }
+
+    /// As [`Self::from_reader`], of a capture in memory.
+    ///
+    /// # Errors
+    /// As [`Self::from_reader`].
+    pub fn from_bytes(input: impl Into<Vec<u8>>) -> Result<Self, PcapError> {
+        Self::from_reader("memory", std::io::Cursor::new(input.into()))
+    }
+
+    /// Makes the port record what it transmits in `output`, which errors call `name`.
+    ///
+    /// # Errors
+    /// The capture's header cannot be written.
+    pub fn with_output(mut self, name: &str, output: impl Write + Send + 'static) -> Result<Self, PcapError> {
+        self.output = Some(Writer::new(name, Box::new(output) as Box<_>)?);
+        Ok(self)
+    }
+
+    fn silent() -> Self {
+        Self { input: None, output: None, waiting: None, latest: 0, faults: Arc::default() }
+    }
+
+    /// What goes wrong with the files from here on.
+    pub fn faults(&self) -> Arc<Faults> {
+        Arc::clone(&self.faults)
+    }
+
+    /// Completes the output.
+    ///
+    /// # Errors
+    /// What was the first to go wrong with the input, or else with the output.
+    pub fn finish(&mut self) -> Result<(), PcapError> {
+        self.write(Writer::flush);
+        match self.faults.input().or(self.faults.output()) {
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// The next packet, read if it has not been yet.
+    fn peek(&mut self) -> Option<Record> {
+        if self.waiting.is_none() {
+            match self.input.as_mut()?.advance() {
+                Ok(Some(record)) => {
+                    self.latest = self.latest.max(record.time);
+                    self.waiting = Some(Record { time: self.latest, ..record });
+                }
+                Ok(None) => {}
+                // The reader says it once, so that the place is free.
+                Err(error) => drop(self.faults.input.set(error)),
+            }
+        }
+        self.waiting
+    }
+
+    /// Writes to the output, if there is one that has not failed.
+    fn write(
+        &mut self,
+        write: impl FnOnce(&mut Writer<Box<dyn Write + Send>>) -> Result<(), PcapError>,
+    ) -> bool {
+        match self.output.as_mut().map(write) {
+            Some(Err(error)) => {
+                self.output = None;
+                drop(self.faults.output.set(error));
+                false
+            }
+            _ => true,
+        }
+    }
+}
+
+impl Port for PcapPort {
+    fn receive(&mut self, now: Nanos, pool: &mut FramePool, burst: &mut Burst) -> Refused {
+        let mut refused = Refused::default();
+        for _ in 0..burst.room() {
+            let Some(record) = self.peek().filter(|record| record.time <= now) else { break };
+            self.waiting = None;
+            let bytes = self.input.as_ref().map_or(&[][..], Reader::bytes);
+            let count = if record.wire_len as usize > MAX_FRAME {
+                &mut refused.too_long
+            } else if record.wire_len as usize > bytes.len() {
+                &mut refused.truncated
+            } else if let Some(mut frame) = pool.take() {
+                frame.copy_from(bytes);
+                if let Err(frame) = burst.push(frame) {
+                    pool.give(frame);
+                }
+                continue;
+            } else {
+                &mut refused.no_frame
+            };
+            *count += 1;
+            refused.bytes += u64::from(record.wire_len);
+        }
+        refused
+    }
+
+    fn transmit(&mut self, now: Nanos, pool: &mut FramePool, outbox: &mut Outbox) -> Sent {
+        let mut sent = Sent::default();
+        for frame in outbox.take(usize::MAX) {
+            sent.packets += 1;
+            sent.bytes += frame.len() as u64;
+            self.write(|writer| writer.write(now, frame.bytes()));
+            pool.give(frame);
+        }
+        sent
+    }
+
+    fn close(&mut self, _pool: &mut FramePool) -> u32 {
+        self.write(Writer::flush);
+        self.input = None;
+        self.output = None;
+        self.waiting = None;
+        0
+    }
+
+    fn next_arrival(&mut self) -> Option<Nanos> {
+        self.peek().map(|record| record.time)
+    }
+}
+
+fn open_reader(path: &Path) -> Result<Reader<Box<dyn BufRead + Send>>, PcapError> {
+    let file = File::open(path).map_err(|error| PcapError::open(path, error))?;
+    Reader::new(&path.display().to_string(), Box::new(BufReader::with_capacity(1 << 16, file)))
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    let identity = |path: &Path| path.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
+    identity(a).is_some_and(|a| Some(a) == identity(b))
+}
+
+/// The destination of the first IPv4 or IPv6 packet in a capture that was sent to one station: the MAC address that
+/// the gateway had where the capture was taken. Looks at the first 10,000 packets, behind VLAN tags too. What is wrong
+/// further on in the file ends the search without an error: the port will meet it.
+///
+/// # Errors
+/// The file cannot be opened, or does not begin like a capture of Ethernet frames.
+pub fn first_unicast_destination(path: &Path) -> Result<Option<[u8; 6]>, PcapError> {
+    let mut reader = open_reader(path)?;
+    for _ in 0..SCAN {
+        let Ok(Some(_)) = reader.advance() else { break };
+        if let Some(mac) = unicast_destination(reader.bytes()) {
+            return Ok(Some(mac));
+        }
+    }
+    Ok(None)
+}
+
+fn unicast_destination(frame: &[u8]) -> Option<[u8; 6]> {
+    let &destination = frame.first_chunk()?;
+    let mut rest = frame.get(12..)?;
+    while let [0x81, 0x00, ..] | [0x88, 0xa8, ..] = rest {
+        rest = rest.get(4..)?;
+    }
+    let ip = matches!(rest, [0x08, 0x00, ..] | [0x86, 0xdd, ..]);
+    (ip && destination[0] & 1 == 0 && destination != [0; 6]).then_some(destination)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn capture(packets: &[(Nanos, &[u8])]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut writer = Writer::new("test", &mut bytes).unwrap();
+        for (time, packet) in packets {
+            writer.write(*time, packet).unwrap();
+        }
+        bytes
+    }
+
+    fn received(burst: &mut Burst, pool: &mut FramePool) -> Vec<Vec<u8>> {
+        let packets = (0..burst.len())
+            .map(|i| {
+                let frame = burst.take(i).unwrap();
+                let bytes = frame.bytes().to_vec();
+                pool.give(frame);
+                bytes
+            })
+            .collect();
+        burst.clear();
+        packets
+    }
+
+    #[test]
+    fn packets_arrive_at_their_time_which_never_goes_back() {
+        let capture = capture(&[(5, b"a"), (9, b"b"), (3, b"c"), (20, b"d")]);
+        let mut port = PcapPort::from_bytes(capture).unwrap();
+        let (mut pool, mut burst) = (FramePool::new(8, false).unwrap(), Burst::default());
+        assert_eq!(port.next_arrival(), Some(5));
+        assert_eq!(port.receive(4, &mut pool, &mut burst), Refused::default());
+        assert!(burst.is_empty());
+        port.receive(9, &mut pool, &mut burst);
+        assert_eq!(received(&mut burst, &mut pool), [b"a", b"b", b"c"]);
+        assert_eq!(port.next_arrival(), Some(20));
+        port.receive(Nanos::MAX, &mut pool, &mut burst);
+        assert_eq!(received(&mut burst, &mut pool), [b"d"]);
+        assert_eq!((port.next_arrival(), pool.free()), (None, 8));
+        port.finish().unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_received_is_refused_by_reason() {
+        let mut bytes = capture(&[(1, &[7; MAX_FRAME + 1]), (2, &[8; MAX_FRAME]), (3, &[9; 60])]);
+        // The last record's length on the wire: 100 bytes of which 60 were captured.
+        let at = bytes.len() - 64;
+        bytes[at..at + 4].copy_from_slice(&100u32.to_le_bytes());
+        let (mut pool, mut burst) = (FramePool::new(1, false).unwrap(), Burst::default());
+        let mut port = PcapPort::from_bytes(bytes.clone()).unwrap();
+        let refused = port.receive(9, &mut pool, &mut burst);
+        let expected = Refused { too_long: 1, truncated: 1, no_frame: 0, bytes: MAX_FRAME as u64 + 1 + 100 };
+        assert_eq!(refused, expected);
+        assert_eq!((burst.len(), burst.bytes(0).len()), (1, MAX_FRAME));
+        let mut second = PcapPort::from_bytes(bytes).unwrap();
+        assert_eq!(second.receive(9, &mut pool, &mut burst).no_frame, 1);
+        received(&mut burst, &mut pool);
+    }
+
+    #[test]
+    fn a_burst_takes_what_it_has_room_for() {
+        let packets: Vec<(Nanos, &[u8])> = (0..100).map(|_| (0, &b"x"[..])).collect();
+        let mut port = PcapPort::from_bytes(capture(&packets)).unwrap();
+        let (mut pool, mut burst) = (FramePool::new(100, false).unwrap(), Burst::default());
+        port.receive(0, &mut pool, &mut burst);
+        assert_eq!(received(&mut burst, &mut pool).len(), 64);
+        port.receive(0, &mut pool, &mut burst);
+        assert_eq!(received(&mut burst, &mut pool).len(), 36);
+    }
+
+    #[test]
+    fn a_capture_cut_off_gives_what_it_has_and_says_so() {
+        let mut bytes = capture(&[(1, b"whole"), (2, b"half of it is gone")]);
+        bytes.truncate(bytes.len() - 9);
+        let mut port = PcapPort::from_bytes(bytes).unwrap();
+        let faults = port.faults();
+        let (mut pool, mut burst) = (FramePool::new(2, false).unwrap(), Burst::default());
+        port.receive(9, &mut pool, &mut burst);
+        assert_eq!(received(&mut burst, &mut pool), [b"whole"]);
+        port.close(&mut pool);
+        let error = faults.input().unwrap();
+        assert!(error.is_cut_off());
+        assert_eq!(
+            error.to_string(),
+            "memory: at byte 45: the file is cut off within what begins here; whole packets before it: 1"
+        );
+        assert_eq!(port.finish().unwrap_err().to_string(), error.to_string());
+    }
+
+    #[test]
+    fn what_is_transmitted_can_be_received() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) = (dir.path().join("first.pcap"), dir.path().join("second.pcap"));
+        std::fs::write(&first, capture(&[(1, b"one"), (2_000_000_003, b"two")])).unwrap();
+        let mut port = PcapPort::open(Some(&first), Some(&second)).unwrap();
+        let (mut pool, mut burst) = (FramePool::new(4, false).unwrap(), Burst::default());
+        let mut outbox = Outbox::new(4);
+        while let Some(now) = port.next_arrival() {
+            port.receive(now, &mut pool, &mut burst);
+            outbox.push(burst.take(0).unwrap()).unwrap();
+            burst.clear();
+            assert_eq!(port.transmit(now, &mut pool, &mut outbox), Sent { packets: 1, bytes: 3 });
+        }
+        port.finish().unwrap();
+        assert_eq!(std::fs::read(&first).unwrap(), std::fs::read(&second).unwrap());
+        assert_eq!(pool.free(), 4);
+    }
+
+    #[test]
+    fn an_output_that_fails_is_told_and_loses_no_frame() {
+        struct Full(usize);
+        impl Write for Full {
+            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+                self.0 = self.0.checked_sub(bytes.len()).ok_or(std::io::ErrorKind::StorageFull)?;
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut port = PcapPort::silent().with_output("out.pcap", Full(24 + 20)).unwrap();
+        let mut pool = FramePool::new(3, false).unwrap();
+        let mut outbox = Outbox::new(3);
+        for _ in 0..3 {
+            let mut frame = pool.take().unwrap();
+            frame.copy_from(b"four");
+            outbox.push(frame).unwrap();
+        }
+        assert_eq!(port.transmit(0, &mut pool, &mut outbox), Sent { packets: 3, bytes: 12 });
+        assert_eq!(pool.free(), 3);
+        let error = port.finish().unwrap_err().to_string();
+        assert!(error.starts_with("out.pcap: cannot be written: "), "{error}");
+    }
+
+    #[test]
+    fn an_input_is_not_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("only.pcap");
+        let bytes = capture(&[(1, b"precious")]);
+        std::fs::write(&path, &bytes).unwrap();
+        let error = PcapPort::open(Some(&path), Some(&path)).err().unwrap();
+        assert!(matches!(error.fault, Fault::SameFile));
+        assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        let error = PcapPort::open(Some(&dir.path().join("none.pcap")), None).err().unwrap();
+        assert!(error.to_string().contains("none.pcap: cannot be opened: No such file"), "{error}");
+    }
+
+    #[test]
+    fn the_gateways_own_address_is_found() {
+        let frame = |destination: u8, rest: &[u8]| {
+            let mut frame = vec![destination, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+            frame.extend_from_slice(rest);
+            frame
+        };
+        let broadcast = frame(0xff, &[0x08, 0x00]);
+        let arp = frame(0x02, &[0x08, 0x06]);
+        let runt = vec![0x02; 5];
+        let tagged = frame(0x06, &[0x88, 0xa8, 0, 1, 0x81, 0x00, 0, 2, 0x86, 0xdd]);
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("in.pcap");
+        std::fs::write(&path, capture(&[(1, &broadcast), (2, &arp), (3, &runt), (4, &tagged)])).unwrap();
+        assert_eq!(first_unicast_destination(&path).unwrap(), Some([6, 0, 0, 0, 0, 1]));
+        std::fs::write(&path, capture(&[(1, &broadcast), (2, &arp), (3, &runt)])).unwrap();
+        assert_eq!(first_unicast_destination(&path).unwrap(), None);
+        std::fs::write(&path, b"").unwrap();
+        assert!(matches!(first_unicast_destination(&path).unwrap_err().fault, Fault::Empty));
+    }
+}

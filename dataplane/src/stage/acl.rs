@@ -1,0 +1,68 @@
+//! ACL: the rules of the ingress interface, asked about first packets as they arrived, before any translation.
+//!
+//! Exits: drops and rejections.
+
+use sluice_pkt::parse::L3;
+
+use super::{FirstPackets, Tuple4, Tuple6, addresses4, addresses6, tuple};
+use crate::burst::Burst;
+use crate::shard::Shard;
+use crate::snapshot::{AclAction, NONE16, Snapshot};
+use crate::verdict::{Answer, DropReason, Verdict};
+
+/// Runs the stage.
+pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
+    for i in first.open(burst) {
+        let (bytes, headers, interface) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
+        let (rule, action) = match headers.l3 {
+            L3::Ipv4 => decide4(snapshot, interface, &tuple(addresses4(bytes, headers), bytes, headers)),
+            _ => decide6(snapshot, interface, &tuple(addresses6(bytes, headers), bytes, headers)),
+        };
+        first.decisions[i].rule = rule;
+        if action != AclAction::Accept {
+            count(shard, rule, bytes.len());
+            burst.decide(i, verdict(action));
+        }
+    }
+}
+
+/// The verdict on a packet that a rule does not accept.
+pub(super) fn verdict(action: AclAction) -> Verdict {
+    match action {
+        AclAction::Accept => Verdict::Forward,
+        AclAction::Drop => Verdict::Drop(DropReason::AclDeny),
+        AclAction::Reject => Verdict::Reject(DropReason::AclDeny, Answer::Prohibited),
+    }
+}
+
+/// Counts a hit of a rule.
+#[inline]
+pub(super) fn count(shard: &mut Shard, rule: u16, bytes: usize) {
+    if let Some(hits) = shard.counters.rules.get_mut(usize::from(rule)) {
+        hits.add(bytes);
+    }
+}
+
+/// What the ACL of an interface says about an IPv4 packet, and by which rule.
+pub(super) fn decide4(snapshot: &Snapshot, interface: u16, tuple: &Tuple4) -> (u16, AclAction) {
+    decide(snapshot, interface, |acl| acl.v4.lookup(tuple))
+}
+
+/// What the ACL of an interface says about an IPv6 packet, and by which rule.
+pub(super) fn decide6(snapshot: &Snapshot, interface: u16, tuple: &Tuple6) -> (u16, AclAction) {
+    decide(snapshot, interface, |acl| acl.v6.lookup(tuple))
+}
+
+fn decide(
+    snapshot: &Snapshot,
+    interface: u16,
+    lookup: impl Fn(&crate::snapshot::Acl) -> Option<u32>,
+) -> (u16, AclAction) {
+    let acl = snapshot.interfaces.get(usize::from(interface)).and_then(|i| i.acl);
+    let Some(acl) = acl.and_then(|acl| snapshot.acls.get(usize::from(acl))) else {
+        return (NONE16, AclAction::Accept);
+    };
+    let rule = lookup(acl).map_or(acl.default, |rule| rule as u16);
+    let action = snapshot.rules.get(usize::from(rule)).map_or(AclAction::Drop, |rule| rule.action);
+    (rule, action)
+}

@@ -1,0 +1,252 @@
+//! Fragments, both ways: gives later fragments the ports that their datagram's first one had, and cuts packets that are
+//! too long for the egress link.
+//!
+//! Nothing is reassembled and no payload is kept: the first fragment leaves its ports behind for the others of its
+//! datagram, which then belong to its flow (virtual reassembly, as in RFC 4787 11 in order).
+//!
+//! Exits: drops of later fragments whose first one is not known.
+
+use sluice_pkt::checksum::Sum;
+use sluice_pkt::parse::{Flags, Headers, L3, fragment_header};
+use sluice_pkt::{ipv4, ipv6};
+
+use super::{addresses4, addresses6};
+use crate::arena::{Frame, FramePool};
+use crate::burst::Burst;
+use crate::clock::Nanos;
+use crate::shard::Shard;
+use crate::snapshot::Snapshot;
+use crate::table::hash::HashTable;
+use crate::verdict::DropReason;
+
+/// What the first fragment of a datagram said.
+#[derive(Clone, Copy, Debug, Default)]
+struct FirstFragment {
+    ports: (u16, u16),
+    icmp_type: u8,
+    protocol: u8,
+    expires: Nanos,
+}
+
+/// Datagrams that have come in fragments of late.
+pub struct Fragments {
+    table: HashTable<[u64; 5], FirstFragment>,
+    /// Next slot to be looked at for expiry.
+    sweep: u32,
+}
+
+impl Fragments {
+    /// Takes the memory for as many datagrams as the snapshot says.
+    pub fn new(snapshot: &Snapshot) -> Self {
+        Self { table: HashTable::with_capacity(snapshot.sizes.fragments, snapshot.seed), sweep: 0 }
+    }
+
+    fn learn(&mut self, key: [u64; 5], first: FirstFragment, now: Nanos) -> Result<(), DropReason> {
+        if let Some(known) = self.table.find(&key).and_then(|i| self.table.value_mut(i)) {
+            *known = first;
+            return Ok(());
+        }
+        self.expire(now, if self.table.is_full() { self.table.slots() } else { 2 });
+        self.table.insert(key, first).map(drop).map_err(|_| DropReason::FragmentTableFull)
+    }
+
+    fn expire(&mut self, now: Nanos, slots: u32) {
+        for _ in 0..slots {
+            if self.table.get(self.sweep).is_some_and(|(_, first)| first.expires < now) {
+                self.table.remove(self.sweep);
+            }
+            self.sweep = if self.sweep + 1 < self.table.slots() { self.sweep + 1 } else { 0 };
+        }
+    }
+}
+
+/// Which datagram a fragment belongs to (RFC 791 3.2, RFC 8200 4.5), and by which interface it came.
+fn datagram(bytes: &[u8], headers: &Headers, interface: u16) -> [u64; 5] {
+    if headers.l3 == L3::Ipv4 {
+        let (src, dst) = addresses4(bytes, headers);
+        let id = ipv4::Header::at(bytes, headers.l3_offset.into()).map_or(0, |ip| ip.identification());
+        let word = u64::from(id) << 32 | u64::from(interface) << 16 | u64::from(headers.protocol);
+        return [u64::from(src), u64::from(dst), word, 0, 4];
+    }
+    let (src, dst) = addresses6(bytes, headers);
+    let id = fragment_header(bytes, headers).and_then(|at| ipv6::fragment::Header::at(bytes, at));
+    let id = id.map_or(0, |header| header.identification());
+    let word = u64::from(id) << 32 | u64::from(interface) << 16 | 6;
+    [(src >> 64) as u64, src as u64, (dst >> 64) as u64, dst as u64, word]
+}
+
+/// Runs the stage for packets that come in.
+pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
+    for i in burst.live {
+        if !burst.headers[i].flags.has(Flags::FRAGMENT) {
+            continue;
+        }
+        let key = datagram(burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
+        let now = burst.now;
+        let headers = &mut burst.headers[i];
+        if headers.flags.has(Flags::LATER_FRAGMENT) {
+            let fragments = &shard.fragments;
+            let first = fragments.table.find(&key).and_then(|index| fragments.table.value(index));
+            match first.filter(|first| first.expires >= now) {
+                Some(first) => {
+                    (headers.src_port, headers.dst_port) = first.ports;
+                    headers.icmp_type = first.icmp_type;
+                    headers.protocol = first.protocol;
+                }
+                None => burst.drop(i, DropReason::FragmentUnknown),
+            }
+        } else {
+            let first = FirstFragment {
+                ports: (headers.src_port, headers.dst_port),
+                icmp_type: headers.icmp_type,
+                protocol: headers.protocol,
+                expires: now + snapshot.timeouts.fragment,
+            };
+            if let Err(reason) = shard.fragments.learn(key, first, now) {
+                burst.drop(i, reason);
+            }
+        }
+    }
+}
+
+/// Cuts an IPv4 packet that is ready to leave (its network header at `l3`) into fragments of at most `mtu` bytes each
+/// (RFC 791 3.2), and hands them to `emit` in order. Returns how many there are beyond one, or the frame untouched and
+/// the reason why it cannot be cut.
+pub(super) fn split(
+    mut frame: Frame,
+    l3: usize,
+    mtu: u16,
+    pool: &mut FramePool,
+    mut emit: impl FnMut(Frame, &mut FramePool),
+) -> Result<u64, (Frame, DropReason)> {
+    let Some(plan) = Plan::of(frame.bytes(), l3, mtu) else { return Err((frame, DropReason::PacketTooBig)) };
+    let extra = plan.payload.div_ceil(plan.step).saturating_sub(1);
+    // The packet's own buffer becomes the last piece, so there is one to take for each other one.
+    if pool.free() < extra {
+        return Err((frame, DropReason::NoFrame));
+    }
+    let Some(mut head) = pool.take() else { return Err((frame, DropReason::NoFrame)) };
+    head.copy_from(frame.bytes().get(..l3 + plan.header + plan.step).unwrap_or_default());
+    plan.mark(head.bytes_mut(), l3, plan.header, 0, plan.step);
+    emit(head, pool);
+    let mut at = plan.step;
+    while at + plan.step < plan.payload {
+        let Some(mut piece) = pool.take() else { break };
+        plan.write(frame.bytes(), at, plan.step, &mut piece);
+        emit(piece, pool);
+        at += plan.step;
+    }
+    plan.shift(&mut frame, at, plan.payload - at);
+    emit(frame, pool);
+    Ok(extra as u64)
+}
+
+struct Plan {
+    l3: usize,
+    /// Bytes of the IP header, options included.
+    header: usize,
+    /// Bytes of payload in the packet.
+    payload: usize,
+    /// Bytes of payload in each fragment but the last: a multiple of 8.
+    step: usize,
+    /// Flags and offset of the packet itself, which may be a fragment already.
+    flags: u16,
+    /// Options that every fragment carries: those with the copied bit (RFC 791 3.1).
+    copied: [u8; ipv4::MAX_LEN - ipv4::LEN],
+    copied_len: usize,
+}
+
+impl Plan {
+    fn of(bytes: &[u8], l3: usize, mtu: u16) -> Option<Self> {
+        let ip = ipv4::Header::at(bytes, l3)?;
+        let header = ip.header_len();
+        let payload = usize::from(ip.total_len()).checked_sub(header)?;
+        let step = usize::from(mtu).checked_sub(header)? & !7;
+        if step == 0 || ip.dont_fragment() || bytes.len() < l3 + header + payload {
+            return None;
+        }
+        let options = bytes.get(l3 + ipv4::LEN..l3 + header)?;
+        let mut plan = Self {
+            l3,
+            header,
+            payload,
+            step,
+            flags: ip.flags_fragment(),
+            copied: [ipv4::OPTION_END; ipv4::MAX_LEN - ipv4::LEN],
+            copied_len: 0,
+        };
+        plan.copy_options(options);
+        Some(plan)
+    }
+
+    fn copy_options(&mut self, options: &[u8]) {
+        let mut at = 0;
+        while let Some(&kind) = options.get(at) {
+            let len = match kind {
+                ipv4::OPTION_END => break,
+                ipv4::OPTION_NOP => 1,
+                _ => usize::from(options.get(at + 1).copied().unwrap_or(0)).max(2),
+            };
+            let Some(option) = options.get(at..at + len) else { break };
+            if kind & 0x80 != 0
+                && let Some(room) = self.copied.get_mut(self.copied_len..self.copied_len + len)
+            {
+                room.copy_from_slice(option);
+                self.copied_len += len;
+            }
+            at += len;
+        }
+        self.copied_len = self.copied_len.next_multiple_of(4);
+    }
+
+    /// Bytes of the IP header of every fragment but the first.
+    fn later_header(&self) -> usize {
+        ipv4::LEN + self.copied_len
+    }
+
+    /// Writes the fragment of `len` payload bytes from `at` on into an empty frame.
+    fn write(&self, packet: &[u8], at: usize, len: usize, piece: &mut Frame) {
+        let front = self.l3 + ipv4::LEN;
+        let from = self.l3 + self.header + at;
+        let (Some(headers), Some(payload)) = (packet.get(..front), packet.get(from..from + len)) else { return };
+        if !piece.set_len(self.l3 + self.later_header() + len) {
+            return;
+        }
+        let (start, rest) = piece.bytes_mut().split_at_mut(front);
+        let (options, data) = rest.split_at_mut(self.copied_len);
+        start.copy_from_slice(headers);
+        options.copy_from_slice(&self.copied[..self.copied_len]);
+        data.copy_from_slice(payload);
+        self.mark(piece.bytes_mut(), self.l3, self.later_header(), at, len);
+    }
+
+    /// Turns the packet itself into its last fragment, of `len` payload bytes from `at` on: the headers move up to it.
+    fn shift(&self, packet: &mut Frame, at: usize, len: usize) {
+        let front = self.l3 + ipv4::LEN;
+        let start = self.header - self.later_header() + at;
+        let bytes = packet.bytes_mut();
+        if bytes.len() < start + front + self.copied_len + len {
+            return;
+        }
+        bytes.copy_within(..front, start);
+        bytes[start + front..start + front + self.copied_len].copy_from_slice(&self.copied[..self.copied_len]);
+        packet.shrink_front(start);
+        packet.set_len(front + self.copied_len + len);
+        self.mark(packet.bytes_mut(), self.l3, self.later_header(), at, len);
+    }
+
+    /// Writes lengths, offset and checksum of a fragment's header.
+    fn mark(&self, bytes: &mut [u8], l3: usize, header: usize, at: usize, len: usize) {
+        let Some(mut ip) = ipv4::Header::at_mut(bytes, l3) else { return };
+        let more = if at + len < self.payload { ipv4::MORE_FRAGMENTS } else { self.flags & ipv4::MORE_FRAGMENTS };
+        let offset = (self.flags & ipv4::OFFSET_MASK) + (at / 8) as u16;
+        ip.set_version_ihl(0x40 | (header / 4) as u8);
+        ip.set_total_len((header + len) as u16);
+        ip.set_flags_fragment(more | offset & ipv4::OFFSET_MASK);
+        ip.set_checksum(0);
+        let sum = bytes.get(l3..l3 + header).map_or(0, |header| Sum::of(header).checksum());
+        if let Some(mut ip) = ipv4::Header::at_mut(bytes, l3) {
+            ip.set_checksum(sum);
+        }
+    }
+}

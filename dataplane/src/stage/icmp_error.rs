@@ -1,0 +1,175 @@
+//! ICMP errors: one about a packet of a live session goes where that session's packets go, its quotation translated as
+//! the packet was (RFC 5508 4.2, RFC 1191). It never refreshes the session (RFC 5508 REQ-6).
+//!
+//! The quoted packet went the other way, so its tuple reversed is that of the flow which the error travels with.
+//!
+//! Exits: errors about no session stay first packets; errors whose quotation is forged are dropped there.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use sluice_pkt::checksum::{Delta, Sum};
+use sluice_pkt::parse::{Flags, Headers, L3, Quoted, parse_quoted};
+use sluice_pkt::{icmpv4, ipv4, ipv6, tcp, udp};
+
+use super::{FirstPackets, acl, route};
+use crate::burst::{Burst, Mask};
+use crate::session::{FlowAction, key4, key6, plain_action};
+use crate::shard::Shard;
+use crate::snapshot::Snapshot;
+use crate::verdict::{DropReason, Verdict};
+
+/// Runs the stage.
+pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
+    let errors = first.open(burst).filter(|&i| burst.headers[i].flags.has(Flags::ICMP_ERROR));
+    let errors = errors.fold(Mask::NONE, |mut mask, i| {
+        mask.add(i);
+        mask
+    });
+    for i in errors {
+        let headers = burst.headers[i];
+        let Some(quoted) = burst
+            .bytes(i)
+            .get(usize::from(headers.l4_offset) + icmpv4::LEN..usize::from(headers.end))
+            .and_then(|quotation| parse_quoted(quotation, headers.l3))
+        else {
+            continue;
+        };
+        let found = match headers.l3 {
+            L3::Ipv4 => find4(burst, i, &quoted, shard, snapshot),
+            _ => find6(burst, i, &quoted, shard, snapshot),
+        };
+        let Some(action) = found else { continue };
+        first.mask.remove(i);
+        if action.is(FlowAction::DENY | FlowAction::REJECT) {
+            acl::count(shard, action.rule, burst.bytes(i).len());
+            burst.drop(i, DropReason::AclDeny);
+            continue;
+        }
+        if action.is(FlowAction::NAT) {
+            translate(burst.bytes_mut(i), &headers, &quoted, &action);
+        }
+        let dst = destination(burst.bytes(i), &headers);
+        match route::next_hop(dst, snapshot, &mut shard.neighbors, burst.now) {
+            Ok((_, next_hop)) => {
+                burst.actions[i] = FlowAction { rule: action.rule, ..plain_action(next_hop) };
+            }
+            Err(Verdict::Drop(reason) | Verdict::Reject(reason, _)) => burst.drop(i, reason),
+            Err(verdict) => burst.decide(i, verdict),
+        }
+    }
+}
+
+/// The action of the flow that an error travels with. It may come in by another interface than the session's packets, as
+/// any router on the way may send it.
+fn find4(burst: &Burst, i: usize, quoted: &Quoted, shard: &mut Shard, snapshot: &Snapshot) -> Option<FlowAction> {
+    let bytes = burst.bytes(i);
+    let at = usize::from(burst.headers[i].l4_offset) + icmpv4::LEN;
+    let ip = ipv4::Header::at(bytes, at)?;
+    if !quoted.ip_checksum_ok {
+        return None;
+    }
+    let (src, dst) = (ip.destination_bits(), ip.source_bits());
+    let ports = (quoted.dst_port, quoted.src_port);
+    interfaces(burst.interfaces[i], snapshot).find_map(|interface| {
+        let flow = shard.sessions.v4.find(&key4(src, dst, ports, quoted.protocol, interface))?;
+        shard.sessions.v4.value(flow).map(|flow| flow.action)
+    })
+}
+
+fn find6(burst: &Burst, i: usize, quoted: &Quoted, shard: &mut Shard, snapshot: &Snapshot) -> Option<FlowAction> {
+    let bytes = burst.bytes(i);
+    let at = usize::from(burst.headers[i].l4_offset) + icmpv4::LEN;
+    let ip = ipv6::Header::at(bytes, at)?;
+    let (src, dst) = (ip.destination_bits(), ip.source_bits());
+    let ports = (quoted.dst_port, quoted.src_port);
+    interfaces(burst.interfaces[i], snapshot).find_map(|interface| {
+        let flow = shard.sessions.v6.find(&key6(src, dst, ports, quoted.protocol, interface))?;
+        shard.sessions.v6.value(flow).map(|flow| flow.action)
+    })
+}
+
+/// Where the error goes once it is translated.
+fn destination(bytes: &[u8], headers: &Headers) -> IpAddr {
+    let l3 = usize::from(headers.l3_offset);
+    match headers.l3 {
+        L3::Ipv4 => ipv4::Header::at(bytes, l3).map_or(Ipv4Addr::UNSPECIFIED, |ip| ip.destination()).into(),
+        _ => ipv6::Header::at(bytes, l3).map_or(Ipv6Addr::UNSPECIFIED, |ip| ip.destination()).into(),
+    }
+}
+
+fn interfaces(first: u16, snapshot: &Snapshot) -> impl Iterator<Item = u16> {
+    let others = (0..snapshot.interfaces.len() as u16).filter(move |&i| i != first);
+    std::iter::once(first).chain(others)
+}
+
+/// Translates an error: its addresses as a packet of the flow, and the quoted packet, which went the other way, back to
+/// what its sender sent.
+fn translate(bytes: &mut [u8], headers: &Headers, quoted: &Quoted, action: &FlowAction) {
+    let l4 = usize::from(headers.l4_offset);
+    let at = l4 + icmpv4::LEN;
+    // The quoted packet: its source is the flow's destination.
+    let Some(mut ip) = ipv4::Header::at_mut(bytes, at) else { return };
+    let before = (ip.source_bits(), ip.destination_bits());
+    ip.set_source(action.dst.into());
+    ip.set_destination(action.src.into());
+    let addresses = Delta::of_u32(before.0, action.dst) + Delta::of_u32(before.1, action.src);
+    let checksum = ip.checksum();
+    ip.set_checksum(addresses.apply(checksum));
+    if !quoted.flags.has(Flags::LATER_FRAGMENT) {
+        let ports = (action.dst_port, action.src_port);
+        quoted_transport(bytes, at + usize::from(quoted.l4_offset), quoted, ports, addresses);
+    }
+    // The error itself. Where the flow's source is translated, the error's is hidden behind it too, be it the host's own
+    // or that of an inside router on the way (RFC 5508 REQ-5); an outside router's stays.
+    let Some(mut ip) = ipv4::Header::at_mut(bytes, headers.l3_offset.into()) else { return };
+    let (src, dst) = (ip.source_bits(), ip.destination_bits());
+    let new_src = if before.1 == action.src { src } else { action.src };
+    ip.set_source(new_src.into());
+    ip.set_destination(action.dst.into());
+    let delta = Delta::of_u32(src, new_src) + Delta::of_u32(dst, action.dst);
+    let checksum = ip.checksum();
+    ip.set_checksum(delta.apply(checksum));
+    // The ICMP checksum covers all of the quotation; what is rare may be summed in full.
+    let end = usize::from(headers.end);
+    if let Some(mut icmp) = icmpv4::Header::at_mut(bytes, l4) {
+        icmp.set_checksum(0);
+    }
+    let sum = bytes.get(l4..end).map_or(0, |message| Sum::of(message).checksum());
+    if let Some(mut icmp) = icmpv4::Header::at_mut(bytes, l4) {
+        icmp.set_checksum(sum);
+    }
+}
+
+fn quoted_transport(bytes: &mut [u8], at: usize, quoted: &Quoted, ports: (u16, u16), addresses: Delta) {
+    let change = Delta::of_u16(quoted.src_port, ports.0) + Delta::of_u16(quoted.dst_port, ports.1);
+    let mut put = |offset: usize, value: u16| {
+        if let Some(field) = bytes.get_mut(at + offset..).and_then(|rest| rest.first_chunk_mut()) {
+            *field = value.to_be_bytes();
+        }
+    };
+    match quoted.protocol {
+        ipv4::TCP | ipv4::UDP => {
+            put(tcp::SOURCE_PORT, ports.0);
+            put(tcp::DESTINATION_PORT, ports.1);
+        }
+        ipv4::ICMP => put(icmpv4::IDENTIFIER, ports.0 | ports.1),
+        _ => return,
+    }
+    let field = match quoted.protocol {
+        ipv4::TCP => tcp::CHECKSUM,
+        ipv4::UDP => udp::CHECKSUM,
+        _ => icmpv4::CHECKSUM,
+    };
+    if quoted.l4_checksum.is_none() {
+        return;
+    }
+    if let Some(field) = bytes.get_mut(at + field..).and_then(|rest| rest.first_chunk_mut::<2>()) {
+        let old = u16::from_be_bytes(*field);
+        let new = match quoted.protocol {
+            ipv4::TCP => (addresses + change).apply(old),
+            ipv4::UDP => (addresses + change).apply_udp(old),
+            _ => change.apply(old),
+        };
+        *field = new.to_be_bytes();
+    }
+}

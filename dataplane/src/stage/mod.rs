@@ -1,0 +1,149 @@
+//! The stages, one file each: plain functions over a burst. Their order is in [`crate::pipeline`].
+
+pub mod acl;
+pub mod flow;
+pub mod fragment;
+pub mod guard;
+pub mod icmp_error;
+pub mod nat;
+pub mod parse;
+pub mod police;
+pub mod rewrite;
+pub mod route;
+pub mod transmit;
+
+use sluice_pkt::parse::{Flags, Headers};
+use sluice_pkt::{icmpv4, ipv4, ipv6};
+
+use crate::burst::{BURST, Burst, Mask};
+use crate::session::{NO_LIMIT, NONE};
+use crate::snapshot::{NONE16, Snapshot};
+use crate::table::classifier::Tuple;
+
+/// What the first-packet stages have decided about one packet so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Decision {
+    /// The ACL rule that let it pass, or [`NONE16`].
+    pub rule: u16,
+    /// IPv4 source address and port when it leaves.
+    pub src: (u32, u16),
+    /// IPv4 destination address and port when it leaves.
+    pub dst: (u32, u16),
+    /// Whether a port forward changes the destination.
+    pub forwarded: bool,
+    /// The NAT binding of the source, or [`NONE`].
+    pub binding: u32,
+    /// Egress interface.
+    pub egress: u16,
+    /// Index of the next hop.
+    pub next_hop: u16,
+    /// Policers of ingress and egress, this direction and the reply's.
+    pub limits: [[u8; 2]; 2],
+}
+
+impl Decision {
+    const NONE: Self = Self {
+        rule: NONE16,
+        src: (0, 0),
+        dst: (0, 0),
+        forwarded: false,
+        binding: NONE,
+        egress: NONE16,
+        next_hop: NONE16,
+        limits: [[NO_LIMIT; 2]; 2],
+    };
+}
+
+/// The packets of a burst that belong to no flow yet, and what has been decided about each.
+#[derive(Debug)]
+pub struct FirstPackets {
+    mask: Mask,
+    decisions: [Decision; BURST],
+}
+
+impl FirstPackets {
+    /// Nothing is decided yet.
+    pub fn new(mask: Mask) -> Self {
+        Self { mask, decisions: [Decision::NONE; BURST] }
+    }
+
+    /// Those whose fate is still open.
+    fn open(&self, burst: &Burst) -> Mask {
+        self.mask.and(burst.live)
+    }
+}
+
+/// The ends and ports of a packet in the form that rules match, addresses as numbers.
+type Tuple4 = Tuple<u32>;
+type Tuple6 = Tuple<u128>;
+
+#[inline]
+fn addresses4(bytes: &[u8], headers: &Headers) -> (u32, u32) {
+    ipv4::Header::at(bytes, headers.l3_offset.into()).map_or((0, 0), |ip| (ip.source_bits(), ip.destination_bits()))
+}
+
+#[inline]
+fn addresses6(bytes: &[u8], headers: &Headers) -> (u128, u128) {
+    ipv6::Header::at(bytes, headers.l3_offset.into())
+        .map_or((0, 0), |ip| (ip.source().to_bits(), ip.destination().to_bits()))
+}
+
+fn tuple<A>((src, dst): (A, A), bytes: &[u8], headers: &Headers) -> Tuple<A> {
+    let icmp = matches!(headers.protocol, ipv4::ICMP | ipv6::ICMPV6).then(|| {
+        // A later fragment has its datagram's type, but no code to read.
+        let code = if headers.flags.has(Flags::LATER_FRAGMENT) {
+            0
+        } else {
+            bytes.get(usize::from(headers.l4_offset) + icmpv4::CODE).copied().unwrap_or(0)
+        };
+        (headers.icmp_type, code)
+    });
+    Tuple {
+        src,
+        dst,
+        protocol: headers.protocol,
+        src_port: headers.src_port,
+        dst_port: headers.dst_port,
+        has_ports: matches!(headers.protocol, ipv4::TCP | ipv4::UDP),
+        icmp,
+        established: false,
+    }
+}
+
+/// A packet's tuple seen from the other end. `icmp` is that of the answer to an echo request.
+fn reversed<A: Copy>(tuple: &Tuple<A>) -> Tuple<A> {
+    let icmp = tuple.icmp.map(|(kind, code)| match kind {
+        icmpv4::ECHO_REQUEST => (icmpv4::ECHO_REPLY, 0),
+        sluice_pkt::icmpv6::ECHO_REQUEST => (sluice_pkt::icmpv6::ECHO_REPLY, 0),
+        other => (other, code),
+    });
+    Tuple {
+        src: tuple.dst,
+        dst: tuple.src,
+        src_port: tuple.dst_port,
+        dst_port: tuple.src_port,
+        icmp,
+        ..*tuple
+    }
+}
+
+/// Why a packet that belongs to no session is forwarded without making one: it neither opens a conversation, nor could
+/// its answer be told from other packets.
+fn sessionless(headers: &Headers) -> bool {
+    match headers.protocol {
+        ipv4::TCP => headers.tcp_flags & sluice_pkt::tcp::RST != 0,
+        ipv4::ICMP => headers.icmp_type != icmpv4::ECHO_REQUEST,
+        ipv6::ICMPV6 => headers.icmp_type != sluice_pkt::icmpv6::ECHO_REQUEST,
+        _ => false,
+    }
+}
+
+/// Whether an address is one of ours, and on which interface's link and for what use.
+fn local6(snapshot: &Snapshot, interface: u16, address: u128) -> bool {
+    let address = std::net::Ipv6Addr::from_bits(address);
+    if address.is_unicast_link_local() {
+        let interface = snapshot.interfaces.get(usize::from(interface));
+        return interface.is_some_and(|i| i.v6.iter().any(|&(ours, _)| ours == address));
+    }
+    snapshot.local6.contains_key(&address)
+}

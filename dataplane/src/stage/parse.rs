@@ -1,0 +1,96 @@
+//! Parse: bytes to headers; which interface a frame came in by; frames that are not for us.
+//!
+//! Exits: `live` IP packets with headers and interface; ARP to the gateway itself; drops.
+
+use sluice_pkt::checksum::complete_partial;
+use sluice_pkt::ethernet::{self, Mac};
+use sluice_pkt::parse::{Flags, Headers, L3, parse};
+use sluice_pkt::{ipv4, ipv6};
+
+use crate::burst::Burst;
+use crate::snapshot::{PortConfig, Snapshot, Tags};
+use crate::verdict::{DropReason, Verdict};
+
+/// Runs the stage.
+pub fn run(burst: &mut Burst, snapshot: &Snapshot) {
+    let Some(port) = snapshot.ports.get(usize::from(burst.port)) else {
+        return burst.live.for_each(|i| burst.drop(i, DropReason::VlanUnknown));
+    };
+    for i in burst.live {
+        match admit(burst.bytes(i), burst.port, port, snapshot) {
+            Ok((headers, interface)) => {
+                burst.headers[i] = headers;
+                burst.interfaces[i] = interface;
+                if headers.l3 == L3::Arp {
+                    burst.decide(i, Verdict::Local);
+                } else if port.complete_checksums {
+                    complete_partial(burst.bytes_mut(i), &headers);
+                }
+            }
+            Err(reason) => burst.drop(i, reason),
+        }
+    }
+}
+
+#[inline]
+fn admit(bytes: &[u8], index: u16, port: &PortConfig, snapshot: &Snapshot) -> Result<(Headers, u16), DropReason> {
+    let headers = parse(bytes)?;
+    let interface = snapshot.interface_of(index, tags(&headers)).ok_or(DropReason::VlanUnknown)?;
+    let frame = ethernet::Header::at(bytes, 0).ok_or(DropReason::Runt)?;
+    let destination = frame.destination();
+    let group = destination.is_multicast();
+    if !group && !port.any_mac && destination != our_mac(snapshot, interface) {
+        return Err(DropReason::NotOurMac);
+    }
+    if headers.l3 == L3::Other {
+        return Err(DropReason::EtherTypeUnknown);
+    }
+    if frame.source().is_multicast() {
+        return Err(DropReason::SourceInvalid);
+    }
+    if headers.flags.has(Flags::SOURCE_ROUTE) {
+        return Err(DropReason::SourceRoute);
+    }
+    // RFC 1812 5.3.4: a link-layer broadcast is no way to have a unicast packet forwarded.
+    if group && headers.l3 != L3::Arp && !is_group_address(bytes, &headers) {
+        return Err(DropReason::Multicast);
+    }
+    Ok((headers, interface))
+}
+
+#[inline]
+fn our_mac(snapshot: &Snapshot, interface: u16) -> Mac {
+    snapshot.interfaces.get(usize::from(interface)).map_or(Mac::default(), |i| i.mac)
+}
+
+/// The tags that tell interfaces apart: a priority tag (VLAN id 0, IEEE 802.1Q 6.9.1) is none.
+#[inline]
+fn tags(headers: &Headers) -> Tags {
+    if headers.tags == 0 {
+        return Tags::default();
+    }
+    let mut tags = Tags::default();
+    for &tci in headers.tci.iter().take(headers.tags.into()) {
+        let id = tci & 0x0fff;
+        if id != 0
+            && let Some(slot) = tags.ids.get_mut(usize::from(tags.count))
+        {
+            *slot = id;
+            tags.count += 1;
+        }
+    }
+    tags
+}
+
+/// Whether the destination is multicast or (IPv4) may be a broadcast, which `guard` knows in full.
+fn is_group_address(bytes: &[u8], headers: &Headers) -> bool {
+    let l3 = usize::from(headers.l3_offset);
+    match headers.l3 {
+        L3::Ipv4 => ipv4::Header::at(bytes, l3).is_some_and(|ip| {
+            let destination = ip.destination();
+            destination.is_multicast() || destination.octets()[3] == 255 || destination.is_broadcast()
+        }),
+        L3::Ipv6 => ipv6::Header::at(bytes, l3).is_some_and(|ip| ip.destination().is_multicast()),
+        L3::Arp | L3::Other => false,
+    }
+}

@@ -1,0 +1,104 @@
+//! Route: where a packet goes. The choice is made at the first packet (`decide`); what can change under a flow, and what
+//! depends on the packet itself, is looked at for every one (`run`): TTL, MTU, the neighbour's state.
+//!
+//! Exits: packets to the gateway itself; packets that wait for a neighbour; drops and rejections.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use sluice_pkt::icmpv4;
+use sluice_pkt::parse::{Flags, L3};
+
+use super::{FirstPackets, acl, addresses6, local6};
+use crate::burst::Burst;
+use crate::clock::Nanos;
+use crate::local::neighbor::Neighbors;
+use crate::session::FlowAction;
+use crate::shard::Shard;
+use crate::snapshot::{LocalUse, Route, Snapshot};
+use crate::verdict::{Answer, DropReason, Verdict};
+
+/// Decides for each first packet: to the gateway itself, out by an interface to a next hop, or nowhere.
+pub fn decide(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
+    for i in first.open(burst) {
+        let (headers, interface) = (&burst.headers[i], burst.interfaces[i]);
+        let decision = &mut first.decisions[i];
+        let dst = match headers.l3 {
+            L3::Ipv4 => IpAddr::V4(Ipv4Addr::from_bits(decision.dst.0)),
+            _ => IpAddr::V6(Ipv6Addr::from_bits(addresses6(burst.bytes(i), headers).1)),
+        };
+        let local = match dst {
+            IpAddr::V4(_) if decision.forwarded => None,
+            IpAddr::V4(dst) => snapshot.local4.get(&dst).map(|&(_, usage)| usage),
+            IpAddr::V6(dst) => local6(snapshot, interface, dst.to_bits()).then_some(LocalUse::Interface),
+        };
+        let verdict = match local {
+            Some(LocalUse::Nat) if headers.icmp_type != icmpv4::ECHO_REQUEST => {
+                Verdict::Drop(DropReason::NatNoSession)
+            }
+            Some(_) => {
+                acl::count(shard, decision.rule, burst.bytes(i).len());
+                Verdict::Local
+            }
+            None if headers.ttl <= 1 => Verdict::Reject(DropReason::TtlExpired, Answer::TimeExceeded),
+            None => match next_hop(dst, snapshot, &mut shard.neighbors, burst.now) {
+                Ok((egress, next_hop)) => {
+                    decision.egress = egress;
+                    decision.next_hop = next_hop;
+                    continue;
+                }
+                Err(verdict) => verdict,
+            },
+        };
+        burst.decide(i, verdict);
+    }
+}
+
+/// Looks a destination up: egress interface and index of the next hop, or the verdict on packets that go there.
+pub(super) fn next_hop(
+    dst: IpAddr,
+    snapshot: &Snapshot,
+    neighbors: &mut Neighbors,
+    now: Nanos,
+) -> Result<(u16, u16), Verdict> {
+    const NO_ROUTE: Verdict = Verdict::Reject(DropReason::NoRoute, Answer::NoRoute);
+    let route = match dst {
+        IpAddr::V4(dst) => snapshot.routes4.lookup(&dst.octets()),
+        IpAddr::V6(dst) => snapshot.routes6.lookup(&dst.octets()),
+    };
+    let route = route.and_then(|r| snapshot.routes.get(r as usize)).ok_or(NO_ROUTE)?;
+    let (egress, neighbor) = match *route {
+        Route::Connected { interface } => (interface, dst),
+        Route::Via4 { interface, gateway } => (interface, gateway.into()),
+        Route::Via6 { interface, gateway } => (interface, gateway.into()),
+        Route::Blackhole => return Err(Verdict::Drop(DropReason::Blackhole)),
+        Route::Unreachable => return Err(Verdict::Reject(DropReason::NoRoute, Answer::HostUnreachable)),
+    };
+    let next_hop = neighbors.resolve(snapshot, egress, neighbor, now).map_err(Verdict::Drop)?;
+    Ok((egress, next_hop))
+}
+
+/// Checks every packet on its way out, while it is still as it came.
+pub fn run(burst: &mut Burst, shard: &mut Shard) {
+    for i in burst.live {
+        let action = &burst.actions[i];
+        let headers = &burst.headers[i];
+        if action.is(FlowAction::DENY | FlowAction::REJECT) {
+            acl::count(shard, action.rule, burst.bytes(i).len());
+            let reject = action.is(FlowAction::REJECT);
+            burst.decide(i, acl::verdict(if reject { crate::snapshot::AclAction::Reject } else { crate::snapshot::AclAction::Drop }));
+            continue;
+        }
+        if headers.ttl <= 1 {
+            burst.reject(i, DropReason::TtlExpired, Answer::TimeExceeded);
+            continue;
+        }
+        let hop = shard.neighbors.hop(action.next_hop);
+        if headers.end - headers.l3_offset > hop.mtu && headers.flags.has(Flags::DONT_FRAGMENT) {
+            let mtu = hop.mtu;
+            burst.reject(i, DropReason::PacketTooBig, Answer::TooBig(mtu));
+        } else if !hop.resolved {
+            let next_hop = action.next_hop;
+            burst.decide(i, Verdict::Hold(next_hop.into()));
+        }
+    }
+}
