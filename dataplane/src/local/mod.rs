@@ -11,7 +11,6 @@ mod announce;
 mod arp;
 mod emit;
 mod error;
-mod hold;
 mod icmp;
 mod link;
 mod nd;
@@ -26,7 +25,7 @@ use sluice_pkt::{icmpv6, ipv4, ipv6, vlan};
 
 use self::announce::Announcements;
 use self::neighbor::Neighbors;
-use crate::arena::FramePool;
+use crate::arena::{Frame, FramePool};
 use crate::burst::Burst;
 use crate::clock::Nanos;
 use crate::counters::Counters;
@@ -185,15 +184,21 @@ impl Context<'_> {
             self.ask(&request);
         }
         while let Some(lost) = self.neighbors.undelivered() {
-            self.counters.dropped(lost.reason, 1);
-            if lost.reason == DropReason::NeighborUnreachable {
-                self.tell_unreachable(lost.port, lost.frame.bytes());
-            }
-            self.pool.give(lost.frame);
+            self.undeliverable(lost.port, lost.frame, lost.reason);
         }
     }
 
-    /// Tells the sender of a frame that waited in vain. What was found out about it when it came was not kept.
+    /// Drops a frame, as it came in by `port`, that waited for its next hop in vain, or was not let wait. Its sender is told
+    /// if the next hop does not answer.
+    pub fn undeliverable(&mut self, port: u16, frame: Frame, reason: DropReason) {
+        if reason == DropReason::NeighborUnreachable {
+            self.tell_unreachable(port, frame.bytes());
+        }
+        self.counters.dropped(reason, 1);
+        self.pool.give(frame);
+    }
+
+    /// What was found out about the packet when it came was not kept.
     fn tell_unreachable(&mut self, port: u16, bytes: &[u8]) {
         let Ok(headers) = parse(bytes) else { return };
         let Some(interface) = self.snapshot.interface_of(port, tags(&headers)) else { return };

@@ -13,20 +13,25 @@
 //! A scan of a subnet must exhaust nothing (RFC 6583). A quarter of the table is for neighbours that are not resolved, the
 //! rest for those that are, and neither takes the other's room. New questions have a rate, and so a scan makes no storm.
 
+mod hold;
+mod hop;
+mod room;
+
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use sluice_pkt::ethernet::{self, Mac};
-use sluice_pkt::vlan;
+use sluice_pkt::ethernet::Mac;
 
-use super::hold::{HoldQueue, PER_NEIGHBOR, Undelivered};
+use self::hold::{HoldQueue, PER_NEIGHBOR, Undelivered};
+use self::hop::NOWHERE;
+pub use self::hop::{NextHop, invented_mac};
+pub use self::room::IDLE;
 use super::link;
 use crate::arena::Frame;
 use crate::burst::Burst;
 use crate::clock::{Nanos, SECOND};
 use crate::snapshot::{Interface, Snapshot};
 use crate::table::hash::HashTable;
-use crate::table::key::hash_words;
 use crate::table::meter::PacketMeter;
 use crate::verdict::DropReason;
 
@@ -40,55 +45,11 @@ pub const REACHABLE: Nanos = 60 * SECOND;
 pub const DELAY: Nanos = 5 * SECOND;
 /// For how long packets to an unreachable neighbour are refused before it is asked for again.
 pub const NEGATIVE: Nanos = 3 * SECOND;
-/// A neighbour that no new flow has used for so long may be evicted for a new one.
-pub const IDLE: Nanos = 60 * SECOND;
 /// Neighbours that are newly asked for, per second and in a burst; known ones are probed regardless.
 pub const NEW_PER_SECOND: u64 = 100;
-/// Places examined for one that may be evicted.
-const EXAMINED: u32 = 64;
 /// What a request costs of [`Neighbors::poll`]'s budget, in places examined.
 const REQUEST_COST: u32 = 32;
 const NEVER: Nanos = Nanos::MAX;
-
-/// A neighbour as the transmit path needs it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C, align(32))]
-pub struct NextHop {
-    /// Destination MAC, source MAC, VLAN tags and EtherType, as they go on the wire.
-    pub header: [u8; 22],
-    /// How many bytes of `header` count: 14, 18 or 22.
-    pub header_len: u8,
-    /// Whether the destination MAC is known; if not, packets must wait.
-    pub resolved: bool,
-    /// Egress port.
-    pub port: u16,
-    /// Egress interface.
-    pub interface: u16,
-    /// The interface's MTU in bytes.
-    pub mtu: u16,
-}
-
-/// What any index without a neighbour stands for.
-static NOWHERE: NextHop =
-    NextHop { header: [0; 22], header_len: 14, resolved: false, port: 0, interface: 0, mtu: 0 };
-
-impl NextHop {
-    fn new(link: &Interface, interface: u16, address: IpAddr, mac: Mac) -> Self {
-        let mut hop = Self { port: link.port, interface, mtu: link.mtu, ..NOWHERE };
-        let ethertype = if address.is_ipv4() { ethernet::IPV4 } else { ethernet::IPV6 };
-        let tags = link.tags.ids.get(..link.tags.count.into()).unwrap_or_default();
-        if let Some(len) = vlan::emit(&mut hop.header, mac, link.mac, tags, ethertype) {
-            hop.header_len = len as u8;
-        }
-        hop
-    }
-
-    fn set_mac(&mut self, mac: Mac) {
-        if let Some(mut header) = ethernet::Header::at_mut(&mut self.header, 0) {
-            header.set_destination(mac);
-        }
-    }
-}
 
 /// How much is known of a neighbour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,6 +68,17 @@ pub enum State {
 }
 
 impl State {
+    /// The word for listings (RFC 4861 7.3.2).
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Incomplete => "incomplete",
+            Self::Reachable => "reachable",
+            Self::Stale => "stale",
+            Self::Probe => "probe",
+            Self::Failed => "failed",
+        }
+    }
+
     /// Whether packets can be sent.
     pub const fn is_resolved(self) -> bool {
         matches!(self, Self::Reachable | Self::Stale | Self::Probe)
@@ -202,22 +174,6 @@ fn address_of(key: &NeighborKey) -> IpAddr {
     }
 }
 
-/// A locally administered unicast MAC address that is a function of the IP address alone: `02:00` and the four bytes of an
-/// IPv4 address; `06` and 40 bits of a hash of an IPv6 address.
-pub fn invented_mac(address: IpAddr) -> Mac {
-    match address {
-        IpAddr::V4(v4) => {
-            let [a, b, c, d] = v4.octets();
-            Mac([2, 0, a, b, c, d])
-        }
-        IpAddr::V6(v6) => {
-            let hash = hash_words(&[(v6.to_bits() >> 64) as u64, v6.to_bits() as u64], 0);
-            let [a, b, c, d, e, ..] = hash.to_be_bytes();
-            Mac([6, a, b, c, d, e])
-        }
-    }
-}
-
 /// The neighbour table of one worker.
 pub struct Neighbors {
     table: HashTable<NeighborKey, Entry>,
@@ -289,9 +245,9 @@ impl Neighbors {
         self.holds.len() as u64
     }
 
-    /// When `poll` or `undelivered` has something to tell; it may lie in the past.
+    /// When there is somebody to ask or to give up; it may lie in the past.
     #[inline]
-    pub(super) fn next_due(&self) -> Nanos {
+    pub fn next_due(&self) -> Nanos {
         self.next_due
     }
 
@@ -577,84 +533,6 @@ impl Neighbors {
             self.unresolved.push_back(index as u16);
         }
         Some(index as u16)
-    }
-
-    fn make_room_unresolved(&mut self, now: Nanos) -> Result<(), DropReason> {
-        if self.unresolved.len() < self.unresolved_limit {
-            return Ok(());
-        }
-        if now < self.next_purge {
-            return Err(DropReason::NeighborTableFull);
-        }
-        self.next_purge = now + SECOND;
-        let table = &mut self.table;
-        self.unresolved.retain(|&index| {
-            let failed = table.value(index.into()).is_some_and(|entry| entry.state == State::Failed);
-            !(failed && table.remove(index.into()).is_some())
-        });
-        if self.unresolved.len() == self.unresolved_limit {
-            return Err(DropReason::NeighborTableFull);
-        }
-        self.epoch = self.epoch.wrapping_add(1);
-        Ok(())
-    }
-
-    /// Makes room for one more resolved neighbour. One that is `wanted` may take the place of an idle one, others only that
-    /// of one that nobody ever wanted: who merely talks on the link does not push out who is talked to.
-    fn make_room_resolved(&mut self, wanted: bool, now: Nanos) -> bool {
-        if self.resolved < self.resolved_limit {
-            return true;
-        }
-        for _ in 0..EXAMINED.min(self.table.slots()) {
-            let index = self.hand;
-            self.hand = if index + 1 < self.table.slots() { index + 1 } else { 0 };
-            let Some((_, entry)) = self.table.get(index).filter(|(_, entry)| entry.state.is_resolved())
-            else {
-                continue;
-            };
-            let used = entry.used != 0;
-            if !used || wanted && (entry.invented || entry.used.saturating_add(IDLE) <= now) {
-                self.remove_resolved(index);
-                if used {
-                    self.epoch = self.epoch.wrapping_add(1);
-                }
-                return true;
-            }
-        }
-        false
-    }
-
-    fn remove_resolved(&mut self, index: u32) {
-        self.table.remove(index);
-        self.resolved -= 1;
-        if let Some(hop) = self.hops.get_mut(index as usize) {
-            hop.resolved = false;
-        }
-    }
-
-    /// Takes over another configuration: neighbours stay whose interface is what it was, with its port, its tags and its
-    /// MAC address.
-    pub fn adopt(&mut self, snapshot: &Snapshot) {
-        self.epoch = self.epoch.wrapping_add(1);
-        for index in 0..self.table.slots() {
-            let Some((key, entry)) = self.table.get(index) else { continue };
-            let (interface, address, resolved) =
-                (interface_of(key), address_of(key), entry.state.is_resolved());
-            let hop = snapshot
-                .interfaces
-                .get(usize::from(interface))
-                .map(|link| NextHop { resolved, ..NextHop::new(link, interface, address, entry.mac) });
-            let Some(old) = self.hops.get_mut(index as usize) else { continue };
-            match hop {
-                Some(hop) if hop == NextHop { mtu: hop.mtu, ..*old } => *old = hop,
-                _ if resolved => self.remove_resolved(index),
-                _ => {
-                    self.unresolved.retain(|&other| u32::from(other) != index);
-                    self.table.remove(index);
-                    self.discard_held(index, DropReason::NeighborUnreachable);
-                }
-            }
-        }
     }
 
     /// All neighbours.
