@@ -6,7 +6,7 @@ use super::emit::LinkHeader;
 use super::{Context, Packet, link};
 use crate::verdict::DropReason;
 
-/// Hops that our own packets may make (RFC 1700).
+/// Hops that our own packets may make, as IANA recommends.
 pub(super) const TTL: u8 = 64;
 
 impl Context<'_> {

@@ -57,9 +57,7 @@ impl Local {
             announcements: Announcements::new(snapshot),
         }
     }
-}
 
-impl Local {
     /// When there is something to announce; it may lie in the past.
     pub fn next_due(&self) -> Nanos {
         self.announcements.next_due()
@@ -154,10 +152,10 @@ impl Context<'_> {
     /// Takes packet `i`, which is for the gateway itself, out of the burst, does what it asks for, and counts it: as
     /// punted, or as a drop.
     pub fn input(&mut self, i: usize, burst: &mut Burst) {
-        let Some(mut frame) = burst.take(i) else { return };
-        let (Some(headers), Some(&interface)) = (burst.headers.get(i), burst.interfaces.get(i)) else {
+        let (Some(&headers), Some(&interface)) = (burst.headers.get(i), burst.interfaces.get(i)) else {
             return;
         };
+        let Some(mut frame) = burst.take(i) else { return };
         if self.snapshot.ports.get(usize::from(burst.port)).is_some_and(|port| port.complete_checksums) {
             checksum::complete_partial(frame.bytes_mut(), &headers);
         }

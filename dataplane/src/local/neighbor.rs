@@ -1,11 +1,12 @@
 //! Next hops and what is known of them: the neighbour table of ARP and ND, after RFC 4861 7.3 for both.
 //!
-//! ```text
-//!              asked, no answer             answer              60 s
-//!   (none) ──▶ Incomplete ──▶ Failed      ──────▶ Reachable ──────────▶ Probe ──▶ Failed
-//!                   │ overheard             overheard ▼          5 s      ▲   three probes, no answer
-//!                   └─────────────────────────────▶ Stale ────────────────┘
-//! ```
+//! | state | means | until |
+//! |---|---|---|
+//! | Incomplete | is asked for; packets wait | an answer: Reachable; overheard: Stale; three requests without answer: Failed |
+//! | Reachable | has answered | a minute has passed: Probe; another MAC address is heard: Stale |
+//! | Stale | was overheard | five seconds after its first use: Probe; an answer: Reachable |
+//! | Probe | is asked by unicast; packets go on | an answer: Reachable; three requests without answer: Failed |
+//! | Failed | packets are refused | three seconds have passed and it is wanted: Incomplete; it is heard of: as Incomplete |
 //!
 //! Flows hold a next hop's index and never say that they use it, so every neighbour that was ever resolved is taken to be
 //! in use and is probed each minute: it never expires under a flow's feet. One that was only overheard is not probed.
@@ -15,16 +16,19 @@
 
 mod hold;
 mod hop;
+mod list;
 mod room;
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use sluice_pkt::ethernet::Mac;
 
 use self::hold::{HoldQueue, PER_NEIGHBOR, Undelivered};
 use self::hop::NOWHERE;
 pub use self::hop::{NextHop, invented_mac};
+pub use self::list::Neighbor;
+use self::list::{NeighborKey, address_of, interface_of, key};
 pub use self::room::IDLE;
 use super::link;
 use crate::arena::Frame;
@@ -135,43 +139,6 @@ pub(super) struct Request {
     pub(super) address: IpAddr,
     /// Its MAC address, if it is only asked whether it is still there.
     pub(super) mac: Option<Mac>,
-}
-
-/// A neighbour, for listings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Neighbor {
-    /// On whose link.
-    pub interface: u16,
-    /// Its IP address.
-    pub address: IpAddr,
-    /// Its MAC address, if known.
-    pub mac: Option<Mac>,
-    /// How much is known of it.
-    pub state: State,
-    /// When that was last confirmed.
-    pub since: Nanos,
-    /// Packets that wait for it.
-    pub held: u8,
-}
-
-type NeighborKey = [u64; 3];
-
-fn key(interface: u16, address: IpAddr) -> NeighborKey {
-    match address {
-        IpAddr::V4(v4) => [u64::from(interface) << 8 | 4, 0, v4.to_bits().into()],
-        IpAddr::V6(v6) => [u64::from(interface) << 8 | 6, (v6.to_bits() >> 64) as u64, v6.to_bits() as u64],
-    }
-}
-
-fn interface_of(key: &NeighborKey) -> u16 {
-    (key[0] >> 8) as u16
-}
-
-fn address_of(key: &NeighborKey) -> IpAddr {
-    match key[0] & 0xff {
-        4 => Ipv4Addr::from_bits(key[2] as u32).into(),
-        _ => Ipv6Addr::from_bits(u128::from(key[1]) << 64 | u128::from(key[2])).into(),
-    }
 }
 
 /// The neighbour table of one worker.
@@ -399,47 +366,53 @@ impl Neighbors {
 
     /// RFC 4861 7.2.3 and 7.2.5.
     fn update(&mut self, index: u32, mac: Option<Mac>, news: News, now: Nanos) -> bool {
-        let Some((_, entry)) = self.table.get(index) else { return false };
-        let (before, used) = (*entry, entry.used != 0);
-        let Some(mac) = mac.or(before.state.is_resolved().then_some(before.mac)) else { return false };
-        let changed = mac != before.mac || !before.state.is_resolved() || before.invented;
-        let (mac, state) = if before.state.is_resolved() && changed && !news.overrides && !before.invented {
-            let doubted = if before.state == State::Reachable { State::Stale } else { before.state };
-            (before.mac, doubted)
-        } else if news.evidence == Evidence::Answer {
-            (mac, State::Reachable)
-        } else if changed {
-            (mac, State::Stale)
-        } else {
-            return true;
-        };
-        if !before.state.is_resolved() {
-            if !self.make_room_resolved(used, now) {
+        let Some((_, before)) = self.table.get(index) else { return false };
+        let before = *before;
+        let resolved = before.state.is_resolved();
+        let Some(mac) = mac.or(resolved.then_some(before.mac)) else { return false };
+        if resolved && !before.invented {
+            if mac != before.mac && !news.overrides {
+                if before.state == State::Reachable {
+                    self.enter(index, State::Stale, now);
+                }
+                return true;
+            }
+            if mac == before.mac && news.evidence != Evidence::Answer {
+                return true;
+            }
+        }
+        if !resolved {
+            if !self.make_room_resolved(before.used != 0, now) {
                 self.fail(index, DropReason::NeighborTableFull, now);
                 return true;
             }
             self.unresolved.retain(|&other| u32::from(other) != index);
             self.resolved += 1;
         }
-        let Some((_, entry)) = self.table.get_mut(index) else { return false };
-        (entry.mac, entry.state, entry.invented) = (mac, state, false);
-        (entry.attempts, entry.held) = if state == State::Probe { (before.attempts, 0) } else { (0, 0) };
-        if state != before.state || state == State::Reachable {
-            entry.since = now;
-            entry.due = match state {
-                State::Reachable if !entry.quiet => now + REACHABLE,
-                State::Stale if used && !entry.quiet => now + DELAY,
-                _ => NEVER,
-            };
+        if let Some((_, entry)) = self.table.get_mut(index) {
+            (entry.mac, entry.invented, entry.held) = (mac, false, 0);
         }
-        let due = entry.due;
-        self.arm(index, due);
         if let Some(hop) = self.hops.get_mut(index as usize) {
             hop.set_mac(mac);
             hop.resolved = true;
         }
+        let answered = news.evidence == Evidence::Answer;
+        self.enter(index, if answered { State::Reachable } else { State::Stale }, now);
         self.holds.wake(index as u16);
         true
+    }
+
+    /// Begins a state in which packets go on, with the time until the neighbour is probed.
+    fn enter(&mut self, index: u32, state: State, now: Nanos) {
+        let Some((_, entry)) = self.table.get_mut(index) else { return };
+        (entry.state, entry.since) = (state, now);
+        let due = match state {
+            _ if entry.quiet => NEVER,
+            State::Reachable => now + REACHABLE,
+            State::Stale if entry.used != 0 => now + DELAY,
+            _ => NEVER,
+        };
+        self.arm(index, due);
     }
 
     /// What is to be asked next. It examines at most `budget` places, and takes from the budget what it has done.
@@ -533,18 +506,6 @@ impl Neighbors {
             self.unresolved.push_back(index as u16);
         }
         Some(index as u16)
-    }
-
-    /// All neighbours.
-    pub fn iter(&self) -> impl Iterator<Item = Neighbor> + '_ {
-        self.table.iter().map(|(_, key, entry)| Neighbor {
-            interface: interface_of(key),
-            address: address_of(key),
-            mac: entry.state.is_resolved().then_some(entry.mac),
-            state: entry.state,
-            since: entry.since,
-            held: entry.held,
-        })
     }
 }
 
