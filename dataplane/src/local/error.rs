@@ -73,7 +73,7 @@ impl Context<'_> {
 
     fn error6(&mut self, packet: &Packet<'_>, back: &LinkHeader, answer: Answer) {
         let Some(ip) = packet.ipv6() else { return };
-        let Some(source) = link::primary6(packet.link) else { return };
+        let Some(source) = link::primary6(self.snapshot, packet.link) else { return };
         if !self.may_tell() {
             return;
         }

@@ -1,16 +1,13 @@
 //! Ping.
 
-use std::net::Ipv6Addr;
-
 use sluice_pkt::{icmpv4, icmpv6, ipv4, ipv6};
 
 use super::emit::LinkHeader;
 use super::{Context, Packet, link};
 use crate::verdict::DropReason;
 
-/// Hops that our own packets may make (RFC 1700).
+/// Hops that our own packets may make, as IANA recommends.
 pub(super) const TTL: u8 = 64;
-const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
 impl Context<'_> {
     /// Answers echo requests to our addresses; no other type is of use to us. IP options are not brought back.
@@ -47,7 +44,7 @@ impl Context<'_> {
         }
         let source = if link::ours(self.snapshot, packet.link, asked.into()).is_some() {
             Some(asked)
-        } else if asked == ALL_NODES {
+        } else if asked == link::ALL_NODES {
             link::source6(packet.link, asker)
         } else {
             None

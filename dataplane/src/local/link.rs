@@ -82,11 +82,17 @@ pub(super) fn primary4(snapshot: &Snapshot, link: &Interface) -> Option<Ipv4Addr
     link.v4.first().or_else(|| any.next()).map(|&(address, _)| address)
 }
 
-/// The source of what we send by an interface: its first global address or, where it has none, its link-local one.
-pub(super) fn primary6(link: &Interface) -> Option<Ipv6Addr> {
-    let global = link.v6.iter().find(|(address, _)| !address.is_unicast_link_local());
-    global.or(link.v6.first()).map(|&(address, _)| address)
+/// The source of the errors that we send by an interface: its first global address or, where it has none, the first that
+/// any has, as a link-local one would not get beyond the link.
+pub(super) fn primary6(snapshot: &Snapshot, link: &Interface) -> Option<Ipv6Addr> {
+    let global = |(address, _): &&(Ipv6Addr, u8)| !address.is_unicast_link_local();
+    let mut any = snapshot.interfaces.iter().filter_map(|other| other.v6.iter().find(global));
+    let address = link.v6.iter().find(global).or_else(|| any.next()).or(link.v6.first());
+    address.map(|&(address, _)| address)
 }
+
+/// The group of all stations of a link (RFC 4291 2.7.1).
+pub(super) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
 /// The Ethernet address of an IPv6 multicast group (RFC 2464 7).
 pub(super) fn multicast_mac(group: Ipv6Addr) -> Mac {
@@ -146,15 +152,18 @@ mod tests {
         assert_eq!(source4(&lan, "203.0.113.1".parse().unwrap()), Some("192.0.2.1".parse().unwrap()));
         assert_eq!(source6(&lan, "2001:db8::9".parse().unwrap()), Some("2001:db8::1".parse().unwrap()));
         assert_eq!(source6(&lan, "fe80::9".parse().unwrap()), Some("fe80::1".parse().unwrap()));
-        assert_eq!(primary6(&lan), Some("2001:db8::1".parse().unwrap()));
     }
 
     #[test]
     fn an_unnumbered_interface_speaks_with_anothers_address() {
-        let (bare, numbered) = (link(&[], &[]), link(&[("192.0.2.1", 24)], &[]));
-        let snapshot = Snapshot { interfaces: vec![bare.clone(), numbered], ..Snapshot::default() };
-        assert_eq!(primary4(&snapshot, &bare), Some("192.0.2.1".parse().unwrap()));
-        assert_eq!(primary6(&bare), None);
+        let bare = link(&[], &[("fe80::1", 64)]);
+        let numbered = link(&[("192.0.2.1", 24)], &[("fe80::2", 64), ("2001:db8::1", 64)]);
+        let snapshot = Snapshot { interfaces: vec![bare.clone(), numbered.clone()], ..Snapshot::default() };
+        for link in [&bare, &numbered] {
+            assert_eq!(primary4(&snapshot, link), Some("192.0.2.1".parse().unwrap()));
+            assert_eq!(primary6(&snapshot, link), Some("2001:db8::1".parse().unwrap()));
+        }
+        assert_eq!(primary6(&Snapshot::default(), &bare), Some("fe80::1".parse().unwrap()));
     }
 
     #[test]

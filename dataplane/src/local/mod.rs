@@ -11,7 +11,6 @@ mod announce;
 mod arp;
 mod emit;
 mod error;
-mod hold;
 mod icmp;
 mod link;
 mod nd;
@@ -26,7 +25,7 @@ use sluice_pkt::{icmpv6, ipv4, ipv6, vlan};
 
 use self::announce::Announcements;
 use self::neighbor::Neighbors;
-use crate::arena::FramePool;
+use crate::arena::{Frame, FramePool};
 use crate::burst::Burst;
 use crate::clock::Nanos;
 use crate::counters::Counters;
@@ -49,7 +48,7 @@ pub struct Local {
 }
 
 impl Local {
-    /// Ready to announce the snapshot's addresses.
+    /// Ready to announce the snapshot's addresses. It is made anew for a new configuration.
     pub fn new(snapshot: &Snapshot) -> Self {
         let rate = u64::from(snapshot.icmp_per_second);
         Self {
@@ -58,9 +57,7 @@ impl Local {
             announcements: Announcements::new(snapshot),
         }
     }
-}
 
-impl Local {
     /// When there is something to announce; it may lie in the past.
     pub fn next_due(&self) -> Nanos {
         self.announcements.next_due()
@@ -155,14 +152,14 @@ impl Context<'_> {
     /// Takes packet `i`, which is for the gateway itself, out of the burst, does what it asks for, and counts it: as
     /// punted, or as a drop.
     pub fn input(&mut self, i: usize, burst: &mut Burst) {
-        let Some(mut frame) = burst.take(i) else { return };
-        let (Some(headers), Some(&interface)) = (burst.headers.get(i), burst.interfaces.get(i)) else {
+        let (Some(&headers), Some(&interface)) = (burst.headers.get(i), burst.interfaces.get(i)) else {
             return;
         };
+        let Some(mut frame) = burst.take(i) else { return };
         if self.snapshot.ports.get(usize::from(burst.port)).is_some_and(|port| port.complete_checksums) {
-            checksum::complete_partial(frame.bytes_mut(), headers);
+            checksum::complete_partial(frame.bytes_mut(), &headers);
         }
-        let packet = Packet::new(frame.bytes(), headers, interface, self.snapshot);
+        let packet = Packet::new(frame.bytes(), &headers, interface, self.snapshot);
         match packet.map_or(Err(DropReason::LocalUnwanted), |packet| self.deliver(&packet)) {
             Ok(()) => self.counters.punted += 1,
             Err(reason) => self.counters.dropped(reason, 1),
@@ -192,15 +189,21 @@ impl Context<'_> {
             self.ask(&request);
         }
         while let Some(lost) = self.neighbors.undelivered() {
-            self.counters.dropped(lost.reason, 1);
-            if lost.reason == DropReason::NeighborUnreachable {
-                self.tell_unreachable(lost.port, lost.frame.bytes());
-            }
-            self.pool.give(lost.frame);
+            self.undeliverable(lost.port, lost.frame, lost.reason);
         }
     }
 
-    /// Tells the sender of a frame that waited in vain. What was found out about it when it came was not kept.
+    /// Drops a frame, as it came in by `port`, that waited for its next hop in vain, or was not let wait. Its sender is told
+    /// if the next hop does not answer.
+    pub fn undeliverable(&mut self, port: u16, frame: Frame, reason: DropReason) {
+        if reason == DropReason::NeighborUnreachable {
+            self.tell_unreachable(port, frame.bytes());
+        }
+        self.counters.dropped(reason, 1);
+        self.pool.give(frame);
+    }
+
+    /// What was found out about the packet when it came was not kept.
     fn tell_unreachable(&mut self, port: u16, bytes: &[u8]) {
         let Ok(headers) = parse(bytes) else { return };
         let Some(interface) = self.snapshot.interface_of(port, tags(&headers)) else { return };

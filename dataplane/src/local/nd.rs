@@ -19,7 +19,6 @@ use crate::verdict::DropReason;
 const HOP_LIMIT: u8 = 255;
 /// Bytes of a solicitation or advertisement with one link-layer address option.
 const MESSAGE: usize = 32;
-const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
 impl Context<'_> {
     /// Answers solicitations for our addresses on that link and learns from who asks or answers us.
@@ -74,8 +73,8 @@ impl Context<'_> {
         let Some(back) = LinkHeader::back(packet) else { return };
         let flags = NdiscNeighborFlags::ROUTER | NdiscNeighborFlags::OVERRIDE;
         if asker.is_unspecified() {
-            let header = back.to(link::multicast_mac(ALL_NODES));
-            self.advertise(packet.link, &header, ours, ALL_NODES, flags);
+            let header = back.to(link::multicast_mac(link::ALL_NODES));
+            self.advertise(packet.link, &header, ours, link::ALL_NODES, flags);
         } else {
             self.advertise(packet.link, &back, ours, asker, flags | NdiscNeighborFlags::SOLICITED);
         }
@@ -83,11 +82,11 @@ impl Context<'_> {
 
     /// Tells everybody that an address is ours (RFC 4861 7.2.6).
     pub(super) fn announce_nd(&mut self, link: &Interface, ours: Ipv6Addr) {
-        let Some(header) = LinkHeader::new(link, link::multicast_mac(ALL_NODES), ethernet::IPV6) else {
+        let Some(header) = LinkHeader::new(link, link::multicast_mac(link::ALL_NODES), ethernet::IPV6) else {
             return;
         };
         let flags = NdiscNeighborFlags::ROUTER | NdiscNeighborFlags::OVERRIDE;
-        self.advertise(link, &header, ours, ALL_NODES, flags);
+        self.advertise(link, &header, ours, link::ALL_NODES, flags);
     }
 
     fn advertise(

@@ -1,11 +1,12 @@
 //! Next hops and what is known of them: the neighbour table of ARP and ND, after RFC 4861 7.3 for both.
 //!
-//! ```text
-//!              asked, no answer             answer              60 s
-//!   (none) ──▶ Incomplete ──▶ Failed      ──────▶ Reachable ──────────▶ Probe ──▶ Failed
-//!                   │ overheard             overheard ▼          5 s      ▲   three probes, no answer
-//!                   └─────────────────────────────▶ Stale ────────────────┘
-//! ```
+//! | state | means | until |
+//! |---|---|---|
+//! | Incomplete | is asked for; packets wait | an answer: Reachable; overheard: Stale; three requests without answer: Failed |
+//! | Reachable | has answered | a minute has passed: Probe; another MAC address is heard: Stale |
+//! | Stale | was overheard | five seconds after its first use: Probe; an answer: Reachable |
+//! | Probe | is asked by unicast; packets go on | an answer: Reachable; three requests without answer: Failed |
+//! | Failed | packets are refused | three seconds have passed and it is wanted: Incomplete; it is heard of: as Incomplete |
 //!
 //! Flows hold a next hop's index and never say that they use it, so every neighbour that was ever resolved is taken to be
 //! in use and is probed each minute: it never expires under a flow's feet. One that was only overheard is not probed.
@@ -13,20 +14,28 @@
 //! A scan of a subnet must exhaust nothing (RFC 6583). A quarter of the table is for neighbours that are not resolved, the
 //! rest for those that are, and neither takes the other's room. New questions have a rate, and so a scan makes no storm.
 
+mod hold;
+mod hop;
+mod list;
+mod room;
+
 use std::collections::VecDeque;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
-use sluice_pkt::ethernet::{self, Mac};
-use sluice_pkt::vlan;
+use sluice_pkt::ethernet::Mac;
 
-use super::hold::{HoldQueue, PER_NEIGHBOR, Undelivered};
+use self::hold::{HoldQueue, PER_NEIGHBOR, Undelivered};
+use self::hop::NOWHERE;
+pub use self::hop::{NextHop, invented_mac};
+pub use self::list::Neighbor;
+use self::list::{NeighborKey, address_of, interface_of, key};
+pub use self::room::IDLE;
 use super::link;
 use crate::arena::Frame;
 use crate::burst::Burst;
 use crate::clock::{Nanos, SECOND};
 use crate::snapshot::{Interface, Snapshot};
 use crate::table::hash::HashTable;
-use crate::table::key::hash_words;
 use crate::table::meter::PacketMeter;
 use crate::verdict::DropReason;
 
@@ -40,55 +49,11 @@ pub const REACHABLE: Nanos = 60 * SECOND;
 pub const DELAY: Nanos = 5 * SECOND;
 /// For how long packets to an unreachable neighbour are refused before it is asked for again.
 pub const NEGATIVE: Nanos = 3 * SECOND;
-/// A neighbour that no new flow has used for so long may be evicted for a new one.
-pub const IDLE: Nanos = 60 * SECOND;
 /// Neighbours that are newly asked for, per second and in a burst; known ones are probed regardless.
 pub const NEW_PER_SECOND: u64 = 100;
-/// Places examined for one that may be evicted.
-const EXAMINED: u32 = 64;
 /// What a request costs of [`Neighbors::poll`]'s budget, in places examined.
 const REQUEST_COST: u32 = 32;
 const NEVER: Nanos = Nanos::MAX;
-
-/// A neighbour as the transmit path needs it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C, align(32))]
-pub struct NextHop {
-    /// Destination MAC, source MAC, VLAN tags and EtherType, as they go on the wire.
-    pub header: [u8; 22],
-    /// How many bytes of `header` count: 14, 18 or 22.
-    pub header_len: u8,
-    /// Whether the destination MAC is known; if not, packets must wait.
-    pub resolved: bool,
-    /// Egress port.
-    pub port: u16,
-    /// Egress interface.
-    pub interface: u16,
-    /// The interface's MTU in bytes.
-    pub mtu: u16,
-}
-
-/// What any index without a neighbour stands for.
-static NOWHERE: NextHop =
-    NextHop { header: [0; 22], header_len: 14, resolved: false, port: 0, interface: 0, mtu: 0 };
-
-impl NextHop {
-    fn new(link: &Interface, interface: u16, address: IpAddr, mac: Mac) -> Self {
-        let mut hop = Self { port: link.port, interface, mtu: link.mtu, ..NOWHERE };
-        let ethertype = if address.is_ipv4() { ethernet::IPV4 } else { ethernet::IPV6 };
-        let tags = link.tags.ids.get(..link.tags.count.into()).unwrap_or_default();
-        if let Some(len) = vlan::emit(&mut hop.header, mac, link.mac, tags, ethertype) {
-            hop.header_len = len as u8;
-        }
-        hop
-    }
-
-    fn set_mac(&mut self, mac: Mac) {
-        if let Some(mut header) = ethernet::Header::at_mut(&mut self.header, 0) {
-            header.set_destination(mac);
-        }
-    }
-}
 
 /// How much is known of a neighbour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -167,66 +132,13 @@ pub struct News {
 
 /// A request that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Request {
+pub(super) struct Request {
     /// On whose link.
-    pub interface: u16,
+    pub(super) interface: u16,
     /// Who is asked for.
-    pub address: IpAddr,
+    pub(super) address: IpAddr,
     /// Its MAC address, if it is only asked whether it is still there.
-    pub mac: Option<Mac>,
-}
-
-/// A neighbour, for listings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Neighbor {
-    /// On whose link.
-    pub interface: u16,
-    /// Its IP address.
-    pub address: IpAddr,
-    /// Its MAC address, if known.
-    pub mac: Option<Mac>,
-    /// How much is known of it.
-    pub state: State,
-    /// When that was last confirmed.
-    pub since: Nanos,
-    /// Packets that wait for it.
-    pub held: u8,
-}
-
-type NeighborKey = [u64; 3];
-
-fn key(interface: u16, address: IpAddr) -> NeighborKey {
-    match address {
-        IpAddr::V4(v4) => [u64::from(interface) << 8 | 4, 0, v4.to_bits().into()],
-        IpAddr::V6(v6) => [u64::from(interface) << 8 | 6, (v6.to_bits() >> 64) as u64, v6.to_bits() as u64],
-    }
-}
-
-fn interface_of(key: &NeighborKey) -> u16 {
-    (key[0] >> 8) as u16
-}
-
-fn address_of(key: &NeighborKey) -> IpAddr {
-    match key[0] & 0xff {
-        4 => Ipv4Addr::from_bits(key[2] as u32).into(),
-        _ => Ipv6Addr::from_bits(u128::from(key[1]) << 64 | u128::from(key[2])).into(),
-    }
-}
-
-/// A locally administered unicast MAC address that is a function of the IP address alone: `02:00` and the four bytes of an
-/// IPv4 address; `06` and 40 bits of a hash of an IPv6 address.
-pub fn invented_mac(address: IpAddr) -> Mac {
-    match address {
-        IpAddr::V4(v4) => {
-            let [a, b, c, d] = v4.octets();
-            Mac([2, 0, a, b, c, d])
-        }
-        IpAddr::V6(v6) => {
-            let hash = hash_words(&[(v6.to_bits() >> 64) as u64, v6.to_bits() as u64], 0);
-            let [a, b, c, d, e, ..] = hash.to_be_bytes();
-            Mac([6, a, b, c, d, e])
-        }
-    }
+    pub(super) mac: Option<Mac>,
 }
 
 /// The neighbour table of one worker.
@@ -300,7 +212,7 @@ impl Neighbors {
         self.holds.len() as u64
     }
 
-    /// When [`poll`](Self::poll) has something to do; it may lie in the past.
+    /// When there is somebody to ask or to give up; it may lie in the past.
     #[inline]
     pub fn next_due(&self) -> Nanos {
         self.next_due
@@ -414,7 +326,7 @@ impl Neighbors {
     }
 
     /// Takes out a frame whose next hop was given up.
-    pub fn undelivered(&mut self) -> Option<Undelivered> {
+    pub(super) fn undelivered(&mut self) -> Option<Undelivered> {
         self.holds.undelivered()
     }
 
@@ -454,51 +366,57 @@ impl Neighbors {
 
     /// RFC 4861 7.2.3 and 7.2.5.
     fn update(&mut self, index: u32, mac: Option<Mac>, news: News, now: Nanos) -> bool {
-        let Some((_, entry)) = self.table.get(index) else { return false };
-        let (before, used) = (*entry, entry.used != 0);
-        let Some(mac) = mac.or(before.state.is_resolved().then_some(before.mac)) else { return false };
-        let changed = mac != before.mac || !before.state.is_resolved() || before.invented;
-        let (mac, state) = if before.state.is_resolved() && changed && !news.overrides && !before.invented {
-            let doubted = if before.state == State::Reachable { State::Stale } else { before.state };
-            (before.mac, doubted)
-        } else if news.evidence == Evidence::Answer {
-            (mac, State::Reachable)
-        } else if changed {
-            (mac, State::Stale)
-        } else {
-            return true;
-        };
-        if !before.state.is_resolved() {
-            if !self.make_room_resolved(used, now) {
+        let Some((_, before)) = self.table.get(index) else { return false };
+        let before = *before;
+        let resolved = before.state.is_resolved();
+        let Some(mac) = mac.or(resolved.then_some(before.mac)) else { return false };
+        if resolved && !before.invented {
+            if mac != before.mac && !news.overrides {
+                if before.state == State::Reachable {
+                    self.enter(index, State::Stale, now);
+                }
+                return true;
+            }
+            if mac == before.mac && news.evidence != Evidence::Answer {
+                return true;
+            }
+        }
+        if !resolved {
+            if !self.make_room_resolved(before.used != 0, now) {
                 self.fail(index, DropReason::NeighborTableFull, now);
                 return true;
             }
             self.unresolved.retain(|&other| u32::from(other) != index);
             self.resolved += 1;
         }
-        let Some((_, entry)) = self.table.get_mut(index) else { return false };
-        (entry.mac, entry.state, entry.invented) = (mac, state, false);
-        (entry.attempts, entry.held) = if state == State::Probe { (before.attempts, 0) } else { (0, 0) };
-        if state != before.state || state == State::Reachable {
-            entry.since = now;
-            entry.due = match state {
-                State::Reachable if !entry.quiet => now + REACHABLE,
-                State::Stale if used && !entry.quiet => now + DELAY,
-                _ => NEVER,
-            };
+        if let Some((_, entry)) = self.table.get_mut(index) {
+            (entry.mac, entry.invented, entry.held) = (mac, false, 0);
         }
-        let due = entry.due;
-        self.arm(index, due);
         if let Some(hop) = self.hops.get_mut(index as usize) {
             hop.set_mac(mac);
             hop.resolved = true;
         }
+        let answered = news.evidence == Evidence::Answer;
+        self.enter(index, if answered { State::Reachable } else { State::Stale }, now);
         self.holds.wake(index as u16);
         true
     }
 
+    /// Begins a state in which packets go on, with the time until the neighbour is probed.
+    fn enter(&mut self, index: u32, state: State, now: Nanos) {
+        let Some((_, entry)) = self.table.get_mut(index) else { return };
+        (entry.state, entry.since) = (state, now);
+        let due = match state {
+            _ if entry.quiet => NEVER,
+            State::Reachable => now + REACHABLE,
+            State::Stale if entry.used != 0 => now + DELAY,
+            _ => NEVER,
+        };
+        self.arm(index, due);
+    }
+
     /// What is to be asked next. It examines at most `budget` places, and takes from the budget what it has done.
-    pub fn poll(&mut self, now: Nanos, budget: &mut u32) -> Option<Request> {
+    pub(super) fn poll(&mut self, now: Nanos, budget: &mut u32) -> Option<Request> {
         if now < self.next_due {
             return None;
         }
@@ -589,102 +507,8 @@ impl Neighbors {
         }
         Some(index as u16)
     }
-
-    fn make_room_unresolved(&mut self, now: Nanos) -> Result<(), DropReason> {
-        if self.unresolved.len() < self.unresolved_limit {
-            return Ok(());
-        }
-        if now < self.next_purge {
-            return Err(DropReason::NeighborTableFull);
-        }
-        self.next_purge = now + SECOND;
-        let table = &mut self.table;
-        self.unresolved.retain(|&index| {
-            let failed = table.value(index.into()).is_some_and(|entry| entry.state == State::Failed);
-            !(failed && table.remove(index.into()).is_some())
-        });
-        if self.unresolved.len() == self.unresolved_limit {
-            return Err(DropReason::NeighborTableFull);
-        }
-        self.epoch = self.epoch.wrapping_add(1);
-        Ok(())
-    }
-
-    /// Makes room for one more resolved neighbour. One that is `wanted` may take the place of an idle one, others only that
-    /// of one that nobody ever wanted: who merely talks on the link does not push out who is talked to.
-    fn make_room_resolved(&mut self, wanted: bool, now: Nanos) -> bool {
-        if self.resolved < self.resolved_limit {
-            return true;
-        }
-        for _ in 0..EXAMINED.min(self.table.slots()) {
-            let index = self.hand;
-            self.hand = if index + 1 < self.table.slots() { index + 1 } else { 0 };
-            let Some((_, entry)) = self.table.get(index).filter(|(_, entry)| entry.state.is_resolved())
-            else {
-                continue;
-            };
-            let used = entry.used != 0;
-            if !used || wanted && (entry.invented || entry.used.saturating_add(IDLE) <= now) {
-                self.remove_resolved(index);
-                if used {
-                    self.epoch = self.epoch.wrapping_add(1);
-                }
-                return true;
-            }
-        }
-        false
-    }
-
-    fn remove_resolved(&mut self, index: u32) {
-        self.table.remove(index);
-        self.resolved -= 1;
-        if let Some(hop) = self.hops.get_mut(index as usize) {
-            hop.resolved = false;
-        }
-    }
-
-    /// Takes over another configuration: neighbours stay whose interface is what it was, with its port, its tags and its
-    /// MAC address.
-    pub fn adopt(&mut self, snapshot: &Snapshot) {
-        self.epoch = self.epoch.wrapping_add(1);
-        for index in 0..self.table.slots() {
-            let Some((key, entry)) = self.table.get(index) else { continue };
-            let (interface, address, resolved) =
-                (interface_of(key), address_of(key), entry.state.is_resolved());
-            let hop = snapshot
-                .interfaces
-                .get(usize::from(interface))
-                .map(|link| NextHop { resolved, ..NextHop::new(link, interface, address, entry.mac) });
-            let Some(old) = self.hops.get_mut(index as usize) else { continue };
-            match hop {
-                Some(hop) if hop == NextHop { mtu: hop.mtu, ..*old } => *old = hop,
-                _ if resolved => self.remove_resolved(index),
-                _ => {
-                    self.unresolved.retain(|&other| u32::from(other) != index);
-                    self.table.remove(index);
-                    self.discard_held(index, DropReason::NeighborUnreachable);
-                }
-            }
-        }
-    }
-
-    /// All neighbours.
-    pub fn iter(&self) -> impl Iterator<Item = Neighbor> + '_ {
-        self.table.iter().map(|(_, key, entry)| Neighbor {
-            interface: interface_of(key),
-            address: address_of(key),
-            mac: entry.state.is_resolved().then_some(entry.mac),
-            state: entry.state,
-            since: entry.since,
-            held: entry.held,
-        })
-    }
 }
 
 fn invents(snapshot: &Snapshot, link: &Interface) -> bool {
     snapshot.ports.get(usize::from(link.port)).is_some_and(|port| port.invent_neighbors)
 }
-
-#[cfg(test)]
-#[path = "neighbor_tests.rs"]
-mod tests;

@@ -73,7 +73,10 @@ pub(super) fn next_hop(
         Route::Blackhole => return Err(Verdict::Drop(DropReason::Blackhole)),
         Route::Unreachable => return Err(Verdict::Reject(DropReason::NoRoute, Answer::HostUnreachable)),
     };
-    let next_hop = neighbors.resolve(snapshot, egress, neighbor, now).map_err(Verdict::Drop)?;
+    let next_hop = neighbors.resolve(snapshot, egress, neighbor, now).map_err(|reason| match reason {
+        DropReason::NeighborUnreachable => Verdict::Reject(reason, Answer::HostUnreachable),
+        _ => Verdict::Drop(reason),
+    })?;
     Ok((egress, next_hop))
 }
 

@@ -20,7 +20,7 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
                     && let Err((frame, reason)) =
                         shard.neighbors.hold(neighbor as u16, port, frame, burst.now)
                 {
-                    discard(frame, reason, shard);
+                    shard.local(snapshot, burst.now).undeliverable(port, frame, reason);
                 }
             }
             Verdict::Drop(reason) => {

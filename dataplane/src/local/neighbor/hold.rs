@@ -20,13 +20,13 @@ struct Waiting {
 
 /// A frame that waited in vain.
 #[derive(Debug)]
-pub struct Undelivered {
+pub(in crate::local) struct Undelivered {
     /// The port by which it came in.
-    pub port: u16,
+    pub(in crate::local) port: u16,
     /// The packet, as it came.
-    pub frame: Frame,
+    pub(in crate::local) frame: Frame,
     /// Why it was in vain.
-    pub reason: DropReason,
+    pub(in crate::local) reason: DropReason,
 }
 
 /// All frames that wait, in order of arrival. The three queues together are bounded by `capacity`.
