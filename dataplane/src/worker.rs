@@ -121,24 +121,26 @@ impl Worker {
             pipeline::run(burst, shard, snapshot);
             burst.clear();
         }
+        self.release(now);
         count
     }
 
-    /// What is due with time, ahead of the packets: ageing, the gateway's own messages, packets whose neighbour has
-    /// answered, publication.
-    fn keep(&mut self, now: Nanos) {
+    /// Packets whose neighbour has answered go on, ahead of all that come in after the answer.
+    fn release(&mut self, now: Nanos) {
         let Self { burst, shard, snapshot, .. } = self;
-        shard.sessions.sweep(now, &snapshot.timeouts, &mut shard.nat, &mut shard.counters);
-        shard.local(snapshot, now).tick();
         while shard.neighbors.is_ready() {
             burst.now = now;
             shard.neighbors.release(burst);
-            if burst.is_empty() {
-                break;
-            }
             pipeline::run(burst, shard, snapshot);
             burst.clear();
         }
+    }
+
+    /// What is due with time, ahead of the packets: ageing, the gateway's own messages, publication.
+    fn keep(&mut self, now: Nanos) {
+        let Self { shard, snapshot, .. } = self;
+        shard.sessions.sweep(now, &snapshot.timeouts, &mut shard.nat, &mut shard.counters);
+        shard.local(snapshot, now).tick();
         if now.saturating_sub(self.published) >= PUBLISH {
             self.publish(now);
         }

@@ -24,14 +24,12 @@ fn asking(change: impl Fn(&mut Snapshot)) -> Lab {
 
 /// Polls until nothing comes of it any more, answering each ARP request; all that came out but ARP.
 fn settle(lab: &mut Lab, absent: &[Ipv4Addr]) -> Vec<(usize, Vec<u8>)> {
-    let mut all = Vec::new();
-    loop {
+    let (mut all, mut quiet) = (Vec::new(), 0);
+    while quiet < 3 {
         lab.now += MILLISECOND;
         lab.poll();
         let out = lab.collect();
-        if out.is_empty() {
-            return without_discovery(all);
-        }
+        quiet = if out.is_empty() { quiet + 1 } else { 0 };
         for (port, answer) in lab.arp_answers(&out) {
             if !absent.iter().any(|a| answer[28..32] == a.octets()) {
                 lab.send(port, &answer);
@@ -39,6 +37,7 @@ fn settle(lab: &mut Lab, absent: &[Ipv4Addr]) -> Vec<(usize, Vec<u8>)> {
         }
         all.extend(out);
     }
+    without_discovery(all)
 }
 
 fn question(n: u8) -> Vec<u8> {
@@ -114,6 +113,7 @@ fn a_neighbour_that_does_not_answer_fails_and_recovers() {
     assert_eq!(told.len(), 8);
     assert!(told.iter().all(|(port, f)| *port == LAN && network(f)[20..22] == [3, 1]));
     assert_eq!(lab.dropped(LAN, &question(0)), DropReason::NeighborUnreachable);
+    lab.collect();
     lab.now += 4 * SECOND;
     lab.send(LAN, &frame(LAN, &question(77)));
     let out = settle(&mut lab, &[]);
