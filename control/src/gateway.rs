@@ -10,7 +10,9 @@ use signal_hook::iterator::Signals;
 use sluice_dataplane::arena::{ArenaError, FramePool, MAX_MTU, Pages};
 use sluice_dataplane::live::{Habit, Running};
 use sluice_dataplane::port::Port;
-use sluice_dataplane::port::af_xdp::{self, AttachedMode, DeviceControl, KernelMatch, OpenError, PortSpec, XdpMode};
+use sluice_dataplane::port::af_xdp::{
+    self, AttachedMode, DeviceControl, KernelMatch, OpenError, PortSpec, XdpMode,
+};
 use sluice_dataplane::worker::Worker;
 use sluice_pkt::ethernet::Mac;
 
