@@ -1,3 +1,4 @@
 //! The control side of Sluice: configuration, API, command line.
 
+pub mod bench;
 pub mod config;

@@ -11,6 +11,7 @@ use crate::counters::{Counters, Publisher, Reader, channel};
 use crate::local;
 use crate::pipeline;
 use crate::port::{Port, Refused};
+use crate::probe::Probe;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::verdict::DropReason;
@@ -68,16 +69,21 @@ impl Worker {
 
     /// Takes one burst from each port to its end, and does what is due at `now`. Returns how many packets came in.
     pub fn poll(&mut self, now: Nanos) -> usize {
+        self.poll_probed(now, &mut ())
+    }
+
+    /// As [`poll`](Self::poll), with a probe that is told of each stage and of the worker's own duties.
+    pub fn poll_probed(&mut self, now: Nanos, probe: &mut impl Probe) -> usize {
         let mut received = 0;
         for index in 0..self.ports.len() {
-            received += self.receive(index, now);
+            received += self.receive(index, now, probe);
         }
-        self.keep(now);
-        self.flush(now);
+        probe.stage("upkeep", || self.keep(now));
+        probe.stage("hand_over", || self.flush(now));
         received
     }
 
-    fn receive(&mut self, index: usize, now: Nanos) -> usize {
+    fn receive(&mut self, index: usize, now: Nanos, probe: &mut impl Probe) -> usize {
         let Self { burst, ports, shard, snapshot, .. } = self;
         burst.now = now;
         burst.port = index as u16;
@@ -94,7 +100,7 @@ impl Worker {
             refuse(refused, index, &mut shard.counters);
         }
         if count > 0 {
-            pipeline::run(burst, shard, snapshot);
+            pipeline::run(burst, shard, snapshot, probe);
             burst.clear();
         }
         count
@@ -111,7 +117,7 @@ impl Worker {
             if burst.is_empty() {
                 break;
             }
-            pipeline::run(burst, shard, snapshot);
+            pipeline::run(burst, shard, snapshot, &mut ());
             burst.clear();
         }
         if now.saturating_sub(self.published) >= PUBLISH {
