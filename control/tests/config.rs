@@ -80,7 +80,9 @@ fn the_demo_and_the_home_gateway_have_the_ports_lan_and_wan() {
 #[test]
 fn the_reference_names_every_key() {
     let page = fs::read_to_string(root().join("docs/configuration.md")).unwrap();
-    for section in schema::SECTIONS.into_iter().filter(|section| !["the file", "[nat]"].contains(&section.name)) {
+    for section in
+        schema::SECTIONS.into_iter().filter(|section| !["the file", "[nat]"].contains(&section.name))
+    {
         let heading = match section.name {
             "a rule of an ACL" => "## Rules of an ACL".to_owned(),
             name => format!("## `{name}`"),
@@ -98,10 +100,15 @@ fn the_reference_names_every_key() {
 fn examples_of_the_reference_are_valid() {
     const INTERFACES: &str = "[interfaces.lan]\naddress = \"192.168.1.1/24\"\n[interfaces.wan]\naddress = [\"203.0.113.2/24\", \"2001:db8:2::2/64\"]\n";
     let page = fs::read_to_string(root().join("docs/configuration.md")).unwrap();
-    let examples: Vec<&str> = page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let examples: Vec<&str> =
+        page.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert!(examples.len() >= 10, "{} examples", examples.len());
     for example in examples {
-        let text = if example.contains("[interfaces.") { example.to_owned() } else { format!("{INTERFACES}{example}") };
+        let text = if example.contains("[interfaces.") {
+            example.to_owned()
+        } else {
+            format!("{INTERFACES}{example}")
+        };
         if let Err(report) = config::load_str("configuration.md", &text) {
             panic!("{report}\n{example}");
         }

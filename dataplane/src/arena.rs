@@ -236,6 +236,11 @@ impl FramePool {
         (self.mapping.base, self.count as usize * self.stride)
     }
 
+    /// Whether each chunk follows upon the one before, as a UMEM in aligned mode needs it.
+    pub(crate) fn is_contiguous(&self) -> bool {
+        self.stride == CHUNK
+    }
+
     /// Turns a frame into the UMEM address of its packet and the packet's length: the kernel owns the chunk now.
     #[inline]
     pub(crate) fn lend(&mut self, frame: Frame) -> (u64, u32) {
@@ -255,6 +260,15 @@ impl FramePool {
             return None;
         }
         Some(self.frame(index as u32, start as u16, len as u16))
+    }
+
+    /// Brings a lent chunk home that will not come back by a descriptor.
+    ///
+    /// # Safety
+    /// The chunk must have been lent, and the kernel must have no use for it any more.
+    pub(crate) unsafe fn reclaim(&mut self, index: u32) {
+        debug_assert!(index < self.count);
+        self.free.push(index);
     }
 }
 
@@ -318,6 +332,17 @@ mod tests {
         assert!(unsafe { pool.recover(4 * CHUNK as u64, 0) }.is_none());
         // SAFETY: as above.
         assert!(unsafe { pool.recover(HEADROOM as u64, CHUNK as u32) }.is_none());
+    }
+
+    #[test]
+    fn a_lent_chunk_that_stays_away_is_reclaimed() {
+        let mut pool = FramePool::new(2, false).unwrap();
+        let frame = pool.take().unwrap();
+        let (address, _) = pool.lend(frame);
+        assert_eq!(pool.free(), 1);
+        // SAFETY: lent just above, to nobody.
+        unsafe { pool.reclaim((address / CHUNK as u64) as u32) };
+        assert_eq!(pool.free(), 2);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::arena::FramePool;
 use crate::burst::Burst;
 use crate::clock::{MILLISECOND, Nanos};
 use crate::counters::{Counters, Publisher, Reader, channel};
+use crate::inspect::{self, Inspected, Inspector};
 use crate::local;
 use crate::pipeline;
 use crate::port::{Port, Refused};
@@ -27,6 +28,8 @@ pub struct Worker {
     burst: Box<Burst>,
     publisher: Publisher,
     reader: Reader,
+    inspected: Inspected,
+    inspector: Option<Inspector>,
     published: Nanos,
 }
 
@@ -44,7 +47,23 @@ impl Worker {
     pub fn new(snapshot: Arc<Snapshot>, ports: Vec<Box<dyn Port>>, pool: FramePool) -> Self {
         let shard = Shard::new(&snapshot, pool);
         let (publisher, reader) = channel(&shard.counters);
-        Self { snapshot, ports, shard, burst: Box::default(), publisher, reader, published: 0 }
+        let (inspected, inspector) = inspect::channel();
+        Self {
+            snapshot,
+            ports,
+            shard,
+            burst: Box::default(),
+            publisher,
+            reader,
+            inspected,
+            inspector: Some(inspector),
+            published: 0,
+        }
+    }
+
+    /// The end from which its tables are listed; there is one.
+    pub fn inspector(&mut self) -> Option<Inspector> {
+        self.inspector.take()
     }
 
     /// Where others read this worker's counters.
@@ -67,20 +86,26 @@ impl Worker {
         &mut self.ports
     }
 
-    /// Takes one burst from each port to its end, and does what is due at `now`. Returns how many packets came in.
+    /// Does what is due at `now`, then takes one burst from each port to its end. Returns how many packets came in, or
+    /// that there is more to do all the same.
     pub fn poll(&mut self, now: Nanos) -> usize {
         self.poll_probed(now, &mut ())
     }
 
     /// As [`poll`](Self::poll), with a probe that is told of each stage and of the worker's own duties.
     pub fn poll_probed(&mut self, now: Nanos, probe: &mut impl Probe) -> usize {
-        let mut received = 0;
-        for index in 0..self.ports.len() {
-            received += self.receive(index, now, probe);
-        }
         probe.stage("upkeep", || self.keep(now));
+        let mut work = 0;
+        for index in 0..self.ports.len() {
+            work += self.receive(index, now, probe);
+        }
         probe.stage("hand_over", || self.flush(now));
-        received
+        work + usize::from(self.inspected.serve(&self.shard, now))
+    }
+
+    /// When the worker has something to do even if no packet comes; it may lie in the past.
+    pub fn next_due(&self) -> Nanos {
+        self.shard.neighbors.next_due()
     }
 
     fn receive(&mut self, index: usize, now: Nanos, probe: &mut impl Probe) -> usize {
@@ -106,7 +131,8 @@ impl Worker {
         count
     }
 
-    /// What is due with time: the gateway's own messages, ageing, packets whose neighbour has answered, publication.
+    /// What is due with time, ahead of the packets: ageing, the gateway's own messages, packets whose neighbour has
+    /// answered, publication.
     fn keep(&mut self, now: Nanos) {
         let Self { burst, shard, snapshot, .. } = self;
         shard.sessions.sweep(now, &snapshot.timeouts, &mut shard.nat, &mut shard.counters);
@@ -125,11 +151,17 @@ impl Worker {
         }
     }
 
+    /// Packets that wait, for a neighbour or in an outbox.
+    pub fn held(&self) -> u64 {
+        self.shard.neighbors.held() + self.shard.outboxes.iter().map(|outbox| outbox.len() as u64).sum::<u64>()
+    }
+
     /// Publishes the counters as they are.
     pub fn publish(&mut self, now: Nanos) {
         self.published = now;
+        let held = self.held();
         let shard = &mut self.shard;
-        shard.counters.held = shard.neighbors.held() + shard.outboxes.iter().map(|o| o.len() as u64).sum::<u64>();
+        shard.counters.held = held;
         shard.counters.sessions = shard.sessions.live().into();
         shard.counters.bindings = shard.nat.live().into();
         self.publisher.publish(&mut shard.counters);

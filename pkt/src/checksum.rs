@@ -243,3 +243,34 @@ fn finish(frame: &mut [u8], headers: &Headers, pseudo: Sum, len: u16, at: usize)
 fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk().map(|word| u16::from_be_bytes(*word))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_of_rfc_1071() {
+        let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+        assert_eq!(Sum::of(&bytes).fold(), 0xddf2);
+        assert_eq!(Sum::of(&bytes[..3]).fold(), 0xf201);
+        assert_eq!(Sum::of(&[]).fold(), 0);
+        assert_eq!(Sum::of(&[0xff; 64]).fold(), 0xffff);
+    }
+
+    #[test]
+    fn the_example_of_rfc_1624() {
+        // Section 4: 0xdd2f over data in which 0x5555 becomes 0x3285; the older equation ends at 0xffff.
+        assert_eq!(Delta::of_u16(0x5555, 0x3285).apply(0xdd2f), 0x0000);
+    }
+
+    #[test]
+    fn no_change_keeps_every_checksum() {
+        for field in 0..0xffff {
+            assert_eq!(Delta::NONE.apply(field), field);
+            assert_eq!(Delta::of_u16(field, field).apply(field), field);
+        }
+        assert_eq!(Delta::default(), Delta::NONE);
+        assert_eq!(Delta::of_u16(0xffff, 0), Delta::NONE);
+        assert_eq!(-Delta::NONE, Delta::NONE);
+    }
+}

@@ -112,3 +112,16 @@ pub const fn may_be_told(source: Ipv4Addr) -> bool {
     let bits = source.to_bits();
     bits >> 24 != 0 && bits >> 24 != 127 && bits >> 28 < 0xe
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_be_told() {
+        let told = |a, b, c, d| may_be_told(Ipv4Addr::new(a, b, c, d));
+        assert!(told(192, 0, 2, 1) && told(10, 0, 0, 1) && told(223, 255, 255, 254) && told(1, 0, 0, 0));
+        assert!(!told(0, 0, 0, 0) && !told(0, 1, 2, 3) && !told(127, 0, 0, 1));
+        assert!(!told(224, 0, 0, 1) && !told(240, 0, 0, 1) && !told(255, 255, 255, 255));
+    }
+}

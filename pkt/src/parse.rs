@@ -161,43 +161,78 @@ pub fn parse(frame: &[u8]) -> Result<Headers, ParseError> {
 /// # Errors
 /// As [`parse`].
 pub fn parse_head(head: &[u8], frame_len: usize) -> Result<Headers, ParseError> {
-    let ethernet = ethernet::Header::at(head, 0).ok_or(ParseError::Runt)?;
-    let mut headers = Headers::default();
-    let mut ethertype = ethernet.ethertype();
-    let mut at = ethernet::LEN;
-    while ethernet::is_tag(ethertype) {
-        let slot = headers.tci.get_mut(usize::from(headers.tags)).ok_or(ParseError::VlanDepth)?;
-        let tag = vlan::Header::at(head, at).ok_or(ParseError::VlanTruncated)?;
-        *slot = tag.tci();
-        headers.tags += 1;
-        ethertype = tag.ethertype();
-        at += vlan::LEN;
-    }
-    headers.l3_offset = at as u16;
-    match ethertype {
-        ethernet::IPV4 => {
-            headers.l3 = L3::Ipv4;
-            network::ipv4(head, frame_len, &mut headers)?;
-        }
-        ethernet::IPV6 => {
-            headers.l3 = L3::Ipv6;
-            network::ipv6(head, frame_len, &mut headers)?;
-        }
+    let link = link(head)?;
+    let (l3, ip) = match link.ethertype {
+        ethernet::IPV4 => (L3::Ipv4, network::ipv4(head, frame_len, link.len)?),
+        ethernet::IPV6 => (L3::Ipv6, network::ipv6(head, frame_len, link.len)?),
         ethernet::ARP => {
-            let arp = arp::Header::at(head, at).ok_or(ParseError::ArpMalformed)?;
-            if !arp.is_ipv4_over_ethernet() {
-                return Err(ParseError::ArpMalformed);
-            }
-            headers.l3 = L3::Arp;
-            headers.l4_offset = headers.l3_offset;
-            headers.end = (at + arp::LEN) as u16;
+            let arp = arp::Header::at(head, link.len).filter(arp::Header::is_ipv4_over_ethernet);
+            arp.ok_or(ParseError::ArpMalformed)?;
+            return Ok(not_ip(L3::Arp, link, link.len + arp::LEN));
         }
-        _ => {
-            headers.l4_offset = headers.l3_offset;
-            headers.end = u16::try_from(frame_len).unwrap_or(u16::MAX);
-        }
+        _ => return Ok(not_ip(L3::Other, link, frame_len)),
+    };
+    let transport = transport::parse(head, l3, &ip)?;
+    Ok(Headers {
+        l3,
+        tags: link.tags,
+        tci: link.tci,
+        l3_offset: link.len as u16,
+        l4_offset: ip.l4_offset,
+        end: ip.end,
+        protocol: ip.protocol,
+        ttl: ip.ttl,
+        tcp_flags: transport.tcp_flags,
+        icmp_type: transport.icmp_type,
+        flags: Flags(ip.flags.0 | transport.flags.0),
+        src_port: transport.src_port,
+        dst_port: transport.dst_port,
+    })
+}
+
+fn not_ip(l3: L3, link: Link, end: usize) -> Headers {
+    let offset = link.len as u16;
+    let end = u16::try_from(end).unwrap_or(u16::MAX);
+    Headers {
+        l3,
+        tags: link.tags,
+        tci: link.tci,
+        l3_offset: offset,
+        l4_offset: offset,
+        end,
+        ..Headers::default()
     }
-    Ok(headers)
+}
+
+/// The Ethernet header and its tags.
+#[derive(Clone, Copy)]
+struct Link {
+    /// EtherType behind the tags.
+    ethertype: u16,
+    tags: u8,
+    tci: [u16; 2],
+    /// Bytes of header and tags.
+    len: usize,
+}
+
+#[inline]
+fn link(head: &[u8]) -> Result<Link, ParseError> {
+    let tag = |offset| vlan::Header::at(head, offset).ok_or(ParseError::VlanTruncated);
+    let ethertype = ethernet::Header::at(head, 0).ok_or(ParseError::Runt)?.ethertype();
+    if !ethernet::is_tag(ethertype) {
+        return Ok(Link { ethertype, tags: 0, tci: [0, 0], len: ethernet::LEN });
+    }
+    let outer = tag(ethernet::LEN)?;
+    let ethertype = outer.ethertype();
+    if !ethernet::is_tag(ethertype) {
+        return Ok(Link { ethertype, tags: 1, tci: [outer.tci(), 0], len: ethernet::LEN + vlan::LEN });
+    }
+    let inner = tag(ethernet::LEN + vlan::LEN)?;
+    let ethertype = inner.ethertype();
+    if ethernet::is_tag(ethertype) {
+        return Err(ParseError::VlanDepth);
+    }
+    Ok(Link { ethertype, tags: 2, tci: [outer.tci(), inner.tci()], len: ethernet::LEN + 2 * vlan::LEN })
 }
 
 #[cfg(test)]

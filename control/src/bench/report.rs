@@ -69,6 +69,6 @@ impl fmt::Display for Report {
         }
         writeln!(f, "{:>10.2} cycles per packet for making the traffic, not counted above", self.generator_cycles_per_packet)?;
         writeln!(f, "{:>10.0} ns for a flow's first packet", self.first_packets_ns)?;
-        write!(f, "{:>10.0} bytes of memory per flow", self.bytes_per_flow)
+        writeln!(f, "{:>10.0} bytes of memory per flow", self.bytes_per_flow)
     }
 }

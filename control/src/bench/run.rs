@@ -127,12 +127,12 @@ impl Bench {
         let made = port.counters();
         self.worker.ports()[usize::from(LAN)] = Box::new(port);
         let mut progress = Progress::new(name);
-        let (mut cycles, mut done) = (0, 0);
+        let mut cycles = 0;
         for piece in 1..=PIECES {
             let until = (u128::from(packets) * u128::from(piece) / u128::from(PIECES)) as u64;
             let start = tsc::now();
-            while done < until {
-                done += self.worker.poll_probed(self.clock.now(), probe) as u64;
+            while made.made() < until {
+                self.worker.poll_probed(self.clock.now(), probe);
             }
             cycles += tsc::now().saturating_sub(start);
             progress.show(piece * 100 / PIECES);

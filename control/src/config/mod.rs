@@ -1,7 +1,8 @@
 //! The configuration: a TOML file, read with its places, checked as a whole, and handed on as a [`Config`].
 //!
-//! `schema` names the keys, `reader` takes values out of the parsed file, `units` and `net` read the values themselves,
-//! `validate` checks them against each other, and `report` says what is wrong.
+//! `schema` names the keys, `reader` takes values out of the parsed file, `units`, `net` and `protocol` read the values
+//! themselves, `validate` checks them against each other, `report` says what is wrong, and `compile` makes of a valid
+//! configuration what the data plane reads.
 
 use std::fs::File;
 use std::io::Read;
@@ -9,16 +10,19 @@ use std::path::Path;
 
 use toml::de::DeTable;
 
+mod compile;
 mod model;
 mod net;
+mod protocol;
 mod reader;
 mod report;
 pub mod schema;
 mod units;
 mod validate;
 
+pub use compile::{DeviceFacts, compile};
 pub use model::*;
-pub use net::{ICMP, ICMPV6, TCP, UDP, protocol_name};
+pub use protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name};
 pub use report::{Diagnostic, Place, Related, Report, Severity};
 
 use report::Sink;
@@ -57,7 +61,8 @@ pub fn load_bytes(name: &str, bytes: &[u8]) -> Result<(Config, Vec<Diagnostic>),
             let shown = String::from_utf8_lossy(bytes);
             let mut sink = Sink::new(name, &shown);
             let at = error.valid_up_to();
-            sink.error(&(at..at + 1), "the file is not UTF-8 text here").help("save it with the encoding UTF-8");
+            sink.error(&(at..at + 1), "the file is not UTF-8 text here")
+                .help("save it with the encoding UTF-8");
             Err(sink.finish())
         }
     }

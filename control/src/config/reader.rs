@@ -36,14 +36,14 @@ impl<'t> Table<'t> {
         table
     }
 
-    fn open(
-        value: &'t Spanned<DeValue<'t>>,
-        section: &'static Section,
-        sink: &mut Sink<'_>,
-    ) -> Option<Self> {
+    fn open(value: &'t Spanned<DeValue<'t>>, section: &'static Section, sink: &mut Sink<'_>) -> Option<Self> {
         let DeValue::Table(inner) = value.get_ref() else {
             let message = format!("expected a table, found {}", kind(value.get_ref()));
-            sink.error(&value.span(), message).help(format!("{} has the keys {}", section.name, list(section.keys)));
+            sink.error(&value.span(), message).help(format!(
+                "{} has the keys {}",
+                section.name,
+                list(section.keys)
+            ));
             return None;
         };
         let table = Self { value: inner, section, span: value.span() };
@@ -138,7 +138,12 @@ impl<'t> Table<'t> {
     }
 
     /// The table under a key.
-    pub(crate) fn table(&self, key: &str, section: &'static Section, sink: &mut Sink<'_>) -> Option<Table<'t>> {
+    pub(crate) fn table(
+        &self,
+        key: &str,
+        section: &'static Section,
+        sink: &mut Sink<'_>,
+    ) -> Option<Table<'t>> {
         Table::open(self.get(key)?, section, sink)
     }
 
@@ -207,9 +212,7 @@ fn element<T>(
 }
 
 /// A string.
-pub(crate) fn text<T>(
-    parse: impl Fn(&str) -> Result<T, Wrong>,
-) -> impl Fn(&DeValue<'_>) -> Result<T, Wrong> {
+pub(crate) fn text<T>(parse: impl Fn(&str) -> Result<T, Wrong>) -> impl Fn(&DeValue<'_>) -> Result<T, Wrong> {
     move |value| match value {
         DeValue::String(text) => parse(text),
         other => {
@@ -257,7 +260,9 @@ pub(crate) fn integer(range: RangeInclusive<u32>) -> impl Fn(&DeValue<'_>) -> Re
 pub(crate) fn boolean(value: &DeValue<'_>) -> Result<bool, Wrong> {
     match value {
         DeValue::Boolean(value) => Ok(*value),
-        other => Err(Wrong::new(format!("expected true or false, found {}", kind(other))).help("without quotes")),
+        other => {
+            Err(Wrong::new(format!("expected true or false, found {}", kind(other))).help("without quotes"))
+        }
     }
 }
 

@@ -89,7 +89,11 @@ impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
             Some(place) => {
-                writeln!(f, "{}:{}:{}: {}: {}", self.file, place.line, place.column, self.severity, self.message)?;
+                writeln!(
+                    f,
+                    "{}:{}:{}: {}: {}",
+                    self.file, place.line, place.column, self.severity, self.message
+                )?;
                 place.write(f)?;
             }
             None => writeln!(f, "{}: {}: {}", self.file, self.severity, self.message)?,
@@ -175,7 +179,15 @@ pub(crate) struct Sink<'t> {
 impl<'t> Sink<'t> {
     pub(crate) fn new(name: &'t str, text: &'t str) -> Self {
         let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Self { name, text, lines, drafts: Vec::new(), overflow: draft(Severity::Error), errors: 0, warnings: 0 }
+        Self {
+            name,
+            text,
+            lines,
+            drafts: Vec::new(),
+            overflow: draft(Severity::Error),
+            errors: 0,
+            warnings: 0,
+        }
     }
 
     /// Adds an error at `span`.
@@ -245,7 +257,7 @@ impl<'t> Sink<'t> {
         let rest = self.text.get(start..).unwrap_or("");
         let whole = rest.split('\n').next().unwrap_or("");
         let before = self.text.get(start..at).unwrap_or("").chars().count();
-        let skip = if before > EXCERPT_WIDTH / 2 { before - EXCERPT_WIDTH / 2 } else { 0 };
+        let skip = before.saturating_sub(EXCERPT_WIDTH / 2);
         let skip = if whole.chars().count() > EXCERPT_WIDTH { skip } else { 0 };
         let excerpt: String = (whole.chars().skip(skip).take(EXCERPT_WIDTH))
             .map(|c| if c.is_control() { ' ' } else { c })

@@ -12,7 +12,18 @@ pub struct Section {
 /// The file itself.
 pub const FILE: Section = Section {
     name: "the file",
-    keys: &["interfaces", "routes", "acls", "nat", "limits", "icmp", "workers", "tables", "timeouts", "control"],
+    keys: &[
+        "interfaces",
+        "routes",
+        "acls",
+        "nat",
+        "limits",
+        "icmp",
+        "workers",
+        "tables",
+        "timeouts",
+        "control",
+    ],
 };
 /// `[interfaces.NAME]`
 pub const INTERFACE: Section = Section {
@@ -40,7 +51,17 @@ pub const FORWARD: Section =
 pub const LIMIT: Section = Section {
     name: "[[limits]]",
     keys: &[
-        "name", "in", "out", "protocol", "from", "to", "from-port", "to-port", "icmp-type", "rate", "burst",
+        "name",
+        "in",
+        "out",
+        "protocol",
+        "from",
+        "to",
+        "from-port",
+        "to-port",
+        "icmp-type",
+        "rate",
+        "burst",
     ],
 };
 /// `[icmp]`
@@ -48,7 +69,8 @@ pub const ICMP: Section = Section { name: "[icmp]", keys: &["errors-per-second"]
 /// `[workers]`
 pub const WORKERS: Section = Section { name: "[workers]", keys: &["cores", "poll"] };
 /// `[tables]`
-pub const TABLES: Section = Section { name: "[tables]", keys: &["sessions", "neighbors", "fragments", "frames"] };
+pub const TABLES: Section =
+    Section { name: "[tables]", keys: &["sessions", "neighbors", "fragments", "frames"] };
 /// `[timeouts]`
 pub const TIMEOUTS: Section = Section {
     name: "[timeouts]",
@@ -59,6 +81,18 @@ pub const CONTROL: Section = Section { name: "[control]", keys: &["socket"] };
 
 /// All of them, in the order of the reference.
 pub const SECTIONS: [&Section; 14] = [
-    &FILE, &INTERFACE, &ROUTE, &ACL, &RULE, &NAT, &SOURCE_NAT, &FORWARD, &LIMIT, &ICMP, &WORKERS, &TABLES, &TIMEOUTS,
+    &FILE,
+    &INTERFACE,
+    &ROUTE,
+    &ACL,
+    &RULE,
+    &NAT,
+    &SOURCE_NAT,
+    &FORWARD,
+    &LIMIT,
+    &ICMP,
+    &WORKERS,
+    &TABLES,
+    &TIMEOUTS,
     &CONTROL,
 ];

@@ -90,7 +90,8 @@ pub(crate) fn duration(text: &str) -> Result<Duration, Wrong> {
         }
         last = milliseconds;
         let number: u64 = number.parse().map_err(|_| wrong())?;
-        total = number.checked_mul(milliseconds).and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
+        total =
+            number.checked_mul(milliseconds).and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
         rest = tail.trim_start();
     }
     match total {
@@ -122,7 +123,9 @@ fn scale(number: &str, factor: u64) -> Option<u64> {
 pub(crate) fn show_duration(duration: Duration) -> String {
     let mut rest = duration.as_millis();
     let mut shown = String::new();
-    for (unit, milliseconds) in [("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000), ("ms", 1)] {
+    for (unit, milliseconds) in
+        [("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000), ("ms", 1)]
+    {
         if rest >= milliseconds {
             shown += &format!("{}{unit}", rest / milliseconds);
             rest %= milliseconds;
@@ -150,14 +153,18 @@ mod tests {
         ] {
             assert_eq!(rate(text).ok().unwrap_or(0), bits, "{text}");
         }
-        for text in ["", "50", "Mbit", "-1 Mbit", "1e3 Mbit", "1 bit", "1001 Gbit", "0.0001 kbit", "1..2 Mbit", "."] {
+        for text in
+            ["", "50", "Mbit", "-1 Mbit", "1e3 Mbit", "1 bit", "1001 Gbit", "0.0001 kbit", "1..2 Mbit", "."]
+        {
             assert!(rate(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn sizes() {
-        for (text, bytes) in [("1500 B", 1500), ("128kB", 128_000), ("1.5 MiB", 1_572_864), ("64 KiB", 65_536)] {
+        for (text, bytes) in
+            [("1500 B", 1500), ("128kB", 128_000), ("1.5 MiB", 1_572_864), ("64 KiB", 65_536)]
+        {
             assert_eq!(size(text), Ok(bytes), "{text}");
         }
         for text in ["", "0 B", "1.5 B", "5 GB", "128 kb", "99999999999999999999 MB", "4097 MiB"] {
@@ -167,10 +174,25 @@ mod tests {
 
     #[test]
     fn durations() {
-        for (text, seconds) in [("30s", 30), ("5min", 300), ("2h4min", 7440), ("2h 4min", 7440), ("1d", 86_400)] {
+        for (text, seconds) in
+            [("30s", 30), ("5min", 300), ("2h4min", 7440), ("2h 4min", 7440), ("1d", 86_400)]
+        {
             assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
         }
-        for text in ["", " ", "30", "s", "0s", "4min2h", "1h1h", "5 minutes", "-1s", "1.5s", "31d", "99999999999999999999s"] {
+        for text in [
+            "",
+            " ",
+            "30",
+            "s",
+            "0s",
+            "4min2h",
+            "1h1h",
+            "5 minutes",
+            "-1s",
+            "1.5s",
+            "31d",
+            "99999999999999999999s",
+        ] {
             assert!(duration(text).is_err(), "{text}");
         }
     }

@@ -2,6 +2,7 @@
 
 pub mod memory;
 pub mod pcap;
+pub mod af_xdp;
 
 use crate::arena::{Frame, FramePool};
 use crate::burst::Burst;

@@ -1,15 +1,27 @@
 //! The IP part of the pass.
 
-use super::extensions::{self, Chain};
-use super::{Flags, Headers, ParseError, transport};
+use super::extensions;
+use super::{Flags, ParseError};
 use crate::checksum::verify_ipv4_header;
 use crate::ipv4::{self, OPTION_LSRR, OPTION_SSRR, Options};
 use crate::ipv6;
 
-/// Parses what stands at `l3_offset` as IPv4.
-#[inline]
-pub(super) fn ipv4(head: &[u8], frame_len: usize, headers: &mut Headers) -> Result<(), ParseError> {
-    let l3 = usize::from(headers.l3_offset);
+/// What the network header says; the fields mean what they do in [`Headers`](super::Headers).
+///
+/// The parts of the pass hand their findings on by value. They stay in registers, and each byte of the headers is written
+/// once, at the end: bytes that are written one by one and then copied as words stall the store buffer.
+#[derive(Clone, Copy)]
+pub(super) struct Ip {
+    pub(super) l4_offset: u16,
+    pub(super) end: u16,
+    pub(super) protocol: u8,
+    pub(super) ttl: u8,
+    pub(super) flags: Flags,
+}
+
+/// Parses what stands at `l3` as IPv4.
+#[inline(always)]
+pub(super) fn ipv4(head: &[u8], frame_len: usize, l3: usize) -> Result<Ip, ParseError> {
     let ip = ipv4::Header::at(head, l3).ok_or(ParseError::Ipv4Truncated)?;
     if ip.version() != 4 {
         return Err(ParseError::Ipv4Version);
@@ -19,34 +31,36 @@ pub(super) fn ipv4(head: &[u8], frame_len: usize, headers: &mut Headers) -> Resu
     if header_len < ipv4::LEN {
         return Err(ParseError::Ipv4HeaderLength);
     }
-    let l4 = l3 + header_len;
-    let header = head.get(l3..l4).ok_or(ParseError::Ipv4Truncated)?;
+    let header = head.get(l3..l3 + header_len).ok_or(ParseError::Ipv4Truncated)?;
     if total_len < header_len || l3 + total_len > frame_len {
         return Err(ParseError::Ipv4TotalLength);
     }
-    headers.end = u16::try_from(l3 + total_len).map_err(|_| ParseError::Ipv4TotalLength)?;
-    headers.l4_offset = l4 as u16;
-    headers.protocol = ip.protocol();
-    headers.ttl = ip.ttl();
-    if header_len == ipv4::LEN {
+    let end = u16::try_from(l3 + total_len).map_err(|_| ParseError::Ipv4TotalLength)?;
+    let mut flags = if header_len == ipv4::LEN {
         // A constant length, for which the sum is a handful of additions.
         if !verify_ipv4_header(ip.0) {
             return Err(ParseError::Ipv4Checksum);
         }
+        Flags::default()
     } else {
-        if !verify_ipv4_header(header) {
-            return Err(ParseError::Ipv4Checksum);
-        }
-        headers.flags.set(options(&header[ipv4::LEN..])?);
-    }
+        header_with_options(header)?
+    };
     if ip.dont_fragment() {
-        headers.flags.set(Flags::DONT_FRAGMENT);
+        flags.set(Flags::DONT_FRAGMENT);
     }
     let offset = usize::from(ip.fragment_offset());
     if offset != 0 || ip.more_fragments() {
-        headers.flags.set(fragment(header_len, offset, total_len - header_len, ip.more_fragments())?);
+        flags.set(fragment(header_len, offset, total_len - header_len, ip.more_fragments())?);
     }
-    transport::parse(head, headers)
+    Ok(Ip { l4_offset: (l3 + header_len) as u16, end, protocol: ip.protocol(), ttl: ip.ttl(), flags })
+}
+
+#[cold]
+fn header_with_options(header: &[u8]) -> Result<Flags, ParseError> {
+    if !verify_ipv4_header(header) {
+        return Err(ParseError::Ipv4Checksum);
+    }
+    options(header.get(ipv4::LEN..).unwrap_or_default())
 }
 
 /// Walks the options of an IPv4 header and says what they mean for forwarding.
@@ -75,41 +89,38 @@ fn fragment(before: usize, offset: usize, len: usize, more: bool) -> Result<Flag
     Ok(flags)
 }
 
-/// Parses what stands at `l3_offset` as IPv6.
-#[inline]
-pub(super) fn ipv6(head: &[u8], frame_len: usize, headers: &mut Headers) -> Result<(), ParseError> {
-    let l3 = usize::from(headers.l3_offset);
-    let ip = ipv6::Header::at(head, l3).ok_or(ParseError::Ipv6Truncated)?;
-    if ip.version() != 6 {
+/// Parses what stands at `l3` as IPv6.
+#[inline(always)]
+pub(super) fn ipv6(head: &[u8], frame_len: usize, l3: usize) -> Result<Ip, ParseError> {
+    let header = ipv6::Header::at(head, l3).ok_or(ParseError::Ipv6Truncated)?;
+    if header.version() != 6 {
         return Err(ParseError::Ipv6Version);
     }
     let first = l3 + ipv6::LEN;
-    let end = first + usize::from(ip.payload_len());
-    let jumbogram = ip.payload_len() == 0 && ip.next_header() == ipv6::HOP_BY_HOP;
+    let end = first + usize::from(header.payload_len());
+    let jumbogram = header.payload_len() == 0 && header.next_header() == ipv6::HOP_BY_HOP;
     if end > frame_len || jumbogram {
         return Err(ParseError::Ipv6PayloadLength);
     }
-    headers.end = u16::try_from(end).map_err(|_| ParseError::Ipv6PayloadLength)?;
-    headers.ttl = ip.hop_limit();
-    headers.flags = Flags::DONT_FRAGMENT;
-    headers.protocol = ip.next_header();
-    headers.l4_offset = first as u16;
-    if extensions::is_extension(ip.next_header()) {
-        let packet = &head[..head.len().min(end)];
-        let chain = extensions::walk(packet, first, ip.next_header()).ok_or(ParseError::Ipv6Extension)?;
-        ipv6_chain(&chain, first, end, headers)?;
-    }
-    transport::parse(head, headers)
+    let ip = Ip {
+        l4_offset: first as u16,
+        end: u16::try_from(end).map_err(|_| ParseError::Ipv6PayloadLength)?,
+        protocol: header.next_header(),
+        ttl: header.hop_limit(),
+        flags: Flags::DONT_FRAGMENT,
+    };
+    if extensions::is_extension(ip.protocol) { behind_extensions(head, ip) } else { Ok(ip) }
 }
 
-fn ipv6_chain(chain: &Chain, first: usize, end: usize, headers: &mut Headers) -> Result<(), ParseError> {
+#[cold]
+fn behind_extensions(head: &[u8], ip: Ip) -> Result<Ip, ParseError> {
+    let (first, end) = (usize::from(ip.l4_offset), usize::from(ip.end));
+    let packet = &head[..head.len().min(end)];
+    let chain = extensions::walk(packet, first, ip.protocol).ok_or(ParseError::Ipv6Extension)?;
+    let mut flags = Flags(ip.flags.0 | chain.flags.0);
     if let Some(part) = chain.fragment {
-        let unfragmented = part.header - first;
         let behind = part.header + ipv6::fragment::LEN;
-        headers.flags.set(fragment(unfragmented, part.offset.into(), end - behind, part.more)?);
+        flags.set(fragment(part.header - first, part.offset.into(), end - behind, part.more)?);
     }
-    headers.flags.set(chain.flags);
-    headers.protocol = chain.protocol;
-    headers.l4_offset = chain.l4_offset as u16;
-    Ok(())
+    Ok(Ip { l4_offset: chain.l4_offset as u16, protocol: chain.protocol, flags, ..ip })
 }

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::{matches, word};
+use super::matches::{self, Combinations};
+use super::word;
 use crate::config::model::{Acl, Action, Rule};
 use crate::config::reader::{At, Table, boolean, choice};
 use crate::config::report::{Sink, Span, nearest, quote};
@@ -27,6 +28,7 @@ impl<'t> Acls<'t> {
     pub(super) fn read(file: &Table<'t>, sink: &mut Sink<'_>) -> Self {
         let mut acls = Self { acls: Vec::new(), rule_spans: Vec::new(), names: HashMap::new() };
         let mut rules_left = MOST_RULES;
+        let mut combinations = Combinations::none();
         for (name, table) in file.named("acls", &schema::ACL, sink) {
             rules_left = rules_left.saturating_sub(1);
             acls.names.insert(name.value, acls.acls.len());
@@ -38,6 +40,9 @@ impl<'t> Acls<'t> {
                 rules_left = rules_left.saturating_sub(rules.len());
                 spans = rules.iter().map(|rule| rule.span.clone()).collect();
                 acl.rules = rules.iter().map(|rule| read_rule(rule, sink)).collect();
+                for (rule, span) in acl.rules.iter().zip(&spans) {
+                    combinations.add(&rule.matches, span, sink);
+                }
                 unique_names(&rules, sink);
             }
             acls.acls.push(At { value: acl, span: name.span });

@@ -234,9 +234,12 @@ impl<'t> Network<'t> {
                 Link::Device(Device { device, .. }) => {
                     let span = if table.has("device") { table.key_span("device") } else { name.span.clone() };
                     if let Some(first) = devices.insert(device, span.clone()) {
-                        sink.error(&span, format!("the device {} belongs to another interface", quote(device)))
-                            .also(&first, "it is taken here")
-                            .help("an interface that shares a device is a VLAN: `parent` and `vlan`");
+                        sink.error(
+                            &span,
+                            format!("the device {} belongs to another interface", quote(device)),
+                        )
+                        .also(&first, "it is taken here")
+                        .help("an interface that shares a device is a VLAN: `parent` and `vlan`");
                     }
                 }
                 Link::Vlan { parent, .. } if *parent >= self.interfaces.len() => {}
@@ -261,7 +264,8 @@ impl<'t> Network<'t> {
 
     /// No address twice, and no address in the subnets of two interfaces.
     fn check_subnets(&mut self, sink: &mut Sink<'_>) {
-        self.subnets.sort_by_key(|subnet| (subnet.prefix.first(), subnet.prefix.length, subnet.prefix.address));
+        self.subnets
+            .sort_by_key(|subnet| (subnet.prefix.first(), subnet.prefix.length, subnet.prefix.address));
         let mut widest: Option<&Subnet> = None;
         let mut addresses: HashMap<IpAddr, &Span> = HashMap::new();
         for subnet in &self.subnets {
@@ -275,7 +279,10 @@ impl<'t> Network<'t> {
             {
                 let (inner, outer) = (subnet.prefix.network(), other.prefix.network());
                 sink.error(&subnet.span, format!("the subnet {inner} overlaps {outer}"))
-                    .also(&other.span, format!("{outer} is here, on `{}`", self.interfaces[other.interface].name))
+                    .also(
+                        &other.span,
+                        format!("{outer} is here, on `{}`", self.interfaces[other.interface].name),
+                    )
                     .help("every subnet lies on one interface alone");
             }
             if widest.is_none_or(|other| !other.prefix.covers(subnet.prefix)) {
@@ -324,19 +331,25 @@ fn check_address(prefix: Prefix, span: &Span, sink: &mut Sink<'_>) -> bool {
         _ if address.is_loopback() => "a loopback address",
         _ if address.is_multicast() => "a multicast address",
         _ if prefix.length == 0 => "an address whose subnet is everything",
-        IpAddr::V4(_) if prefix.reserves(address) && address == prefix.last() => "the broadcast address of its subnet",
+        IpAddr::V4(_) if prefix.reserves(address) && address == prefix.last() => {
+            "the broadcast address of its subnet"
+        }
         IpAddr::V4(_) if prefix.reserves(address) => "the network address of its subnet",
         IpAddr::V6(_) if prefix.reserves(address) => "the subnet-router anycast address of its subnet",
         _ => return true,
     };
-    sink.error(span, format!("{prefix} is {wrong}")).help("give an address of a host, such as \"192.168.1.1/24\"");
+    sink.error(span, format!("{prefix} is {wrong}"))
+        .help("give an address of a host, such as \"192.168.1.1/24\"");
     false
 }
 
 fn kernel_filter(text: &str) -> Result<KernelFilter, Wrong> {
     const HELP: &str = "one of lldp, lacp, stp, ospf, vrrp, \"tcp/PORT\", \"udp/PORT\", \"proto/NUMBER\" or \"ethertype 0x88cc\"";
-    let wrong = || Wrong::new(format!("{} is nothing that can be left to the kernel", quote(text))).help(HELP);
-    let ours = |what: &str| Wrong::new(format!("{what} cannot be left to the kernel")).help("the gateway answers it itself");
+    let wrong =
+        || Wrong::new(format!("{} is nothing that can be left to the kernel", quote(text))).help(HELP);
+    let ours = |what: &str| {
+        Wrong::new(format!("{what} cannot be left to the kernel")).help("the gateway answers it itself")
+    };
     match text {
         "lldp" => return Ok(KernelFilter::EtherType(0x88cc)),
         "lacp" => return Ok(KernelFilter::EtherType(0x8809)),
@@ -347,11 +360,14 @@ fn kernel_filter(text: &str) -> Result<KernelFilter, Wrong> {
         _ => {}
     }
     if let Some(number) = text.strip_prefix("ethertype") {
-        let digits = number.trim().strip_prefix("0x").filter(|digits| !digits.starts_with('+')).ok_or_else(wrong)?;
+        let digits =
+            number.trim().strip_prefix("0x").filter(|digits| !digits.starts_with('+')).ok_or_else(wrong)?;
         return match u16::from_str_radix(digits, 16).map_err(|_| wrong())? {
             0x0806 => Err(ours("ARP")),
             0x0800 | 0x86dd => Err(Wrong::new("IP cannot be left to the kernel as a whole").help(HELP)),
-            0x8100 | 0x88a8 => Err(Wrong::new("this is the tag of a VLAN, not an EtherType behind it").help(HELP)),
+            0x8100 | 0x88a8 => {
+                Err(Wrong::new("this is the tag of a VLAN, not an EtherType behind it").help(HELP))
+            }
             0..0x0600 => Err(Wrong::new("below 0x0600 it is a length, not an EtherType").help(HELP)),
             ethertype => Ok(KernelFilter::EtherType(ethertype)),
         };

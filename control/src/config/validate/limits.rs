@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use super::interfaces::Network;
-use super::{matches, word};
+use super::matches::{self, Combinations};
+use super::word;
 use crate::config::model::{Direction, Limit};
 use crate::config::reader::{Table, text};
 use crate::config::report::{Sink, Span, quote};
@@ -16,9 +17,11 @@ const LARGEST_HEADER: u64 = 22;
 
 pub(super) fn read(file: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -> Vec<Limit> {
     let mut limits = Vec::new();
+    let mut combinations = Combinations::none();
     let mut seen: HashMap<String, Span> = HashMap::new();
     for table in file.tables("limits", &schema::LIMIT, MOST_LIMITS, sink) {
         let Some(limit) = read_limit(&table, network, sink) else { continue };
+        combinations.add(&limit.matches, &table.span, sink);
         let span = table.key_span("name");
         if let Some(first) = seen.get(&limit.name) {
             sink.error(&span, format!("two limits are called {}", quote(&limit.name)))
@@ -45,7 +48,12 @@ fn read_limit(table: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -> 
             return None;
         }
         (false, true) => (Direction::Egress, "out"),
-        _ => (Direction::Ingress, "in"),
+        (false, false) => {
+            sink.error(&table.span, "a limit has neither `in` nor `out`")
+                .help("name the interface by which its packets come in, or go out");
+            return None;
+        }
+        (true, false) => (Direction::Ingress, "in"),
     };
     let interface = network.required(table, key, sink);
     let matches = matches::read(table, sink);
@@ -55,8 +63,11 @@ fn read_limit(table: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -> 
     let mtu = network.interfaces[interface].mtu;
     let largest = u64::from(mtu) + LARGEST_HEADER;
     if let Some(burst) = burst.as_ref().filter(|burst| burst.value < largest) {
-        sink.error(&burst.span, format!("no packet of {mtu} bytes would ever pass a burst of {} B", burst.value))
-            .help(format!("at least {largest} B on this interface"));
+        sink.error(
+            &burst.span,
+            format!("no packet of {mtu} bytes would ever pass a burst of {} B", burst.value),
+        )
+        .help(format!("at least {largest} B on this interface"));
     }
     let burst = burst.map_or(default_burst(rate, mtu), |at| at.value);
     Some(Limit { name: name?.value, direction, interface, matches, rate, burst })

@@ -7,6 +7,7 @@ use super::interfaces::Network;
 use super::matches::families;
 use super::nat::Nat;
 use crate::config::model::{Acl, Action, Forward, IcmpType, Link, Match, PortRange, Prefix, Rule};
+use crate::config::protocol::protocol_name;
 use crate::config::report::{Sink, quote};
 
 /// Bounds the comparisons of rules with rules: beyond it, a huge configuration gets fewer warnings, not a long wait.
@@ -57,7 +58,8 @@ fn hidden_sources(nat: &Nat, budget: &mut Budget, sink: &mut Sink<'_>) {
             if !budget.spend(1 + earlier.value.from.len() * later.value.from.len()) {
                 return;
             }
-            if earlier.value.out == later.value.out && covers_prefixes(&earlier.value.from, &later.value.from) {
+            if earlier.value.out == later.value.out && covers_prefixes(&earlier.value.from, &later.value.from)
+            {
                 sink.warning(&later.span, "no packet reaches this source NAT rule")
                     .also(&earlier.span, "this one takes them all")
                     .help("the first rule that matches decides: put the narrower one first, or leave it out");
@@ -68,7 +70,13 @@ fn hidden_sources(nat: &Nat, budget: &mut Budget, sink: &mut Sink<'_>) {
 }
 
 /// A forward whose packets the ACL of its interface lets none of in. ACLs see packets before destination NAT.
-fn denied_forwards(network: &Network<'_>, acls: &Acls<'_>, nat: &Nat, budget: &mut Budget, sink: &mut Sink<'_>) {
+fn denied_forwards(
+    network: &Network<'_>,
+    acls: &Acls<'_>,
+    nat: &Nat,
+    budget: &mut Budget,
+    sink: &mut Sink<'_>,
+) {
     for forward in &nat.forwards {
         let interface = &network.interfaces[forward.value.interface];
         let Some(acl) = interface.acl.and_then(|acl| acls.acls.get(acl)) else { continue };
@@ -76,7 +84,7 @@ fn denied_forwards(network: &Network<'_>, acls: &Acls<'_>, nat: &Nat, budget: &m
             let Some(admitted) = admits(&acl.value, protocol, &forward.value, budget) else { return };
             if !admitted {
                 let Forward { address, ports, .. } = &forward.value;
-                let protocol = super::net::protocol_name(protocol);
+                let protocol = protocol_name(protocol);
                 sink.warning(&forward.span, format!("the ACL {} lets none of these packets in", quote(&acl.value.name)))
                     .also(&acl.span, "it is here")
                     .help(format!(
@@ -120,7 +128,8 @@ fn may_match(rule: &Match, packets: &Match) -> bool {
     };
     families(rule).ipv4
         && rule.icmp_types.is_empty()
-        && (rule.protocols.is_empty() || packets.protocols.iter().any(|protocol| rule.protocols.contains(protocol)))
+        && (rule.protocols.is_empty()
+            || packets.protocols.iter().any(|protocol| rule.protocols.contains(protocol)))
         && fits(&rule.to, &packets.to)
         && (rule.to_ports.is_empty()
             || rule.to_ports.iter().any(|a| packets.to_ports.iter().any(|b| a.overlaps(*b))))
@@ -145,7 +154,8 @@ fn unused(network: &Network<'_>, acls: &Acls<'_>, sink: &mut Sink<'_>) {
         sink.warning(&acl.span, format!("no interface uses the ACL {}", quote(&acl.value.name)))
             .help(format!("add `acl = \"{}\"` to one, or leave it out", acl.value.name));
     }
-    for ((interface, span), _) in network.interfaces.iter().zip(&network.spans).zip(carries).filter(|(_, used)| !used)
+    for ((interface, span), _) in
+        network.interfaces.iter().zip(&network.spans).zip(carries).filter(|(_, used)| !used)
     {
         sink.warning(span, format!("`{}` has neither an address nor a VLAN", interface.name))
             .help("without one, it takes part in nothing: add `address`");

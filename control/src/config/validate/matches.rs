@@ -2,7 +2,7 @@
 
 use super::{ports, prefixes, values};
 use crate::config::model::Match;
-use crate::config::net::{self, ICMP, ICMPV6, TCP, UDP, protocol_name};
+use crate::config::protocol::{self, ICMP, ICMPV6, IcmpType, TCP, UDP, protocol_name};
 use crate::config::reader::{At, Table, text_or_number};
 use crate::config::report::{Sink, Span};
 
@@ -16,7 +16,7 @@ pub(super) struct Families {
 /// Reads them. A field that was wrong is left empty, and reported.
 pub(super) fn read(table: &Table<'_>, sink: &mut Sink<'_>) -> Match {
     let errors = sink.errors();
-    let protocols = table.many("protocol", text_or_number(net::protocol), sink);
+    let protocols = table.many("protocol", text_or_number(protocol::protocol), sink);
     let found = Match {
         from: values(&prefixes(table, "from", sink)),
         to: values(&prefixes(table, "to", sink)),
@@ -34,6 +34,36 @@ pub(super) fn read(table: &Table<'_>, sink: &mut Sink<'_>) -> Match {
     found
 }
 
+/// Keeps count of what rules become for the data plane: one entry for each combination of their lists' entries.
+pub(super) struct Combinations(u64);
+
+impl Combinations {
+    /// Most entries of all ACLs, and most of all limits.
+    const MOST: u64 = 1 << 18;
+
+    pub(super) fn none() -> Self {
+        Self(0)
+    }
+
+    /// Adds those of one rule, and says so where they are too many.
+    pub(super) fn add(&mut self, matches: &Match, span: &Span, sink: &mut Sink<'_>) {
+        let before = self.0;
+        let factors = [
+            matches.from.len(),
+            matches.to.len(),
+            matches.from_ports.len(),
+            matches.to_ports.len(),
+            matches.protocols.len().max(matches.icmp_types.len()),
+        ];
+        let rule = factors.iter().fold(1u64, |product, &factor| product.saturating_mul(factor.max(1) as u64));
+        self.0 = before.saturating_add(rule);
+        if before <= Self::MOST && self.0 > Self::MOST {
+            sink.error(span, format!("with this rule's {rule}, there are {} combinations of lists", self.0))
+                .help(format!("at most {} in all: shorten the lists, or join prefixes", Self::MOST));
+        }
+    }
+}
+
 /// The families of the packets that can match.
 pub(super) fn families(matches: &Match) -> Families {
     let mut families = Families { ipv4: true, ipv6: true };
@@ -48,7 +78,7 @@ pub(super) fn families(matches: &Match) -> Families {
     families
 }
 
-fn icmp_types(table: &Table<'_>, protocols: &[At<u8>], sink: &mut Sink<'_>) -> Vec<net::IcmpType> {
+fn icmp_types(table: &Table<'_>, protocols: &[At<u8>], sink: &mut Sink<'_>) -> Vec<IcmpType> {
     if !table.has("icmp-type") || (protocols.is_empty() && table.has("protocol")) {
         return Vec::new();
     }
@@ -56,13 +86,20 @@ fn icmp_types(table: &Table<'_>, protocols: &[At<u8>], sink: &mut Sink<'_>) -> V
         return Vec::new();
     }
     let protocols = values(protocols);
-    let types = table.many("icmp-type", text_or_number(|text| net::icmp_types(text, &protocols)), sink);
+    let types = table.many("icmp-type", text_or_number(|text| protocol::icmp_types(text, &protocols)), sink);
     types.into_iter().flat_map(|at| at.value).collect()
 }
 
 /// Whether `protocols` are all among `allowed`, the only ones with which `key` has a meaning; says so if not.
-fn only_with(table: &Table<'_>, key: &str, protocols: &[At<u8>], allowed: &[u8], sink: &mut Sink<'_>) -> bool {
-    let names: Vec<String> = allowed.iter().map(|&protocol| format!("\"{}\"", protocol_name(protocol))).collect();
+fn only_with(
+    table: &Table<'_>,
+    key: &str,
+    protocols: &[At<u8>],
+    allowed: &[u8],
+    sink: &mut Sink<'_>,
+) -> bool {
+    let names: Vec<String> =
+        allowed.iter().map(|&protocol| format!("\"{}\"", protocol_name(protocol))).collect();
     let help = format!("`{key}` goes with `protocol = {}`, or a list of both", names.join("` or `"));
     if protocols.is_empty() {
         sink.error(&table.key_span(key), format!("`{key}` without a protocol")).help(help);

@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::interfaces::Network;
 use super::{ports, prefixes, values};
 use crate::config::model::{AddressRange, Forward, PortRange, Route, SourceNat, Target};
-use crate::config::net::{self, TCP, UDP};
+use crate::config::net;
+use crate::config::protocol::{TCP, UDP, protocol};
 use crate::config::reader::{At, Table, text, text_or_number};
 use crate::config::report::{Sink, Span, quote};
 use crate::config::schema;
@@ -17,6 +18,8 @@ const MOST_RULES: usize = 4096;
 const MOST_RANGES: usize = 4096;
 /// Most external addresses of a rule.
 const MOST_ADDRESSES: u64 = 65_536;
+/// Most external addresses of all rules.
+const MOST_ADDRESSES_IN_ALL: u64 = 1 << 18;
 
 /// Both kinds, each rule with its place.
 pub(super) struct Nat {
@@ -24,7 +27,12 @@ pub(super) struct Nat {
     pub(super) forwards: Vec<At<Forward>>,
 }
 
-pub(super) fn read(file: &Table<'_>, network: &Network<'_>, routes: &[At<Route>], sink: &mut Sink<'_>) -> Nat {
+pub(super) fn read(
+    file: &Table<'_>,
+    network: &Network<'_>,
+    routes: &[At<Route>],
+    sink: &mut Sink<'_>,
+) -> Nat {
     let Some(nat) = file.table("nat", &schema::NAT, sink) else {
         return Nat { sources: Vec::new(), forwards: Vec::new() };
     };
@@ -83,7 +91,8 @@ fn read_source(
 
 fn pool_range(text: &str) -> Result<AddressRange, Wrong> {
     if text == "interface" {
-        return Err(Wrong::new("\"interface\" stands in a list").help("write `to = \"interface\"`, or addresses alone"));
+        return Err(Wrong::new("\"interface\" stands in a list")
+            .help("write `to = \"interface\"`, or addresses alone"));
     }
     net::address_range(text).map_err(|wrong| match wrong.help {
         Some(_) => wrong,
@@ -141,10 +150,15 @@ fn check_pool(
                 .help("a pool holds addresses that are ours alone");
         }
         for end in [value.first, value.last] {
-            if let Some(subnet) = network.subnet(end.into()).filter(|subnet| subnet.prefix.reserves(end.into())) {
+            if let Some(subnet) =
+                network.subnet(end.into()).filter(|subnet| subnet.prefix.reserves(end.into()))
+            {
                 let subnet = subnet.prefix.network();
-                sink.error(span, format!("the pool {value} contains {end}, the network or broadcast address of {subnet}"))
-                    .help("leave it out of the pool");
+                sink.error(
+                    span,
+                    format!("the pool {value} contains {end}, the network or broadcast address of {subnet}"),
+                )
+                .help("leave it out of the pool");
             }
         }
     }
@@ -161,6 +175,11 @@ fn check_pools(sources: &[At<SourceNat>], sink: &mut Sink<'_>) {
             .help(format!("this version takes at most {MOST_RANGES} in all"));
         return;
     }
+    let count: u64 = ranges.iter().map(|(_, range)| range.count()).sum();
+    if let Some((rule, _)) = ranges.last().filter(|_| count > MOST_ADDRESSES_IN_ALL) {
+        sink.error(&sources[*rule].span, format!("the pools have {count} addresses"))
+            .help(format!("this version takes at most {MOST_ADDRESSES_IN_ALL} in all"));
+    }
     for (at, &(later, range)) in ranges.iter().enumerate() {
         let mine = &sources[later].value;
         let clash = ranges[..at].iter().find(|&&(earlier, other)| {
@@ -172,9 +191,12 @@ fn check_pools(sources: &[At<SourceNat>], sink: &mut Sink<'_>) {
                 && (mine.pool != theirs.pool || mine.ports != theirs.ports)
         });
         if let Some(&(earlier, other)) = clash {
-            sink.error(&sources[later].span, format!("the pool's {range}, ports {}, overlaps another pool", mine.ports))
-                .also(&sources[earlier].span, format!("{other}, ports {}, is here", sources[earlier].value.ports))
-                .help("pools are the same, or share no address, or share no port");
+            sink.error(
+                &sources[later].span,
+                format!("the pool's {range}, ports {}, overlaps another pool", mine.ports),
+            )
+            .also(&sources[earlier].span, format!("{other}, ports {}, is here", sources[earlier].value.ports))
+            .help("pools are the same, or share no address, or share no port");
         }
     }
 }
@@ -210,9 +232,10 @@ fn read_forward(table: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -
 }
 
 fn transport(text: &str) -> Result<u8, Wrong> {
-    match net::protocol(text)? {
+    match protocol(text)? {
         protocol @ (TCP | UDP) => Ok(protocol),
-        _ => Err(Wrong::new(format!("{} cannot be forwarded by port", quote(text))).help("\"tcp\", \"udp\" or both")),
+        _ => Err(Wrong::new(format!("{} cannot be forwarded by port", quote(text)))
+            .help("\"tcp\", \"udp\" or both")),
     }
 }
 
@@ -230,7 +253,9 @@ fn target(text: &str) -> Result<(Ipv4Addr, Option<u16>), Wrong> {
     };
     let address: Ipv4Addr = address.parse().map_err(|_| wrong())?;
     if address.is_unspecified() || address.is_multicast() || address.is_broadcast() || address.is_loopback() {
-        return Err(Wrong::new(format!("{address} is not the address of a host")).help("such as \"192.168.1.10:80\""));
+        return Err(
+            Wrong::new(format!("{address} is not the address of a host")).help("such as \"192.168.1.10:80\"")
+        );
     }
     Ok((address, port))
 }

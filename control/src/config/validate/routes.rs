@@ -11,7 +11,7 @@ use crate::config::report::{Sink, Span};
 use crate::config::{net, schema};
 
 /// Most static routes.
-const MOST_ROUTES: usize = 1 << 20;
+const MOST_ROUTES: usize = 65_536;
 
 /// Each with the place of its destination.
 pub(super) fn read(file: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -> Vec<At<Route>> {
@@ -25,8 +25,11 @@ pub(super) fn read(file: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>)
         if let Target::Via { address, .. } = target
             && address.is_ipv4() != to.value.is_ipv4()
         {
-            sink.error(&table.key_span("via"), format!("the next hop of {} is of the other IP version", to.value))
-                .help("both are of IPv4, or both of IPv6");
+            sink.error(
+                &table.key_span("via"),
+                format!("the next hop of {} is of the other IP version", to.value),
+            )
+            .help("both are of IPv4, or both of IPv6");
         }
         if let Some(interface) = network.connected(to.value) {
             let name = &network.interfaces[interface].name;
@@ -128,7 +131,8 @@ fn next_hop(
     let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
     match (interface, subnet) {
         (Some(interface), Some(subnet)) if subnet.interface != interface => {
-            let (named, right) = (&network.interfaces[interface].name, &network.interfaces[subnet.interface].name);
+            let (named, right) =
+                (&network.interfaces[interface].name, &network.interfaces[subnet.interface].name);
             sink.error(&span, format!("the next hop {address} is on `{right}`, not on `{named}`"))
                 .help("leave `interface` out");
             None

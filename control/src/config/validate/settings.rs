@@ -8,8 +8,8 @@ use super::values;
 use crate::config::model::{Link, Poll, Tables, Timeouts, Workers};
 use crate::config::reader::{At, Table, choice, integer, text};
 use crate::config::report::{Sink, quote};
-use crate::config::units::{self, Wrong, show_duration};
 use crate::config::schema;
+use crate::config::units::{self, Wrong, show_duration};
 
 /// Packet buffers that the rings of a port hold: 2048 to receive into, 2048 that are being sent.
 const FRAMES_PER_PORT: usize = 4096;

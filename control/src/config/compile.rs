@@ -1,0 +1,386 @@
+//! From a valid [`Config`] to the data plane's [`Snapshot`]: lists multiplied out, names gone, subnets in the route table.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use sluice_dataplane::snapshot::{self, AclAction, LocalUse, PortConfig, RuleInfo, Snapshot, Tags};
+use sluice_dataplane::table::classifier::{self, Classifier, Rule};
+use sluice_dataplane::table::meter;
+use sluice_pkt::ethernet::Mac;
+
+use super::model::{Action, Checksum, Config, Direction, Interface, Link, Match, PortRange, Prefix, Target};
+use super::protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name};
+
+/// What only the device itself can tell of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceFacts {
+    /// The MAC address, where the configuration gives none.
+    pub mac: Mac,
+    /// A virtual link (veth, tap, virtio): its local senders leave L4 checksums partial.
+    pub virtual_link: bool,
+}
+
+impl DeviceFacts {
+    /// For a port without a device: a locally administered MAC address made of the port's number.
+    pub fn none(port: usize) -> Self {
+        let [.., high, low] = (port + 1).to_be_bytes();
+        Self { mac: Mac([2, 0, 0, 0, high, low]), virtual_link: false }
+    }
+}
+
+/// Compiles a configuration. `devices` are in the order of the ports, which is that of the interfaces with a device;
+/// missing ones count as [`DeviceFacts::none`]. `generation`, `seed`, and the `any_mac` and `invent_neighbors` of ports
+/// are left at 0 and false, for the caller to set.
+pub fn compile(config: &Config, devices: &[DeviceFacts]) -> Snapshot {
+    let mut snapshot = Snapshot {
+        icmp_per_second: config.icmp_errors_per_second,
+        timeouts: timeouts(config),
+        sizes: snapshot::Sizes {
+            sessions: config.tables.sessions,
+            neighbors: config.tables.neighbors,
+            fragments: config.tables.fragments,
+            frames: config.tables.frames,
+        },
+        ..Snapshot::default()
+    };
+    interfaces(config, devices, &mut snapshot);
+    routes(config, &mut snapshot);
+    acls(config, &mut snapshot);
+    nat(config, &mut snapshot);
+    snapshot.limits = config.limits.iter().map(limit).collect();
+    snapshot
+}
+
+/// An index of the configuration, whose lists the validation keeps below 65,535 entries.
+fn index(index: usize) -> u16 {
+    u16::try_from(index).unwrap_or(snapshot::NONE16)
+}
+
+fn timeouts(config: &Config) -> snapshot::Timeouts {
+    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    snapshot::Timeouts {
+        udp: nanos(config.timeouts.udp),
+        icmp: nanos(config.timeouts.icmp),
+        tcp_established: nanos(config.timeouts.tcp_established),
+        tcp_transitory: nanos(config.timeouts.tcp_transitory),
+        other: nanos(config.timeouts.other),
+        fragment: nanos(config.timeouts.fragment),
+    }
+}
+
+fn interfaces(config: &Config, devices: &[DeviceFacts], snapshot: &mut Snapshot) {
+    // The port and MAC address of each interface that is a device; a VLAN has its parent's.
+    let mut carriers = HashMap::new();
+    for (number, interface) in config.interfaces.iter().enumerate() {
+        let Link::Device(device) = &interface.link else { continue };
+        let port = snapshot.ports.len();
+        let facts = devices.get(port).copied().unwrap_or(DeviceFacts::none(port));
+        carriers.insert(number, (index(port), device.mac.map_or(facts.mac, Mac)));
+        snapshot.ports.push(PortConfig {
+            name: interface.name.clone(),
+            complete_checksums: match device.checksum {
+                Checksum::Auto => facts.virtual_link,
+                Checksum::Complete => true,
+                Checksum::Trust => false,
+            },
+            any_mac: false,
+            invent_neighbors: false,
+        });
+    }
+    for (number, interface) in config.interfaces.iter().enumerate() {
+        let (carrier, tags) = match interface.link {
+            Link::Device(_) => (number, Tags::default()),
+            Link::Vlan { parent, id, outer: None } => (parent, Tags { count: 1, ids: [id, 0] }),
+            Link::Vlan { parent, id, outer: Some(outer) } => (parent, Tags { count: 2, ids: [outer, id] }),
+        };
+        let (port, mac) = carriers.get(&carrier).copied().unwrap_or_default();
+        let compiled = compile_interface(interface, port, mac, tags);
+        let own = |address| (address, (index(number), LocalUse::Interface));
+        snapshot.local4.extend(compiled.v4.iter().map(|&(address, _)| own(address)));
+        let global = compiled.v6.iter().filter(|(address, _)| !address.is_unicast_link_local());
+        snapshot.local6.extend(global.map(|&(address, _)| (address, (index(number), LocalUse::Interface))));
+        snapshot.interfaces.push(compiled);
+    }
+}
+
+fn compile_interface(interface: &Interface, port: u16, mac: Mac, tags: Tags) -> snapshot::Interface {
+    let mut v4 = Vec::new();
+    let mut v6 = Vec::new();
+    for prefix in &interface.addresses {
+        match prefix.address {
+            IpAddr::V4(address) => v4.push((address, prefix.length)),
+            IpAddr::V6(address) => v6.push((address, prefix.length)),
+        }
+    }
+    if !v6.is_empty() {
+        v6.push((link_local(mac), 64));
+    }
+    snapshot::Interface {
+        name: interface.name.clone(),
+        port,
+        tags,
+        mac,
+        mtu: interface.mtu,
+        v4,
+        v6,
+        acl: interface.acl.map(index),
+    }
+}
+
+/// fe80::/64 with the modified EUI-64 of the MAC address (RFC 4291 appendix A).
+fn link_local(Mac([a, b, c, d, e, f]): Mac) -> Ipv6Addr {
+    let identifier = u64::from_be_bytes([a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
+    Ipv6Addr::from_bits(0xfe80 << 112 | u128::from(identifier))
+}
+
+fn routes(config: &Config, snapshot: &mut Snapshot) {
+    let mut listed: Vec<(Prefix, snapshot::Route)> = Vec::new();
+    let mut seen = HashSet::new();
+    for (number, interface) in config.interfaces.iter().enumerate() {
+        for prefix in interface.addresses.iter().map(|prefix| prefix.network()) {
+            // A further address in a subnet adds no route.
+            let route = snapshot::Route::Connected { interface: index(number) };
+            if seen.insert(prefix) {
+                listed.push((prefix, route));
+            }
+        }
+    }
+    for route in &config.routes {
+        let compiled = match route.target {
+            Target::Connected(interface) => snapshot::Route::Connected { interface: index(interface) },
+            Target::Via { address: IpAddr::V4(gateway), interface } => {
+                snapshot::Route::Via4 { interface: index(interface), gateway }
+            }
+            Target::Via { address: IpAddr::V6(gateway), interface } => {
+                snapshot::Route::Via6 { interface: index(interface), gateway }
+            }
+            Target::Blackhole => snapshot::Route::Blackhole,
+            Target::Unreachable => snapshot::Route::Unreachable,
+        };
+        listed.push((route.to, compiled));
+    }
+    for (number, (prefix, route)) in (0u32..).zip(listed) {
+        let inserted = match prefix.address {
+            IpAddr::V4(address) => snapshot.routes4.insert(address.octets(), prefix.length, number),
+            IpAddr::V6(address) => snapshot.routes6.insert(address.octets(), prefix.length, number),
+        };
+        debug_assert!(inserted.is_ok(), "a valid prefix fits the table");
+        snapshot.routes.push(route);
+        snapshot.route_list.push((prefix.to_string(), number));
+    }
+}
+
+fn acls(config: &Config, snapshot: &mut Snapshot) {
+    for acl in &config.acls {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (number, rule) in acl.rules.iter().enumerate() {
+            let result = snapshot.rules.len();
+            let established = rule.established.then_some(true);
+            v4.extend(expand::<u32>(&rule.matches, established, result));
+            v6.extend(expand::<u128>(&rule.matches, established, result));
+            snapshot.rules.push(RuleInfo {
+                acl: acl.name.clone(),
+                name: rule.name.clone().unwrap_or_else(|| format!("rule {}", number + 1)),
+                text: describe(&rule.matches, rule.established),
+                action: action(rule.action),
+            });
+        }
+        let default = index(snapshot.rules.len());
+        snapshot.rules.push(RuleInfo {
+            acl: acl.name.clone(),
+            name: "default".to_owned(),
+            text: "all else".to_owned(),
+            action: action(acl.default),
+        });
+        let name = acl.name.clone();
+        snapshot.acls.push(snapshot::Acl { name, v4: Classifier::new(v4), v6: Classifier::new(v6), default });
+    }
+}
+
+fn action(action: Action) -> AclAction {
+    match action {
+        Action::Accept => AclAction::Accept,
+        Action::Drop => AclAction::Drop,
+        Action::Reject => AclAction::Reject,
+    }
+}
+
+fn nat(config: &Config, snapshot: &mut Snapshot) {
+    let mut pools = HashMap::new();
+    for rule in &config.source_nat {
+        let pool = *pools.entry((rule.pool.clone(), rule.ports)).or_insert_with(|| {
+            let addresses = rule.pool.iter().flat_map(|range| range.first.to_bits()..=range.last.to_bits());
+            let addresses = addresses.map(Ipv4Addr::from_bits).collect();
+            snapshot.pools.push(snapshot::Pool { addresses, ports: (rule.ports.first, rule.ports.last) });
+            index(snapshot.pools.len() - 1)
+        });
+        let from = rule.from.iter().filter_map(|&prefix| u32::mask(prefix)).collect();
+        snapshot.source_nat.push(snapshot::SourceNat { out: index(rule.out), from, pool });
+        for address in snapshot.pools.get(usize::from(pool)).into_iter().flat_map(|pool| &pool.addresses) {
+            snapshot.local4.entry(*address).or_insert((index(rule.out), LocalUse::Nat));
+        }
+    }
+    for forward in &config.forwards {
+        snapshot.local4.entry(forward.address).or_insert((index(forward.interface), LocalUse::Nat));
+        snapshot.forwards.extend(forward.protocols.iter().map(|&protocol| snapshot::Forward {
+            interface: index(forward.interface),
+            protocol,
+            address: forward.address,
+            ports: (forward.ports.first, forward.ports.last),
+            to: forward.to,
+            to_port: forward.to_port,
+        }));
+    }
+}
+
+fn limit(limit: &super::model::Limit) -> snapshot::Limit {
+    snapshot::Limit {
+        name: limit.name.clone(),
+        interface: index(limit.interface),
+        egress: limit.direction == Direction::Egress,
+        v4: expand(&limit.matches, None, 0),
+        v6: expand(&limit.matches, None, 0),
+        rate: meter::Rate { bits_per_second: limit.rate },
+        burst: limit.burst,
+    }
+}
+
+/// An address family's way of writing prefixes for a classifier.
+trait Family: classifier::Address + Default {
+    /// The ICMP of the family, and that of the other.
+    const ICMP: (u8, u8);
+    /// Value and mask; `None` for a prefix of the other family.
+    fn mask(prefix: Prefix) -> Option<(Self, Self)>;
+}
+
+impl Family for u32 {
+    const ICMP: (u8, u8) = (ICMP, ICMPV6);
+
+    fn mask(prefix: Prefix) -> Option<(Self, Self)> {
+        match prefix.address {
+            IpAddr::V4(address) => {
+                Some((address.to_bits(), u32::MAX.checked_shl(32 - u32::from(prefix.length)).unwrap_or(0)))
+            }
+            IpAddr::V6(_) => None,
+        }
+    }
+}
+
+impl Family for u128 {
+    const ICMP: (u8, u8) = (ICMPV6, ICMP);
+
+    fn mask(prefix: Prefix) -> Option<(Self, Self)> {
+        match prefix.address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(address) => {
+                Some((address.to_bits(), u128::MAX.checked_shl(128 - u32::from(prefix.length)).unwrap_or(0)))
+            }
+        }
+    }
+}
+
+/// The match as rules of one prefix, range and type each, for one family; none, where it cannot match that family.
+fn expand<A: Family>(matches: &Match, established: Option<bool>, result: usize) -> Vec<Rule<A>> {
+    let (sources, destinations) = (masks::<A>(&matches.from), masks::<A>(&matches.to));
+    let mut rules = Vec::new();
+    for (protocol, icmp) in protocols::<A>(matches) {
+        let with_ports = protocol.is_some_and(|protocol| [TCP, UDP].contains(&protocol));
+        let (src_ports, dst_ports) = match with_ports {
+            true => (ranges(&matches.from_ports), ranges(&matches.to_ports)),
+            false => (ranges(&[]), ranges(&[])),
+        };
+        for &src in &sources {
+            for &dst in &destinations {
+                for &src_port in &src_ports {
+                    for &dst_port in &dst_ports {
+                        rules.push(Rule {
+                            src,
+                            dst,
+                            protocol,
+                            src_port,
+                            dst_port,
+                            icmp_type: icmp.map(|(kind, _)| kind),
+                            icmp_code: icmp.and_then(|(_, code)| code),
+                            established,
+                            result: u32::from(index(result)),
+                        });
+                    }
+                }
+            }
+        }
+    }
+    rules
+}
+
+fn masks<A: Family>(prefixes: &[Prefix]) -> Vec<(A, A)> {
+    match prefixes {
+        [] => vec![Default::default()],
+        prefixes => prefixes.iter().filter_map(|&prefix| A::mask(prefix)).collect(),
+    }
+}
+
+fn ranges(ranges: &[PortRange]) -> Vec<classifier::PortRange> {
+    match ranges {
+        [] => vec![classifier::PortRange::ANY],
+        ranges => ranges
+            .iter()
+            .map(|range| classifier::PortRange { first: range.first, last: range.last })
+            .collect(),
+    }
+}
+
+/// A protocol, and a type and code of ICMP; `None` for any.
+type ProtocolAndIcmp = (Option<u8>, Option<(u8, Option<u8>)>);
+
+/// The protocols of the match that the family has.
+fn protocols<A: Family>(matches: &Match) -> Vec<ProtocolAndIcmp> {
+    let (own, other) = A::ICMP;
+    if !matches.icmp_types.is_empty() {
+        let types = matches.icmp_types.iter().filter(|icmp| icmp.protocol == own);
+        return types.map(|icmp| (Some(own), Some((icmp.kind, icmp.code)))).collect();
+    }
+    match &matches.protocols[..] {
+        [] => vec![(None, None)],
+        protocols => {
+            protocols.iter().filter(|&&p| p != other).map(|&protocol| (Some(protocol), None)).collect()
+        }
+    }
+}
+
+/// A match in words, with the keys of the file: `tcp from 10.0.0.0/8 to-port 80,443 established`.
+fn describe(matches: &Match, established: bool) -> String {
+    fn join<T: ToString>(list: &[T]) -> String {
+        list.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    }
+    let mut words = match &matches.protocols[..] {
+        [] => "any".to_owned(),
+        protocols => protocols.iter().map(|&protocol| protocol_name(protocol)).collect::<Vec<_>>().join(","),
+    };
+    let types = matches.icmp_types.iter().map(|icmp| match icmp.code {
+        Some(code) => format!("{}/{code}", icmp.kind),
+        None => icmp.kind.to_string(),
+    });
+    let types = types.collect::<Vec<_>>().join(",");
+    for (word, list) in [
+        (" type ", types),
+        (" from ", join(&matches.from)),
+        (" from-port ", join(&matches.from_ports)),
+        (" to ", join(&matches.to)),
+        (" to-port ", join(&matches.to_ports)),
+    ] {
+        if !list.is_empty() {
+            // Writing to a string cannot fail.
+            let _ = write!(words, "{word}{list}");
+        }
+    }
+    if established {
+        words.push_str(" established");
+    }
+    words
+}
+
+#[cfg(test)]
+#[path = "compile_tests.rs"]
+mod tests;

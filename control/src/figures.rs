@@ -1,0 +1,84 @@
+//! Counters as JSON, in the one shape that replay, a running gateway and golden cases share.
+
+use serde_json::{Map, Value, json};
+use sluice_dataplane::counters::Counters;
+use sluice_dataplane::snapshot::Snapshot;
+use sluice_dataplane::verdict::DropReason;
+
+/// The counters of a data plane that runs this snapshot.
+pub fn counters(snapshot: &Snapshot, counters: &Counters) -> Value {
+    let ports = snapshot.ports.iter().zip(&counters.ports).map(|(port, count)| {
+        let figures = json!({
+            "rx_packets": count.rx.packets,
+            "rx_bytes": count.rx.bytes,
+            "tx_packets": count.tx.packets,
+            "tx_bytes": count.tx.bytes,
+        });
+        (port.name.clone(), figures)
+    });
+    let drops = DropReason::ALL.iter().zip(&counters.drops);
+    let drops: Map<String, Value> = drops.map(|(reason, &n)| (reason.name().into(), n.into())).collect();
+    json!({
+        "ports": ports.collect::<Map<String, Value>>(),
+        "drops": drops,
+        "punted": counters.punted,
+        "held": counters.held,
+        "originated": counters.originated,
+        "split_extra": counters.split_extra,
+        "conserved": counters.conserved(),
+        "icmp_suppressed": counters.icmp_suppressed,
+        "sessions": counters.sessions,
+        "sessions_created": counters.sessions_created,
+        "sessions_ended": counters.sessions_ended,
+        "nat_bindings": counters.bindings,
+    })
+}
+
+/// The rules of all ACLs with their hits.
+pub fn rules(snapshot: &Snapshot, counters: &Counters) -> Value {
+    let rows = snapshot.rules.iter().zip(&counters.rules).map(|(rule, hits)| {
+        json!({
+            "acl": rule.acl,
+            "name": rule.name,
+            "rule": rule.text,
+            "packets": hits.packets,
+            "bytes": hits.bytes,
+        })
+    });
+    rows.collect()
+}
+
+/// The limits with what they let pass.
+pub fn limits(snapshot: &Snapshot, counters: &Counters) -> Value {
+    let rows = snapshot.limits.iter().zip(&counters.limits).map(|(limit, count)| {
+        json!({
+            "name": limit.name,
+            "interface": snapshot.interfaces.get(usize::from(limit.interface)).map(|i| i.name.as_str()),
+            "direction": if limit.egress { "out" } else { "in" },
+            "rate_bits_per_second": limit.rate.bits_per_second,
+            "burst_bytes": limit.burst,
+            "passed_packets": count.passed.packets,
+            "passed_bytes": count.passed.bytes,
+            "dropped_packets": count.dropped.packets,
+            "dropped_bytes": count.dropped.bytes,
+        })
+    });
+    rows.collect()
+}
+
+/// The route table.
+pub fn routes(snapshot: &Snapshot) -> Value {
+    use sluice_dataplane::snapshot::Route;
+    let name = |interface: u16| snapshot.interfaces.get(usize::from(interface)).map(|i| i.name.clone());
+    let rows = snapshot.route_list.iter().filter_map(|(prefix, index)| {
+        let (kind, via, interface) = match snapshot.routes.get(*index as usize)? {
+            Route::Connected { interface } => ("connected", None, name(*interface)),
+            Route::Via4 { interface, gateway } => ("via", Some(gateway.to_string()), name(*interface)),
+            Route::Via6 { interface, gateway } => ("via", Some(gateway.to_string()), name(*interface)),
+            Route::Blackhole => ("blackhole", None, None),
+            Route::Unreachable => ("unreachable", None, None),
+        };
+        Some(json!({ "to": prefix, "kind": kind, "via": via, "interface": interface }))
+    });
+    rows.collect()
+}

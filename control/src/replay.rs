@@ -1,0 +1,186 @@
+//! `sluice replay`: captures through the very pipeline of a live gateway, in the captures' own time. No privilege, no
+//! device, and the same bytes each time.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+use sluice_dataplane::arena::{ArenaError, FramePool};
+use sluice_dataplane::clock::{Nanos, SECOND};
+use sluice_dataplane::port::Port;
+use sluice_dataplane::port::pcap::{PcapError, PcapPort, first_unicast_destination};
+use sluice_dataplane::snapshot::Snapshot;
+use sluice_dataplane::worker::Worker;
+use sluice_pkt::ethernet::Mac;
+
+use crate::config::{self, Config, DeviceFacts, Link, Report};
+use crate::figures;
+
+/// How long, in the captures' time, the end is put off for packets that wait for a neighbour.
+const DRAIN: Nanos = 10 * SECOND;
+/// Hash functions and random ports draw from this, so that a replay gives the same bytes each time.
+const SEED: u64 = 0x51_7c_c1_b7_27_22_0a_95;
+
+/// What to replay.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// Captures by port name. Ports without one receive nothing.
+    pub inputs: Vec<(String, PathBuf)>,
+    /// Folder for what each port transmits, `PORT.pcap`; made if it does not exist.
+    pub out: Option<PathBuf>,
+    /// Take only frames for our own MAC addresses, and resolve neighbours by ARP and ND as the captures answer.
+    pub strict_l2: bool,
+}
+
+/// Why there was nothing to replay, or nowhere to put it.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The configuration is wrong.
+    #[error("{0}")]
+    Config(#[from] Report),
+    /// An input for a port that does not exist.
+    #[error("--in {given}: the configuration has no port of that name; its ports are {ports}")]
+    NoSuchPort {
+        /// The name given.
+        given: String,
+        /// Those that there are.
+        ports: String,
+    },
+    /// Two inputs for one port.
+    #[error("--in {0} is given twice; a port replays one capture")]
+    Twice(String),
+    /// A capture cannot be read or written.
+    #[error("{0}")]
+    Pcap(#[from] PcapError),
+    /// The folder for the output cannot be made.
+    #[error("cannot make the folder {path}: {source}")]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// No memory.
+    #[error("{0}")]
+    Memory(#[from] ArenaError),
+}
+
+/// What a replay came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The counters, as `sluice show counters --json` has them.
+    pub counters: Value,
+    /// The hits of each ACL rule, as `sluice show acl --json` has them.
+    pub rules: Value,
+    /// What each limit passed, as `sluice show limits --json` has it.
+    pub limits: Value,
+    /// Captures that end within a packet, as one does whose recorder was killed. All before was replayed.
+    pub cut_off: Vec<PcapError>,
+    /// Captures that turned out broken on the way. All before was replayed.
+    pub broken: Vec<PcapError>,
+}
+
+/// Replays.
+pub fn run(options: &Options) -> Result<Outcome, ReplayError> {
+    let (config, _) = config::load(&options.config)?;
+    let names = port_names(&config);
+    check_inputs(&names, &options.inputs)?;
+    let input = |name: &str| options.inputs.iter().find(|(port, _)| port == name).map(|(_, path)| path.as_path());
+    if let Some(path) = &options.out {
+        let folder = |source| ReplayError::Folder { path: path.clone(), source };
+        std::fs::create_dir_all(path).map_err(folder)?;
+    }
+
+    let mut facts = Vec::new();
+    let mut ports: Vec<Box<dyn Port>> = Vec::new();
+    let mut faults = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        facts.push(device_facts(index, input(name), options.strict_l2)?);
+        let output = options.out.as_ref().map(|folder| folder.join(format!("{name}.pcap")));
+        let port = PcapPort::open(input(name), output.as_deref())?;
+        faults.push(port.faults());
+        ports.push(Box::new(port));
+    }
+    let snapshot = Arc::new(compile(&config, &facts, options.strict_l2));
+    let pool = FramePool::new(snapshot.sizes.frames, true)?;
+    let counters = drive(Worker::new(snapshot.clone(), ports, pool));
+
+    let mut outcome = Outcome {
+        counters: figures::counters(&snapshot, &counters),
+        rules: figures::rules(&snapshot, &counters),
+        limits: figures::limits(&snapshot, &counters),
+        cut_off: Vec::new(),
+        broken: Vec::new(),
+    };
+    for faults in faults {
+        if let Some(error) = faults.output() {
+            return Err(error.clone().into());
+        }
+        match faults.input() {
+            Some(error) if error.is_cut_off() => outcome.cut_off.push(error.clone()),
+            Some(error) => outcome.broken.push(error.clone()),
+            None => {}
+        }
+    }
+    Ok(outcome)
+}
+
+/// The ports of a configuration: its interfaces that are no VLANs.
+pub fn port_names(config: &Config) -> Vec<String> {
+    let ports = config.interfaces.iter().filter(|interface| matches!(interface.link, Link::Device(_)));
+    ports.map(|interface| interface.name.clone()).collect()
+}
+
+fn check_inputs(names: &[String], inputs: &[(String, PathBuf)]) -> Result<(), ReplayError> {
+    for (index, (given, _)) in inputs.iter().enumerate() {
+        if !names.contains(given) {
+            return Err(ReplayError::NoSuchPort { given: given.clone(), ports: names.join(", ") });
+        }
+        if inputs[..index].iter().any(|(earlier, _)| earlier == given) {
+            return Err(ReplayError::Twice(given.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// What a device would tell: the gateway's MAC address, where the capture was taken.
+fn device_facts(index: usize, input: Option<&Path>, strict_l2: bool) -> Result<DeviceFacts, ReplayError> {
+    let mut facts = DeviceFacts::none(index);
+    if let Some(path) = input.filter(|_| !strict_l2)
+        && let Some(mac) = first_unicast_destination(path)?
+    {
+        facts.mac = Mac(mac);
+    }
+    Ok(facts)
+}
+
+fn compile(config: &Config, facts: &[DeviceFacts], strict_l2: bool) -> Snapshot {
+    let mut snapshot = config::compile(config, facts);
+    snapshot.seed = SEED;
+    for port in &mut snapshot.ports {
+        port.any_mac = !strict_l2;
+        port.invent_neighbors = !strict_l2;
+    }
+    snapshot
+}
+
+/// Drives a worker through its captures, from event to event: the next packet of any port, or what is due before it.
+fn drive(mut worker: Worker) -> sluice_dataplane::counters::Counters {
+    let mut now = 0;
+    loop {
+        let arrival = worker.ports().iter_mut().filter_map(|port| port.next_arrival()).min();
+        let Some(arrival) = arrival else { break };
+        // What was due before the first packet is due with it.
+        let due = if now == 0 { arrival } else { worker.next_due().max(now + 1) };
+        now = arrival.min(due).max(now);
+        worker.poll(now);
+    }
+    let end = now.saturating_add(DRAIN);
+    while worker.held() > 0 && now < end {
+        now = worker.next_due().clamp(now + 1, end);
+        worker.poll(now);
+    }
+    worker.close(now).0
+}

@@ -1,0 +1,246 @@
+//! Looking into a worker's tables while it runs: a question goes in over one ring, rows come back over another. The worker
+//! copies a few rows between bursts, so that a listing of a million flows delays no packet by more than that.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use ringbuf::traits::{Consumer, Observer, Producer, Split};
+use ringbuf::{HeapCons, HeapProd, HeapRb};
+
+use crate::clock::Nanos;
+use crate::local::neighbor::Neighbor;
+use crate::nat::Binding;
+use crate::session::{Family, FlowAction, KeyFacts, NONE, Session, State, ticks};
+use crate::shard::Shard;
+
+/// Table slots that are looked at between two bursts.
+const SLOTS_PER_POLL: u32 = 64;
+const ROWS: usize = 1024;
+
+/// What is to be listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Sessions with both their flows.
+    Sessions,
+    /// NAT bindings.
+    Bindings,
+    /// External addresses and their ports in use.
+    Externals,
+    /// Neighbours.
+    Neighbors,
+}
+
+/// One direction of a session.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowRow {
+    /// Source address as the packet comes in.
+    pub src: IpAddr,
+    /// Destination address as the packet comes in.
+    pub dst: IpAddr,
+    /// Ports, ingress interface, protocol.
+    pub key: KeyFacts,
+    /// What is done to it.
+    pub action: FlowAction,
+    /// Packets so far.
+    pub packets: u64,
+    /// Bytes so far.
+    pub bytes: u64,
+    /// Time since its last packet, nanoseconds (in steps of 17 ms).
+    pub idle: Nanos,
+}
+
+/// A session.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionRow {
+    /// Both directions; none for a reply that cannot be told from its question.
+    pub flows: [Option<FlowRow>; 2],
+    /// Where it stands.
+    pub state: State,
+    /// Time since it was made, nanoseconds.
+    pub age: Nanos,
+}
+
+/// A line of an answer.
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::large_enum_variant, reason = "rows lie in a ring, side by side")]
+pub enum Row {
+    /// For [`Question::Sessions`].
+    Session(SessionRow),
+    /// For [`Question::Bindings`].
+    Binding(Binding),
+    /// For [`Question::Externals`]: ports in use for TCP, UDP and ICMP.
+    External(Ipv4Addr, [u32; 3]),
+    /// For [`Question::Neighbors`].
+    Neighbor(Neighbor),
+    /// The listing is complete.
+    End,
+}
+
+/// The worker's end.
+pub struct Inspected {
+    questions: HeapCons<Question>,
+    rows: HeapProd<Row>,
+    current: Option<(Question, u32)>,
+}
+
+/// The asker's end.
+pub struct Inspector {
+    questions: HeapProd<Question>,
+    rows: HeapCons<Row>,
+}
+
+/// Makes the two ends.
+pub fn channel() -> (Inspected, Inspector) {
+    let (asks, questions) = HeapRb::new(1).split();
+    let (rows, answers) = HeapRb::new(ROWS).split();
+    (Inspected { questions, rows, current: None }, Inspector { questions: asks, rows: answers })
+}
+
+impl Inspector {
+    /// Asks, and hands each row to `each`. False if the worker did not answer in full in time.
+    pub fn ask(&mut self, question: Question, within: Duration, mut each: impl FnMut(Row)) -> bool {
+        let start = Instant::now();
+        // What an earlier listing that ran out of time left.
+        self.rows.clear();
+        while self.questions.try_push(question).is_err() {
+            if start.elapsed() > within {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        loop {
+            match self.rows.try_pop() {
+                Some(Row::End) => return true,
+                Some(row) => each(row),
+                None if start.elapsed() > within => return false,
+                None => std::thread::sleep(Duration::from_micros(200)),
+            }
+        }
+    }
+}
+
+impl Inspected {
+    /// Goes on with the listing that was asked for, by a few slots. Returns whether there is more to do.
+    pub fn serve(&mut self, shard: &Shard, now: Nanos) -> bool {
+        if self.current.is_none() {
+            self.current = self.questions.try_pop().map(|question| (question, 0));
+        }
+        let Some((question, from)) = self.current else { return false };
+        let slots = match question {
+            Question::Sessions => shard.sessions.slots(),
+            Question::Bindings => shard.nat.slots(),
+            Question::Externals | Question::Neighbors => return self.serve_short(question, from, shard),
+        };
+        let mut at = from;
+        while at < slots && at - from < SLOTS_PER_POLL && self.rows.vacant_len() > 0 {
+            let row = match question {
+                Question::Sessions => shard.sessions.get(at).map(|s| Row::Session(session_row(s, shard, now))),
+                _ => shard.nat.get(at).map(|binding| Row::Binding(*binding)),
+            };
+            if let Some(row) = row {
+                drop(self.rows.try_push(row));
+            }
+            at += 1;
+        }
+        self.finish(question, at, at >= slots)
+    }
+
+    fn serve_short(&mut self, question: Question, from: u32, shard: &Shard) -> bool {
+        let room = self.rows.vacant_len().min(SLOTS_PER_POLL as usize);
+        let mut sent = 0;
+        match question {
+            Question::Externals => {
+                for (address, ports) in shard.nat.externals().skip(from as usize).take(room) {
+                    drop(self.rows.try_push(Row::External(address, ports)));
+                    sent += 1;
+                }
+            }
+            _ => {
+                for neighbor in shard.neighbors.iter().skip(from as usize).take(room) {
+                    drop(self.rows.try_push(Row::Neighbor(neighbor)));
+                    sent += 1;
+                }
+            }
+        }
+        self.finish(question, from + sent, room > 0 && (sent as usize) < room)
+    }
+
+    fn finish(&mut self, question: Question, at: u32, done: bool) -> bool {
+        let ended = done && self.rows.try_push(Row::End).is_ok();
+        self.current = (!ended).then_some((question, at));
+        !ended
+    }
+}
+
+fn session_row(session: &Session, shard: &Shard, now: Nanos) -> SessionRow {
+    let since = |then: u32| Nanos::from(ticks(now).wrapping_sub(then)) << 24;
+    let flow = |direction: usize| {
+        let index = session.flows[direction];
+        let (src, dst, key, flow) = match session.family {
+            _ if index == NONE => return None,
+            Family::V4 => {
+                let (key, flow) = shard.sessions.v4.get(index)?;
+                let (src, dst) = (Ipv4Addr::from_bits((key[0] >> 32) as u32), Ipv4Addr::from_bits(key[0] as u32));
+                (src.into(), dst.into(), KeyFacts::of(key[1]), flow)
+            }
+            Family::V6 => {
+                let (key, flow) = shard.sessions.v6.get(index)?;
+                let address = |high: u64, low: u64| Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low));
+                (address(key[0], key[1]).into(), address(key[2], key[3]).into(), KeyFacts::of(key[4]), flow)
+            }
+        };
+        Some(FlowRow {
+            src,
+            dst,
+            key,
+            action: flow.action,
+            packets: session.packets[direction] + u64::from(flow.packets),
+            bytes: session.bytes[direction] + flow.bytes,
+            idle: since(flow.last_seen),
+        })
+    };
+    SessionRow { flows: [flow(0), flow(1)], state: shard.sessions.state(session), age: since(session.created) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::FramePool;
+    use crate::session::{NewSession, key4, plain_action};
+    use crate::snapshot::Snapshot;
+
+    #[test]
+    fn a_listing_is_complete_however_small_the_ring() {
+        let mut snapshot = Snapshot::default();
+        snapshot.sizes.sessions = 4096;
+        let mut shard = Shard::new(&snapshot, FramePool::new(1, false).unwrap());
+        for port in 0..3000 {
+            let new = NewSession {
+                keys: [key4(1, 2, (port, 80), 17, 0), key4(2, 1, (80, port), 17, 1)],
+                actions: [plain_action(0); 2],
+                protocol: 17,
+                binding: NONE,
+            };
+            let Shard { sessions, nat, counters, .. } = &mut shard;
+            sessions.create(&new, 0, nat, counters).unwrap();
+        }
+        let (mut inspected, mut inspector) = channel();
+        let mut ports = std::thread::scope(|scope| {
+            let asker = scope.spawn(move || {
+                let mut ports = Vec::new();
+                let complete = inspector.ask(Question::Sessions, Duration::from_secs(20), |row| {
+                    let Row::Session(row) = row else { panic!("another listing's row") };
+                    ports.push(row.flows[0].unwrap().key.ports.0);
+                });
+                assert!(complete);
+                ports
+            });
+            while !asker.is_finished() {
+                inspected.serve(&shard, 0);
+            }
+            asker.join().unwrap()
+        });
+        ports.sort_unstable();
+        assert_eq!(ports, (0..3000).collect::<Vec<_>>());
+    }
+}

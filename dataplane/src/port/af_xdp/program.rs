@@ -1,0 +1,293 @@
+//! The XDP program of a device: loaded, attached, and asked for what it left to the kernel.
+#![allow(unsafe_code)]
+
+use std::error::Error;
+use std::io;
+use std::os::fd::RawFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use aya::maps::{HashMap, MapData, PerCpuArray, XskMap};
+use aya::programs::Xdp;
+use aya::programs::xdp::XdpMode as AyaMode;
+use aya::{Ebpf, EbpfLoader, Pod};
+
+use super::error::OpenError;
+
+/// In what mode the XDP program is to be attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum XdpMode {
+    /// Native, or generic where the driver cannot do it.
+    #[default]
+    Auto,
+    /// By the driver only.
+    Native,
+    /// In the kernel's stack, behind the driver: works on every device, at the price of a socket buffer per frame.
+    Generic,
+}
+
+/// In what mode the XDP program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachedMode {
+    /// By the driver.
+    Native,
+    /// In the kernel's stack.
+    Generic,
+}
+
+impl AttachedMode {
+    /// The mode's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+        }
+    }
+}
+
+/// Frames that are left to the kernel, behind up to two VLAN tags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelMatch {
+    /// Those of an ethertype, such as LLDP's 0x88cc.
+    EtherType(u16),
+    /// IPv4 and IPv6 packets of a protocol, all or those to a destination port. IPv6 extension headers are not looked
+    /// behind, and only a packet's first fragment has ports.
+    Protocol {
+        /// The protocol's number.
+        protocol: u8,
+        /// The destination port.
+        port: Option<u16>,
+    },
+}
+
+/// Packets and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+    /// Their bytes, without FCS.
+    pub bytes: u64,
+}
+
+/// Frames that the XDP program left to the kernel (`XDP_PASS`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passed {
+    /// Those that matched (see [`KernelMatch`]).
+    pub matched: Count,
+    /// Those of a queue that has no socket.
+    pub no_socket: Count,
+}
+
+/// How many matches a device may have.
+pub(super) const MAX_MATCHES: usize = 32;
+
+/// For how long an answer of "busy" is not believed: the kernel takes programs off and releases sockets a while after
+/// their process has ended.
+pub(super) const BUSY_PATIENCE: Duration = Duration::from_secs(2);
+
+const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct PodCount(Count);
+// SAFETY: two integers without padding, as in the program's `struct count`.
+unsafe impl Pod for PodCount {}
+
+/// An attached program. Its link takes it off when this is dropped, or the process ends.
+pub(super) struct Program {
+    sockets: XskMap<MapData>,
+    passed: PerCpuArray<MapData, PodCount>,
+    pub(super) mode: AttachedMode,
+    /// Why the mode is generic where native would have done.
+    pub(super) fallback: Option<String>,
+    /// Holds the program, and its link.
+    _ebpf: Ebpf,
+}
+
+impl Program {
+    /// Loads the program and attaches it to a device of `queues` queues. Until sockets are given to it, it leaves all
+    /// frames to the kernel.
+    pub(super) fn attach(
+        device: &str,
+        ifindex: u32,
+        queues: u32,
+        mode: XdpMode,
+        matches: &[KernelMatch],
+    ) -> Result<Self, OpenError> {
+        if matches.len() > MAX_MATCHES {
+            return Err(OpenError::Matches { device: device.to_owned(), count: matches.len() });
+        }
+        let refused = |reason: String| OpenError::Program { device: device.to_owned(), reason };
+        let mut ebpf = load(queues, matches).map_err(|error| match errno(&error) {
+            Some(libc::EPERM | libc::EACCES) => {
+                OpenError::Privilege { device: device.to_owned(), what: "loading the XDP program" }
+            }
+            _ => refused(in_words(&error)),
+        })?;
+        let missing = |name| refused(format!("its object has no {name}"));
+        let sockets = ebpf.take_map("sockets").ok_or_else(|| missing("map `sockets`"))?;
+        let sockets = XskMap::try_from(sockets).map_err(|error| refused(in_words(&error)))?;
+        let passed = ebpf.take_map("passed").ok_or_else(|| missing("map `passed`"))?;
+        let passed = PerCpuArray::try_from(passed).map_err(|error| refused(in_words(&error)))?;
+        let program = ebpf.program_mut("redirect").ok_or_else(|| missing("program `redirect`"))?;
+        let program: &mut Xdp = program.try_into().map_err(|error| refused(in_words(&error)))?;
+
+        program.load().map_err(|error| refused(in_words(&error)))?;
+        let (mode, fallback) = match mode {
+            XdpMode::Native => (AttachedMode::Native, None),
+            XdpMode::Generic => (AttachedMode::Generic, None),
+            XdpMode::Auto => match link(program, device, ifindex, AttachedMode::Native) {
+                Ok(()) => {
+                    return Ok(Self {
+                        sockets,
+                        passed,
+                        mode: AttachedMode::Native,
+                        fallback: None,
+                        _ebpf: ebpf,
+                    });
+                }
+                Err(OpenError::Attach { reason, .. }) => (AttachedMode::Generic, Some(reason)),
+                Err(error) => return Err(error),
+            },
+        };
+        link(program, device, ifindex, mode)?;
+        Ok(Self { sockets, passed, mode, fallback, _ebpf: ebpf })
+    }
+
+    /// Makes the frames of a queue go to a socket, which must be bound to that queue.
+    pub(super) fn give(&mut self, device: &str, queue: u32, socket: RawFd) -> Result<(), OpenError> {
+        self.sockets.set(queue, socket, 0).map_err(|error| OpenError::Program {
+            device: device.to_owned(),
+            reason: format!("queue {queue}: {}", in_words(&error)),
+        })
+    }
+
+    /// What was left to the kernel so far. Zeros if the kernel does not tell.
+    pub(super) fn passed(&self) -> Passed {
+        let sum = |kind| {
+            let mut sum = Count::default();
+            for PodCount(count) in self.passed.get(&kind, 0).iter().flat_map(|cpus| cpus.iter()) {
+                sum.packets += count.packets;
+                sum.bytes += count.bytes;
+            }
+            sum
+        };
+        Passed { matched: sum(0), no_socket: sum(1) }
+    }
+}
+
+fn load(queues: u32, matches: &[KernelMatch]) -> Result<Ebpf, aya::EbpfError> {
+    let table = Protocols::of(matches);
+    let has_ethertypes = matches.iter().any(|entry| matches!(entry, KernelMatch::EtherType(_))) as u8;
+    let has_protocols = matches.iter().any(|entry| matches!(entry, KernelMatch::Protocol { .. })) as u8;
+    let mut ebpf = EbpfLoader::new()
+        .map_max_entries("sockets", queues.max(1))
+        .override_global("match_ethertypes", &has_ethertypes, true)
+        .override_global("match_protocols", &has_protocols, true)
+        .override_global("protocols", &table.0, true)
+        .load(OBJECT)?;
+    if let Some(map) = ebpf.map_mut("kernel_matches") {
+        let mut map: HashMap<_, u32, u8> = HashMap::try_from(map)?;
+        for key in matches.iter().filter_map(key) {
+            map.insert(key, 1, 0)?;
+        }
+    }
+    Ok(ebpf)
+}
+
+/// The key of the program's map of matches; none for a whole protocol.
+fn key(entry: &KernelMatch) -> Option<u32> {
+    match *entry {
+        KernelMatch::EtherType(ethertype) => Some(ethertype.into()),
+        KernelMatch::Protocol { protocol, port } => Some(1 << 24 | (protocol as u32) << 16 | port? as u32),
+    }
+}
+
+/// By protocol: 0 if none of it is the kernel's, 1 if all of it is, 2 if the port decides.
+struct Protocols([u8; 256]);
+
+impl Protocols {
+    fn of(matches: &[KernelMatch]) -> Self {
+        let mut table = [0; 256];
+        for entry in matches {
+            if let KernelMatch::Protocol { protocol, port } = *entry {
+                let kind = &mut table[protocol as usize];
+                *kind = if port.is_none() || *kind == 1 { 1 } else { 2 };
+            }
+        }
+        Self(table)
+    }
+}
+
+/// Attaches the program for as long as it is loaded.
+fn link(program: &mut Xdp, device: &str, ifindex: u32, mode: AttachedMode) -> Result<(), OpenError> {
+    let flags = match mode {
+        AttachedMode::Native => AyaMode::Driver,
+        AttachedMode::Generic => AyaMode::Skb,
+    };
+    let patience = Instant::now() + BUSY_PATIENCE;
+    loop {
+        let Err(error) = program.attach_to_if_index(ifindex, flags) else { return Ok(()) };
+        match errno(&error) {
+            Some(libc::EBUSY | libc::EEXIST) if Instant::now() < patience => {
+                thread::sleep(BUSY_PATIENCE / 40)
+            }
+            Some(libc::EBUSY | libc::EEXIST) => return Err(OpenError::ProgramAttached(device.to_owned())),
+            Some(libc::EPERM | libc::EACCES) => {
+                return Err(OpenError::Privilege {
+                    device: device.to_owned(),
+                    what: "attaching the XDP program",
+                });
+            }
+            _ => {
+                let reason = in_words(&error);
+                return Err(OpenError::Attach { device: device.to_owned(), mode: mode.name(), reason });
+            }
+        }
+    }
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
+    causes(error).find_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error())
+}
+
+/// An error with its causes.
+fn in_words(error: &(dyn Error + 'static)) -> String {
+    causes(error).map(|cause| cause.to_string()).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_protocol_outweighs_its_ports() {
+        let port = |port| KernelMatch::Protocol { protocol: 6, port };
+        assert_eq!(Protocols::of(&[port(Some(22))]).0[6], 2);
+        assert_eq!(Protocols::of(&[port(None), port(Some(22))]).0[6], 1);
+        assert_eq!(Protocols::of(&[port(Some(22)), port(None)]).0[6], 1);
+        assert_eq!(Protocols::of(&[]).0, [0; 256]);
+    }
+
+    #[test]
+    fn ethertypes_and_ports_have_keys_of_their_own() {
+        assert_eq!(key(&KernelMatch::EtherType(0x88cc)), Some(0x88cc));
+        assert_eq!(key(&KernelMatch::Protocol { protocol: 6, port: Some(22) }), Some(0x0106_0016));
+        assert_eq!(key(&KernelMatch::Protocol { protocol: 89, port: None }), None);
+    }
+
+    #[test]
+    fn an_error_is_told_with_its_causes() {
+        let error = aya::programs::ProgramError::SyscallError(aya::sys::SyscallError {
+            call: "bpf_link_create",
+            io_error: io::Error::from_raw_os_error(libc::EBUSY),
+        });
+        assert_eq!(errno(&error), Some(libc::EBUSY));
+        assert!(in_words(&error).starts_with("`bpf_link_create` failed: "), "{}", in_words(&error));
+    }
+}
