@@ -197,7 +197,7 @@ fn kernel_match(filter: &KernelFilter) -> KernelMatch {
         KernelFilter::Protocol(protocol) => KernelMatch::Protocol { protocol, port: None },
         KernelFilter::Tcp(port) => KernelMatch::Protocol { protocol: config::TCP, port: Some(port) },
         KernelFilter::Udp(port) => KernelMatch::Protocol { protocol: config::UDP, port: Some(port) },
-        KernelFilter::Stp => KernelMatch::SpanningTree,
+        KernelFilter::Stp => KernelMatch::EtherType(af_xdp::LLC),
     }
 }
 

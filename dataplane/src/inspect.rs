@@ -138,7 +138,7 @@ impl Inspected {
                 _ => shard.nat.get(at).map(|binding| Row::Binding(*binding)),
             };
             if let Some(row) = row {
-                drop(self.rows.try_push(row));
+                let _ = self.rows.try_push(row);
             }
             at += 1;
         }
@@ -151,13 +151,13 @@ impl Inspected {
         match question {
             Question::Externals => {
                 for (address, ports) in shard.nat.externals().skip(from as usize).take(room) {
-                    drop(self.rows.try_push(Row::External(address, ports)));
+                    let _ = self.rows.try_push(Row::External(address, ports));
                     sent += 1;
                 }
             }
             _ => {
                 for neighbor in shard.neighbors.iter().skip(from as usize).take(room) {
-                    drop(self.rows.try_push(Row::Neighbor(neighbor)));
+                    let _ = self.rows.try_push(Row::Neighbor(neighbor));
                     sent += 1;
                 }
             }

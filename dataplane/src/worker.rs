@@ -9,7 +9,6 @@ use crate::burst::Burst;
 use crate::clock::{MILLISECOND, Nanos};
 use crate::counters::{Counters, Publisher, Reader, channel};
 use crate::inspect::{self, Inspected, Inspector};
-use crate::local;
 use crate::pipeline;
 use crate::port::{Port, Refused};
 use crate::probe::Probe;
@@ -105,7 +104,7 @@ impl Worker {
 
     /// When the worker has something to do even if no packet comes; it may lie in the past.
     pub fn next_due(&self) -> Nanos {
-        self.shard.neighbors.next_due()
+        self.shard.neighbors.next_due().min(self.shard.local.next_due())
     }
 
     fn receive(&mut self, index: usize, now: Nanos, probe: &mut impl Probe) -> usize {
@@ -136,7 +135,7 @@ impl Worker {
     fn keep(&mut self, now: Nanos) {
         let Self { burst, shard, snapshot, .. } = self;
         shard.sessions.sweep(now, &snapshot.timeouts, &mut shard.nat, &mut shard.counters);
-        local::tick(shard, snapshot, now);
+        shard.local(snapshot, now).tick();
         while shard.neighbors.is_ready() {
             burst.now = now;
             shard.neighbors.release(burst);

@@ -27,6 +27,8 @@ pub use report::{Diagnostic, Place, Related, Report, Severity};
 
 use report::Sink;
 
+/// The control socket, where the configuration names no other.
+pub const DEFAULT_SOCKET: &str = "/run/sluice.sock";
 /// Largest configuration file in bytes.
 const LARGEST_FILE: u64 = 16 << 20;
 

@@ -148,7 +148,7 @@ pub enum XdpMode {
 pub enum KernelFilter {
     /// Frames of this EtherType.
     EtherType(u16),
-    /// Spanning tree: LLC frames to 01:80:c2:00:00:00.
+    /// Spanning tree, and with it all 802.3 frames with LLC.
     Stp,
     /// IP packets of this protocol number.
     Protocol(u8),

@@ -60,6 +60,13 @@ impl Local {
     }
 }
 
+impl Local {
+    /// When there is something to announce; it may lie in the past.
+    pub fn next_due(&self) -> Nanos {
+        self.announcements.next_due()
+    }
+}
+
 /// What the gateway's own stack works with, all of one worker.
 #[derive(Debug)]
 pub struct Context<'a> {

@@ -107,6 +107,17 @@ pub enum State {
 }
 
 impl State {
+    /// The word for listings (RFC 4861 7.3.2).
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Incomplete => "incomplete",
+            Self::Reachable => "reachable",
+            Self::Stale => "stale",
+            Self::Probe => "probe",
+            Self::Failed => "failed",
+        }
+    }
+
     /// Whether packets can be sent.
     pub const fn is_resolved(self) -> bool {
         matches!(self, Self::Reachable | Self::Stale | Self::Probe)

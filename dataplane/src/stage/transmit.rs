@@ -4,7 +4,6 @@
 use super::fragment;
 use crate::arena::Frame;
 use crate::burst::Burst;
-use crate::local;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
@@ -14,7 +13,7 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
     for i in 0..burst.len() {
         match burst.verdicts[i] {
             Verdict::Forward => forward(burst, i, shard),
-            Verdict::Local => local::input(i, burst, shard, snapshot),
+            Verdict::Local => shard.local(snapshot, burst.now).input(i, burst),
             Verdict::Hold(neighbor) => {
                 let port = burst.port;
                 if let Some(frame) = burst.take(i)
@@ -29,7 +28,7 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
                 }
             }
             Verdict::Reject(reason, answer) => {
-                local::answer(i, burst, answer, shard, snapshot);
+                shard.local(snapshot, burst.now).answer(i, burst, answer);
                 if let Some(frame) = burst.take(i) {
                     discard(frame, reason, shard);
                 }

@@ -33,7 +33,7 @@ pub use control::{DeviceControl, DeviceInfo, Faults};
 pub use device::{DeviceFacts, device_facts};
 pub use error::OpenError;
 pub use port::AfXdpPort;
-pub use program::{AttachedMode, Count, KernelMatch, Passed, XdpMode};
+pub use program::{AttachedMode, Count, KernelMatch, LLC, Passed, XdpMode};
 pub use socket::KernelDrops;
 pub use wait::wait;
 

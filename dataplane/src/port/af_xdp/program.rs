@@ -48,7 +48,7 @@ impl AttachedMode {
 /// Frames that are left to the kernel, behind up to two VLAN tags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KernelMatch {
-    /// Those of an ethertype, such as LLDP's 0x88cc.
+    /// Those of an ethertype, such as LLDP's 0x88cc; [`LLC`] for 802.3 frames with LLC.
     EtherType(u16),
     /// IPv4 and IPv6 packets of a protocol, all or those to a destination port. IPv6 extension headers are not looked
     /// behind, and only a packet's first fragment has ports.
@@ -59,6 +59,9 @@ pub enum KernelMatch {
         port: Option<u16>,
     },
 }
+
+/// What 802.3 frames with an LLC header, which have no ethertype, count as: the kernel's `ETH_P_802_2`.
+pub const LLC: u16 = 0x0004;
 
 /// Packets and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
