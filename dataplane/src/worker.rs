@@ -152,7 +152,8 @@ impl Worker {
 
     /// Packets that wait, for a neighbour or in an outbox.
     pub fn held(&self) -> u64 {
-        self.shard.neighbors.held() + self.shard.outboxes.iter().map(|outbox| outbox.len() as u64).sum::<u64>()
+        self.shard.neighbors.held()
+            + self.shard.outboxes.iter().map(|outbox| outbox.len() as u64).sum::<u64>()
     }
 
     /// Publishes the counters as they are.

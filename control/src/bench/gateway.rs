@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 
 use sluice_dataplane::snapshot::{
-    Acl, AclAction, Interface, LocalUse, NONE16, Limit, Pool, PortConfig, Route, RuleInfo, Sizes, Snapshot, SourceNat,
-    Tags,
+    Acl, AclAction, Interface, Limit, LocalUse, NONE16, Pool, PortConfig, Route, RuleInfo, Sizes, Snapshot,
+    SourceNat, Tags,
 };
 use sluice_dataplane::table::classifier::{Classifier, PortRange, Rule};
 use sluice_dataplane::table::lpm::Lpm;
@@ -109,8 +109,9 @@ fn add_acl(snapshot: &mut Snapshot, count: u32) {
         ..ANY
     };
     let last = count - 1;
-    let rules: Vec<_> =
-        (0..count).map(|i| Rule { result: i, ..if i == last { to_servers } else { other_rule(i) } }).collect();
+    let rules: Vec<_> = (0..count)
+        .map(|i| Rule { result: i, ..if i == last { to_servers } else { other_rule(i) } })
+        .collect();
     let info = |name: String, action| RuleInfo { acl: "inside".into(), text: name.clone(), name, action };
     snapshot.rules = (0..count)
         .map(|i| info(format!("rule {}", i + 1), if i == last { AclAction::Accept } else { AclAction::Drop }))

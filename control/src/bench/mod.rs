@@ -44,7 +44,9 @@ pub enum BenchError {
     #[error(transparent)]
     Memory(#[from] ArenaError),
     /// The traffic is such that all of it should be forwarded.
-    #[error("{packets} packets were dropped ({reasons}): the figures would be of other work than was asked for")]
+    #[error(
+        "{packets} packets were dropped ({reasons}): the figures would be of other work than was asked for"
+    )]
     Dropped {
         /// How many.
         packets: u64,

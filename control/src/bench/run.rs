@@ -13,15 +13,18 @@ use sluice_dataplane::worker::Worker;
 use super::gateway::{self, LAN};
 use super::options::{Feature, PipelineOptions};
 use super::report::Report;
-use super::stages::Stages;
+use super::stages::{Stages, median};
 use super::{BenchError, traffic};
 
 /// Packet buffers; as few as this stay in the L2 cache.
 const FRAMES: u32 = 512;
 /// The most packets of the pass that times stages.
 const STAGED: u64 = 4_000_000;
-/// A pass is timed in this many pieces, with the progress shown in between.
-const PIECES: u64 = 50;
+/// A pass is timed in pieces, at most so many. Its figure is their median: what the kernel or other processes took from
+/// the core falls into a few of them.
+const PIECES: u64 = 20_000;
+/// Packets that a piece has at least: a hundred bursts.
+const PIECE: u64 = 6400;
 
 /// Measures the pipeline on a thread of its own, pinned to one core.
 ///
@@ -33,7 +36,8 @@ pub fn pipeline(options: &PipelineOptions) -> Result<Report, BenchError> {
         let core = pin(options.core)?;
         measure(options, core)
     };
-    std::thread::scope(|scope| scope.spawn(run).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    std::thread::scope(|scope| scope.spawn(run).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Pins this thread to a core: the one given, or the last that there is, as the first has most interrupts.
@@ -65,25 +69,26 @@ fn measure(options: &PipelineOptions, core: usize) -> Result<Report, BenchError>
     };
     // Records lie in the order in which sessions were made, so that measuring in the same order would flatter caches.
     let flows = u64::from(options.flows);
-    let filling = bench.pass("sessions", traffic::sequence(options), flows, &mut ());
-    let measured = bench.pass("measuring", traffic::order(options), options.packets, &mut ());
+    let filling = bench.pass("sessions", traffic::sequence(options), flows, &mut (), |_, _| ());
+    let measured = bench.pass("measuring", traffic::order(options), options.packets, &mut (), |_, _| ());
     let mut stages = Stages::new();
-    let staged = bench.pass("stages", traffic::order(options), options.packets.min(STAGED), &mut stages);
+    let staged = options.packets.min(STAGED);
+    let staged = bench.pass("stages", traffic::order(options), staged, &mut stages, Stages::end_piece);
 
     let shard = bench.worker.shard();
     let bytes = shard.sessions.bytes() + if options.has(Feature::Nat) { shard.nat.bytes() } else { 0 };
     let drops = bench.finish(options, filling.packets + measured.packets + staged.packets)?;
 
-    let cycles = measured.per_packet(measured.cycles);
     let ns = |cycles: f64| cycles * 1e9 / tsc_hz;
     Ok(Report {
-        mpps: 1e3 / ns(cycles),
-        ns_per_packet: ns(cycles),
-        cycles_per_packet: cycles,
-        generator_cycles_per_packet: measured.per_packet(measured.generator),
+        mpps: 1e3 / ns(measured.cycles),
+        ns_per_packet: ns(measured.cycles),
+        cycles_per_packet: measured.cycles,
+        cycles_per_packet_mean: measured.mean,
+        generator_cycles_per_packet: measured.generator,
         flows: options.flows,
         packets: measured.packets,
-        stages: stages.per_packet(staged.packets),
+        stages: stages.per_packet(),
         frame_size: options.frame_size,
         features: options.features.clone(),
         acl_rules: if options.has(Feature::Acl) { options.acl_rules } else { 0 },
@@ -91,7 +96,7 @@ fn measure(options: &PipelineOptions, core: usize) -> Result<Report, BenchError>
         seed: options.seed,
         core,
         tsc_hz: tsc_hz.round() as u64,
-        first_packets_ns: ns(filling.per_packet(filling.cycles)),
+        first_packets_ns: ns(filling.cycles),
         bytes_per_flow: bytes as f64 / flows as f64,
         drops,
         conserved: true,
@@ -105,40 +110,54 @@ struct Bench {
     frame_len: usize,
 }
 
-/// What one way through the traffic took.
+/// What one way through the traffic took, in cycles per packet.
 struct Pass {
     packets: u64,
     /// From a burst's arrival to its hand-over.
-    cycles: u64,
+    cycles: f64,
+    /// The same as a mean, with whatever else ran on the core.
+    mean: f64,
     /// For the making of the packets.
-    generator: u64,
-}
-
-impl Pass {
-    fn per_packet(&self, cycles: u64) -> f64 {
-        cycles as f64 / self.packets as f64
-    }
+    generator: f64,
 }
 
 impl Bench {
-    fn pass(&mut self, name: &str, order: Vec<u32>, packets: u64, probe: &mut impl Probe) -> Pass {
-        let traffic = Traffic::new(&self.templates, order, self.frame_len).expect("templates of one length, in order");
+    /// Takes `packets` packets through, and calls `piece_done` with the probe and their number after each piece.
+    fn pass<P: Probe>(
+        &mut self,
+        name: &str,
+        order: Vec<u32>,
+        packets: u64,
+        probe: &mut P,
+        mut piece_done: impl FnMut(&mut P, u64),
+    ) -> Pass {
+        let traffic =
+            Traffic::new(&self.templates, order, self.frame_len).expect("templates of one length, in order");
         let port = LoopPort::new(traffic.limited_to(packets), tsc::now);
-        let made = port.counters();
+        let counters = port.counters();
         self.worker.ports()[usize::from(LAN)] = Box::new(port);
+
         let mut progress = Progress::new(name);
-        let mut cycles = 0;
-        for piece in 1..=PIECES {
-            let until = (u128::from(packets) * u128::from(piece) / u128::from(PIECES)) as u64;
-            let start = tsc::now();
-            while made.made() < until {
+        let (mut cycles, mut generator, mut total) = (vec![], vec![], 0);
+        let pieces = (packets / PIECE).clamp(1, PIECES);
+        for piece in 1..=pieces {
+            let until = (u128::from(packets) * u128::from(piece) / u128::from(pieces)) as u64;
+            let (made, making, start) = (counters.made(), counters.making_cycles(), tsc::now());
+            while counters.made() < until {
                 self.worker.poll_probed(self.clock.now(), probe);
             }
-            cycles += tsc::now().saturating_sub(start);
-            progress.show(piece * 100 / PIECES);
+            let elapsed = tsc::now().saturating_sub(start);
+            let (made, making) = (counters.made() - made, counters.making_cycles() - making);
+            let taken = elapsed.saturating_sub(making);
+            total += taken;
+            cycles.push(taken as f64 / made as f64);
+            generator.push(making as f64 / made as f64);
+            piece_done(probe, made);
+            progress.show(piece * 100 / pieces);
         }
-        let generator = made.making_cycles();
-        Pass { packets: made.made(), cycles: cycles.saturating_sub(generator), generator }
+        let packets = counters.made();
+        let mean = total as f64 / packets as f64;
+        Pass { packets, cycles: median(&mut cycles), mean, generator: median(&mut generator) }
     }
 
     /// Ends the worker and sees to it that every packet was forwarded, as was meant. Returns how many were dropped: none.
@@ -147,7 +166,8 @@ impl Bench {
         let drops = counters.drops.iter().sum();
         if drops > 0 {
             let counts = DropReason::ALL.iter().zip(&counters.drops).filter(|&(_, &count)| count > 0);
-            let reasons = counts.map(|(reason, count)| format!("{} {count}", reason.name())).collect::<Vec<_>>();
+            let reasons =
+                counts.map(|(reason, count)| format!("{} {count}", reason.name())).collect::<Vec<_>>();
             return Err(BenchError::Dropped { packets: drops, reasons: reasons.join(", ") });
         }
         let sent = counters.tx() - counters.originated;

@@ -79,7 +79,7 @@ pub(super) fn sequence(options: &PipelineOptions) -> Vec<u32> {
 mod tests {
     use std::collections::HashSet;
 
-    use clap::{FromArgMatches, Args};
+    use clap::{Args, FromArgMatches};
     use sluice_pkt::parse::parse;
 
     use super::*;

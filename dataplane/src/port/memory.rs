@@ -133,7 +133,13 @@ impl Traffic {
         let alike = templates.iter().all(|template| template.len() == stride);
         let named = !order.is_empty() && order.iter().all(|&i| (i as usize) < templates.len());
         let packets = u64::MAX;
-        (fits && alike && named).then(|| Self { headers: templates.concat(), stride, order, frame_len, packets })
+        (fits && alike && named).then(|| Self {
+            headers: templates.concat(),
+            stride,
+            order,
+            frame_len,
+            packets,
+        })
     }
 
     /// The same, ending after so many packets.
