@@ -27,7 +27,9 @@ fn compile() -> Result<(), String> {
     let multiarch = format!("/usr/include/{}-linux-gnu", variable("CARGO_CFG_TARGET_ARCH")?);
 
     let mut command = Command::new(&clang);
-    command.args(["-target", endian, "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-c", SOURCE, "-o"]).arg(&object);
+    command
+        .args(["-target", endian, "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-c", SOURCE, "-o"])
+        .arg(&object);
     if Path::new(&multiarch).is_dir() {
         command.args(["-idirafter", &multiarch]);
     }

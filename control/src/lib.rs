@@ -1,3 +1,14 @@
-//! The control side of Sluice: configuration, API, command line.
+//! The control side of Sluice: configuration, command line, API, replay; and `sluice run`, which ties them to the data
+//! plane.
 
+pub mod api;
+pub mod bench;
+pub mod cli;
 pub mod config;
+pub mod figures;
+pub mod gateway;
+pub mod golden;
+pub mod replay;
+pub mod state;
+pub mod table;
+pub mod words;

@@ -1,2 +1,7 @@
-//! `sluice`: one binary.
-fn main() {}
+//! `sluice`: one binary. See [`sluice_control::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sluice_control::cli::main()
+}

@@ -8,7 +8,7 @@ use serde_json::Value;
 use sluice_dataplane::arena::{ArenaError, FramePool};
 use sluice_dataplane::clock::{Nanos, SECOND};
 use sluice_dataplane::port::Port;
-use sluice_dataplane::port::pcap::{PcapError, PcapPort, first_unicast_destination};
+use sluice_dataplane::port::pcap::{PcapError, PcapPort, first_unicast_destination, same_file};
 use sluice_dataplane::snapshot::Snapshot;
 use sluice_dataplane::worker::Worker;
 use sluice_pkt::ethernet::Mac;
@@ -51,6 +51,9 @@ pub enum ReplayError {
     /// Two inputs for one port.
     #[error("--in {0} is given twice; a port replays one capture")]
     Twice(String),
+    /// An output that would take an input's place.
+    #[error("{0}: the output would overwrite this input; give another folder with --out")]
+    Overwrites(PathBuf),
     /// A capture cannot be read or written.
     #[error("{0}")]
     Pcap(#[from] PcapError),
@@ -87,11 +90,14 @@ pub fn run(options: &Options) -> Result<Outcome, ReplayError> {
     let (config, _) = config::load(&options.config)?;
     let names = port_names(&config);
     check_inputs(&names, &options.inputs)?;
-    let input = |name: &str| options.inputs.iter().find(|(port, _)| port == name).map(|(_, path)| path.as_path());
+    let input =
+        |name: &str| options.inputs.iter().find(|(port, _)| port == name).map(|(_, path)| path.as_path());
     if let Some(path) = &options.out {
         let folder = |source| ReplayError::Folder { path: path.clone(), source };
         std::fs::create_dir_all(path).map_err(folder)?;
     }
+
+    check_outputs(&names, options)?;
 
     let mut facts = Vec::new();
     let mut ports: Vec<Box<dyn Port>> = Vec::new();
@@ -140,6 +146,17 @@ fn check_inputs(names: &[String], inputs: &[(String, PathBuf)]) -> Result<(), Re
         }
         if inputs[..index].iter().any(|(earlier, _)| earlier == given) {
             return Err(ReplayError::Twice(given.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// Opening an output empties it, so that none may be an input of any port.
+fn check_outputs(names: &[String], options: &Options) -> Result<(), ReplayError> {
+    let Some(folder) = &options.out else { return Ok(()) };
+    for output in names.iter().map(|name| folder.join(format!("{name}.pcap"))) {
+        if let Some((_, input)) = options.inputs.iter().find(|(_, input)| same_file(input, &output)) {
+            return Err(ReplayError::Overwrites(input.clone()));
         }
     }
     Ok(())

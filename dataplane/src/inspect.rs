@@ -134,11 +134,13 @@ impl Inspected {
         let mut at = from;
         while at < slots && at - from < SLOTS_PER_POLL && self.rows.vacant_len() > 0 {
             let row = match question {
-                Question::Sessions => shard.sessions.get(at).map(|s| Row::Session(session_row(s, shard, now))),
+                Question::Sessions => {
+                    shard.sessions.get(at).map(|s| Row::Session(session_row(s, shard, now)))
+                }
                 _ => shard.nat.get(at).map(|binding| Row::Binding(*binding)),
             };
             if let Some(row) = row {
-                drop(self.rows.try_push(row));
+                let _ = self.rows.try_push(row);
             }
             at += 1;
         }
@@ -151,13 +153,13 @@ impl Inspected {
         match question {
             Question::Externals => {
                 for (address, ports) in shard.nat.externals().skip(from as usize).take(room) {
-                    drop(self.rows.try_push(Row::External(address, ports)));
+                    let _ = self.rows.try_push(Row::External(address, ports));
                     sent += 1;
                 }
             }
             _ => {
                 for neighbor in shard.neighbors.iter().skip(from as usize).take(room) {
-                    drop(self.rows.try_push(Row::Neighbor(neighbor)));
+                    let _ = self.rows.try_push(Row::Neighbor(neighbor));
                     sent += 1;
                 }
             }
@@ -180,12 +182,14 @@ fn session_row(session: &Session, shard: &Shard, now: Nanos) -> SessionRow {
             _ if index == NONE => return None,
             Family::V4 => {
                 let (key, flow) = shard.sessions.v4.get(index)?;
-                let (src, dst) = (Ipv4Addr::from_bits((key[0] >> 32) as u32), Ipv4Addr::from_bits(key[0] as u32));
+                let (src, dst) =
+                    (Ipv4Addr::from_bits((key[0] >> 32) as u32), Ipv4Addr::from_bits(key[0] as u32));
                 (src.into(), dst.into(), KeyFacts::of(key[1]), flow)
             }
             Family::V6 => {
                 let (key, flow) = shard.sessions.v6.get(index)?;
-                let address = |high: u64, low: u64| Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low));
+                let address =
+                    |high: u64, low: u64| Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low));
                 (address(key[0], key[1]).into(), address(key[2], key[3]).into(), KeyFacts::of(key[4]), flow)
             }
         };
@@ -199,7 +203,11 @@ fn session_row(session: &Session, shard: &Shard, now: Nanos) -> SessionRow {
             idle: since(flow.last_seen),
         })
     };
-    SessionRow { flows: [flow(0), flow(1)], state: shard.sessions.state(session), age: since(session.created) }
+    SessionRow {
+        flows: [flow(0), flow(1)],
+        state: shard.sessions.state(session),
+        age: since(session.created),
+    }
 }
 
 #[cfg(test)]

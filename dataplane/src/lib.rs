@@ -7,6 +7,7 @@ pub mod burst;
 pub mod clock;
 pub mod counters;
 pub mod inspect;
+pub mod live;
 pub mod local;
 pub mod nat;
 pub mod pipeline;

@@ -110,7 +110,13 @@ impl Nat {
     /// an inside address's bindings while it has free ports (paired pooling, RFC 4787 REQ-2).
     ///
     /// A new binding has no session yet: [`hold`](Self::hold) and [`release`](Self::release) count them.
-    pub fn bind(&mut self, pool: u16, of: &Pool, inside: (u32, u16), protocol: u8) -> Result<u32, DropReason> {
+    pub fn bind(
+        &mut self,
+        pool: u16,
+        of: &Pool,
+        inside: (u32, u16),
+        protocol: u8,
+    ) -> Result<u32, DropReason> {
         let space = space(protocol).ok_or(DropReason::NatProtocol)?;
         let key = [u64::from(inside.0) << 32 | u64::from(inside.1) << 16 | u64::from(pool), protocol.into()];
         if let Some(index) = self.bindings.find(&key) {

@@ -7,7 +7,9 @@
 use crate::burst::{Burst, Mask};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
-use crate::stage::{FirstPackets, acl, flow, fragment, guard, icmp_error, nat, parse, police, rewrite, route, transmit};
+use crate::stage::{
+    FirstPackets, acl, flow, fragment, guard, icmp_error, nat, parse, police, rewrite, route, transmit,
+};
 
 /// Takes a received burst to its end: every packet is transmitted, held, punted or dropped, and counted as that.
 pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {

@@ -368,7 +368,13 @@ impl Sessions {
 
     /// Makes a session; the index of its forward flow. `None` if there is no room. A session that holds one of the keys
     /// gives way.
-    pub fn create<K>(&mut self, new: &NewSession<K>, now: Nanos, nat: &mut Nat, counters: &mut Counters) -> Option<u32>
+    pub fn create<K>(
+        &mut self,
+        new: &NewSession<K>,
+        now: Nanos,
+        nat: &mut Nat,
+        counters: &mut Counters,
+    ) -> Option<u32>
     where
         K: Table<Key = K> + crate::table::key::Key,
     {
@@ -398,7 +404,8 @@ impl Sessions {
             };
             // A packet whose reply has the very same tuple (a host that talks to itself) has one flow.
             let same = direction == 1 && K::of(self).find(&new.keys[1]) == Some(flows[0]);
-            flows[direction] = if same { NONE } else { K::of(self).insert(new.keys[direction], flow).unwrap_or(NONE) };
+            flows[direction] =
+                if same { NONE } else { K::of(self).insert(new.keys[direction], flow).unwrap_or(NONE) };
         }
         self.slab[index as usize] = Session {
             live: true,
@@ -464,7 +471,15 @@ impl Sessions {
         }
     }
 
-    fn age(&mut self, index: u32, now: u32, all: bool, timeouts: &Timeouts, nat: &mut Nat, counters: &mut Counters) {
+    fn age(
+        &mut self,
+        index: u32,
+        now: u32,
+        all: bool,
+        timeouts: &Timeouts,
+        nat: &mut Nat,
+        counters: &mut Counters,
+    ) {
         let Some(mut session) = self.slab.get(index as usize).filter(|s| s.live).copied() else { return };
         let mut idle = u32::MAX;
         for direction in 0..2 {

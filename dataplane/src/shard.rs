@@ -1,9 +1,10 @@
 //! What one worker owns alone. No lock guards it, and no other thread ever sees it.
 
 use crate::arena::FramePool;
+use crate::clock::Nanos;
 use crate::counters::Counters;
-use crate::local::Local;
 use crate::local::neighbor::Neighbors;
+use crate::local::{self, Local};
 use crate::nat::Nat;
 use crate::port::Outbox;
 use crate::session::Sessions;
@@ -48,6 +49,19 @@ impl Shard {
             local: Local::new(snapshot),
             outboxes: snapshot.ports.iter().map(|_| Outbox::new(OUTBOX)).collect(),
             counters: Counters::new(snapshot),
+        }
+    }
+
+    /// What the gateway's own stack works with.
+    pub fn local<'a>(&'a mut self, snapshot: &'a Snapshot, now: Nanos) -> local::Context<'a> {
+        local::Context {
+            pool: &mut self.pool,
+            outboxes: &mut self.outboxes,
+            counters: &mut self.counters,
+            neighbors: &mut self.neighbors,
+            local: &mut self.local,
+            snapshot,
+            now,
         }
     }
 }

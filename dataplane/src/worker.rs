@@ -9,7 +9,6 @@ use crate::burst::Burst;
 use crate::clock::{MILLISECOND, Nanos};
 use crate::counters::{Counters, Publisher, Reader, channel};
 use crate::inspect::{self, Inspected, Inspector};
-use crate::local;
 use crate::pipeline;
 use crate::port::{Port, Refused};
 use crate::shard::Shard;
@@ -99,7 +98,7 @@ impl Worker {
 
     /// When the worker has something to do even if no packet comes; it may lie in the past.
     pub fn next_due(&self) -> Nanos {
-        self.shard.neighbors.next_due()
+        self.shard.neighbors.next_due().min(self.shard.local.next_due())
     }
 
     fn receive(&mut self, index: usize, now: Nanos) -> usize {
@@ -130,7 +129,7 @@ impl Worker {
     fn keep(&mut self, now: Nanos) {
         let Self { burst, shard, snapshot, .. } = self;
         shard.sessions.sweep(now, &snapshot.timeouts, &mut shard.nat, &mut shard.counters);
-        local::tick(shard, snapshot, now);
+        shard.local(snapshot, now).tick();
         while shard.neighbors.is_ready() {
             burst.now = now;
             shard.neighbors.release(burst);
@@ -147,7 +146,8 @@ impl Worker {
 
     /// Packets that wait, for a neighbour or in an outbox.
     pub fn held(&self) -> u64 {
-        self.shard.neighbors.held() + self.shard.outboxes.iter().map(|outbox| outbox.len() as u64).sum::<u64>()
+        self.shard.neighbors.held()
+            + self.shard.outboxes.iter().map(|outbox| outbox.len() as u64).sum::<u64>()
     }
 
     /// Publishes the counters as they are.

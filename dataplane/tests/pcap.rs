@@ -239,6 +239,13 @@ fn lengths_are_bounded() {
     assert!(packets_of(&[start.clone(), LITTLE.interface(1, 0, &options)].concat()).is_empty());
 }
 
+#[test]
+fn a_snapped_packet_keeps_its_length_on_the_wire() {
+    let mut bytes = Vec::new();
+    Writer::new("test", &mut bytes).unwrap().write_snapped(7, b"part", 1500).unwrap();
+    assert_eq!(packets_of(&bytes), [(7, 1500, b"part".to_vec())]);
+}
+
 /// A capture of each format with some packets in it.
 fn samples() -> Vec<Vec<u8>> {
     let mut classic = Vec::new();

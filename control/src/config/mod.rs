@@ -1,7 +1,8 @@
 //! The configuration: a TOML file, read with its places, checked as a whole, and handed on as a [`Config`].
 //!
-//! `schema` names the keys, `reader` takes values out of the parsed file, `units` and `net` read the values themselves,
-//! `validate` checks them against each other, and `report` says what is wrong.
+//! `schema` names the keys, `reader` takes values out of the parsed file, `units`, `net` and `protocol` read the values
+//! themselves, `validate` checks them against each other, `report` says what is wrong, and `compile` makes of a valid
+//! configuration what the data plane reads.
 
 use std::fs::File;
 use std::io::Read;
@@ -12,6 +13,7 @@ use toml::de::DeTable;
 mod compile;
 mod model;
 mod net;
+mod protocol;
 mod reader;
 mod report;
 pub mod schema;
@@ -20,11 +22,13 @@ mod validate;
 
 pub use compile::{DeviceFacts, compile};
 pub use model::*;
-pub use net::{ICMP, ICMPV6, TCP, UDP, protocol_name};
+pub use protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name};
 pub use report::{Diagnostic, Place, Related, Report, Severity};
 
 use report::Sink;
 
+/// The control socket, where the configuration names no other.
+pub const DEFAULT_SOCKET: &str = "/run/sluice.sock";
 /// Largest configuration file in bytes.
 const LARGEST_FILE: u64 = 16 << 20;
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-pub use super::net::{AddressRange, IcmpType, PortRange, Prefix};
+pub use super::net::{AddressRange, PortRange, Prefix};
+pub use super::protocol::IcmpType;
 
 /// Everything that a configuration file says. Interfaces and ACLs are named by their index here.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -147,7 +148,7 @@ pub enum XdpMode {
 pub enum KernelFilter {
     /// Frames of this EtherType.
     EtherType(u16),
-    /// Spanning tree: LLC frames to 01:80:c2:00:00:00.
+    /// Spanning tree, and with it all 802.3 frames with LLC.
     Stp,
     /// IP packets of this protocol number.
     Protocol(u8),
@@ -220,7 +221,7 @@ pub enum Action {
     /// Dropped in silence.
     #[default]
     Drop,
-    /// Dropped, and the sender is told: TCP by a reset, all else by ICMP "administratively prohibited".
+    /// Dropped, and the sender is told (ICMP "administratively prohibited").
     Reject,
 }
 
@@ -259,7 +260,7 @@ pub struct SourceNat {
 pub struct Forward {
     /// Index of the ingress interface.
     pub interface: usize,
-    /// [`super::net::TCP`], [`super::net::UDP`] or both.
+    /// [`super::TCP`], [`super::UDP`] or both.
     pub protocols: Vec<u8>,
     /// External address.
     pub address: Ipv4Addr,

@@ -1,8 +1,8 @@
 //! Where frames come from and go to. A port knows nothing of the stages between.
 
+pub mod af_xdp;
 pub mod memory;
 pub mod pcap;
-pub mod af_xdp;
 
 use crate::arena::{Frame, FramePool};
 use crate::burst::Burst;

@@ -13,7 +13,7 @@ mod port;
 mod reader;
 mod writer;
 
-pub use port::{Faults, PcapPort, first_unicast_destination};
+pub use port::{Faults, PcapPort, first_unicast_destination, same_file};
 pub use reader::{Reader, Record};
 pub use writer::Writer;
 

@@ -210,7 +210,8 @@ fn install6(burst: &mut Burst, i: usize, decision: &Decision, shard: &mut Shard,
     returning.established = true;
     let (rule, action) = acl::decide6(snapshot, decision.egress, &returning);
     let forward = forward_action(bytes, headers, decision);
-    let reply = FlowAction { next_hop: NONE16, rule, limits: decision.limits[1], flags: denial(action), ..forward };
+    let reply =
+        FlowAction { next_hop: NONE16, rule, limits: decision.limits[1], flags: denial(action), ..forward };
     let ports = (returning.src_port, returning.dst_port);
     let new = NewSession {
         keys: [key, key6(returning.src, returning.dst, ports, headers.protocol, decision.egress)],
@@ -257,7 +258,8 @@ fn forward_action(bytes: &[u8], headers: &Headers, decision: &Decision) -> FlowA
     let (src, dst) = addresses4(bytes, headers);
     (action.src, action.src_port) = decision.src;
     (action.dst, action.dst_port) = decision.dst;
-    let ports = Delta::of_u16(headers.src_port, action.src_port) + Delta::of_u16(headers.dst_port, action.dst_port);
+    let ports =
+        Delta::of_u16(headers.src_port, action.src_port) + Delta::of_u16(headers.dst_port, action.dst_port);
     action.l3 = Delta::of_u32(src, action.src) + Delta::of_u32(dst, action.dst);
     // Of these three ICMP alone has no pseudo-header in its checksum.
     action.l4 = if headers.protocol == ipv4::ICMP { ports } else { action.l3 + ports };

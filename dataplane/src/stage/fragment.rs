@@ -208,7 +208,9 @@ impl Plan {
     fn write(&self, packet: &[u8], at: usize, len: usize, piece: &mut Frame) {
         let front = self.l3 + ipv4::LEN;
         let from = self.l3 + self.header + at;
-        let (Some(headers), Some(payload)) = (packet.get(..front), packet.get(from..from + len)) else { return };
+        let (Some(headers), Some(payload)) = (packet.get(..front), packet.get(from..from + len)) else {
+            return;
+        };
         if !piece.set_len(self.l3 + self.later_header() + len) {
             return;
         }
@@ -229,7 +231,8 @@ impl Plan {
             return;
         }
         bytes.copy_within(..front, start);
-        bytes[start + front..start + front + self.copied_len].copy_from_slice(&self.copied[..self.copied_len]);
+        bytes[start + front..start + front + self.copied_len]
+            .copy_from_slice(&self.copied[..self.copied_len]);
         packet.shrink_front(start);
         packet.set_len(front + self.copied_len + len);
         self.mark(packet.bytes_mut(), self.l3, self.later_header(), at, len);
@@ -238,7 +241,8 @@ impl Plan {
     /// Writes lengths, offset and checksum of a fragment's header.
     fn mark(&self, bytes: &mut [u8], l3: usize, header: usize, at: usize, len: usize) {
         let Some(mut ip) = ipv4::Header::at_mut(bytes, l3) else { return };
-        let more = if at + len < self.payload { ipv4::MORE_FRAGMENTS } else { self.flags & ipv4::MORE_FRAGMENTS };
+        let more =
+            if at + len < self.payload { ipv4::MORE_FRAGMENTS } else { self.flags & ipv4::MORE_FRAGMENTS };
         let offset = (self.flags & ipv4::OFFSET_MASK) + (at / 8) as u16;
         ip.set_version_ihl(0x40 | (header / 4) as u8);
         ip.set_total_len((header + len) as u16);

@@ -37,7 +37,10 @@ fn check4((src, dst): (u32, u32), snapshot: &Snapshot) -> Verdict {
     if dst.is_multicast() || dst.is_broadcast() || is_subnet_broadcast(dst, snapshot) {
         return Verdict::Drop(DropReason::Multicast);
     }
-    if nowhere(src) || src.octets()[0] >= 224 || is_subnet_broadcast(src, snapshot) || snapshot.local4.contains_key(&src)
+    if nowhere(src)
+        || src.octets()[0] >= 224
+        || is_subnet_broadcast(src, snapshot)
+        || snapshot.local4.contains_key(&src)
     {
         return Verdict::Drop(DropReason::SourceInvalid);
     }
@@ -74,21 +77,21 @@ fn check6((src, dst): (u128, u128), icmp: Option<u8>, interface: u16, snapshot: 
     if discovery && (ours || to.is_multicast()) {
         return Verdict::Local;
     }
+    let all_nodes = to == Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    if to.is_multicast() && !(all_nodes && icmp == Some(icmpv6::ECHO_REQUEST)) {
+        return Verdict::Drop(DropReason::Multicast);
+    }
     if from.is_unspecified() || snapshot.local6.contains_key(&from) {
         return Verdict::Drop(DropReason::SourceInvalid);
     }
-    if to.is_multicast() {
-        let all_nodes = to == Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-        return if all_nodes && icmp == Some(icmpv6::ECHO_REQUEST) {
-            Verdict::Local
-        } else {
-            Verdict::Drop(DropReason::Multicast)
-        };
+    if all_nodes {
+        return Verdict::Local;
     }
     if ours {
         return Verdict::Forward;
     }
-    if to.is_unspecified() || to.is_loopback() || to.is_unicast_link_local() || to.to_ipv4_mapped().is_some() {
+    if to.is_unspecified() || to.is_loopback() || to.is_unicast_link_local() || to.to_ipv4_mapped().is_some()
+    {
         return Verdict::Drop(DropReason::DestinationInvalid);
     }
     if from.is_unicast_link_local() {

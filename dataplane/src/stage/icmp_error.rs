@@ -61,7 +61,13 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
 
 /// The action of the flow that an error travels with. It may come in by another interface than the session's packets, as
 /// any router on the way may send it.
-fn find4(burst: &Burst, i: usize, quoted: &Quoted, shard: &mut Shard, snapshot: &Snapshot) -> Option<FlowAction> {
+fn find4(
+    burst: &Burst,
+    i: usize,
+    quoted: &Quoted,
+    shard: &mut Shard,
+    snapshot: &Snapshot,
+) -> Option<FlowAction> {
     let bytes = burst.bytes(i);
     let at = usize::from(burst.headers[i].l4_offset) + icmpv4::LEN;
     let ip = ipv4::Header::at(bytes, at)?;
@@ -76,7 +82,13 @@ fn find4(burst: &Burst, i: usize, quoted: &Quoted, shard: &mut Shard, snapshot: 
     })
 }
 
-fn find6(burst: &Burst, i: usize, quoted: &Quoted, shard: &mut Shard, snapshot: &Snapshot) -> Option<FlowAction> {
+fn find6(
+    burst: &Burst,
+    i: usize,
+    quoted: &Quoted,
+    shard: &mut Shard,
+    snapshot: &Snapshot,
+) -> Option<FlowAction> {
     let bytes = burst.bytes(i);
     let at = usize::from(burst.headers[i].l4_offset) + icmpv4::LEN;
     let ip = ipv6::Header::at(bytes, at)?;

@@ -79,7 +79,8 @@ type Tuple6 = Tuple<u128>;
 
 #[inline]
 fn addresses4(bytes: &[u8], headers: &Headers) -> (u32, u32) {
-    ipv4::Header::at(bytes, headers.l3_offset.into()).map_or((0, 0), |ip| (ip.source_bits(), ip.destination_bits()))
+    ipv4::Header::at(bytes, headers.l3_offset.into())
+        .map_or((0, 0), |ip| (ip.source_bits(), ip.destination_bits()))
 }
 
 #[inline]

@@ -52,7 +52,8 @@ pub fn source(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
             continue;
         }
         let src = decision.src.0;
-        let inside = |from: &[(u32, u32)]| from.is_empty() || from.iter().any(|&(a, mask)| src & mask == a & mask);
+        let inside =
+            |from: &[(u32, u32)]| from.is_empty() || from.iter().any(|&(a, mask)| src & mask == a & mask);
         let rule = snapshot.source_nat.iter().find(|rule| rule.out == decision.egress && inside(&rule.from));
         let Some(rule) = rule else { continue };
         let Some(pool) = snapshot.pools.get(usize::from(rule.pool)) else { continue };

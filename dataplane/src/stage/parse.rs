@@ -33,7 +33,12 @@ pub fn run(burst: &mut Burst, snapshot: &Snapshot) {
 }
 
 #[inline]
-fn admit(bytes: &[u8], index: u16, port: &PortConfig, snapshot: &Snapshot) -> Result<(Headers, u16), DropReason> {
+fn admit(
+    bytes: &[u8],
+    index: u16,
+    port: &PortConfig,
+    snapshot: &Snapshot,
+) -> Result<(Headers, u16), DropReason> {
     let headers = parse(bytes)?;
     let interface = snapshot.interface_of(index, tags(&headers)).ok_or(DropReason::VlanUnknown)?;
     let frame = ethernet::Header::at(bytes, 0).ok_or(DropReason::Runt)?;

@@ -87,10 +87,15 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
 #[inline]
 fn pass(shard: &mut Shard, limit: u8, now: u64, bytes: usize) -> bool {
     let limit = usize::from(limit);
-    let (Some(meter), Some(count)) = (shard.meters.0.get_mut(limit), shard.counters.limits.get_mut(limit)) else {
+    let (Some(meter), Some(count)) = (shard.meters.0.get_mut(limit), shard.counters.limits.get_mut(limit))
+    else {
         return true;
     };
     let passed = meter.allow(now, bytes as u32);
-    if passed { count.passed.add(bytes) } else { count.dropped.add(bytes) }
+    if passed {
+        count.passed.add(bytes)
+    } else {
+        count.dropped.add(bytes)
+    }
     passed
 }

@@ -73,7 +73,10 @@ pub(super) fn next_hop(
         Route::Blackhole => return Err(Verdict::Drop(DropReason::Blackhole)),
         Route::Unreachable => return Err(Verdict::Reject(DropReason::NoRoute, Answer::HostUnreachable)),
     };
-    let next_hop = neighbors.resolve(snapshot, egress, neighbor, now).map_err(Verdict::Drop)?;
+    let next_hop = neighbors.resolve(snapshot, egress, neighbor, now).map_err(|reason| match reason {
+        DropReason::NeighborUnreachable => Verdict::Reject(reason, Answer::HostUnreachable),
+        _ => Verdict::Drop(reason),
+    })?;
     Ok((egress, next_hop))
 }
 
@@ -85,7 +88,14 @@ pub fn run(burst: &mut Burst, shard: &mut Shard) {
         if action.is(FlowAction::DENY | FlowAction::REJECT) {
             acl::count(shard, action.rule, burst.bytes(i).len());
             let reject = action.is(FlowAction::REJECT);
-            burst.decide(i, acl::verdict(if reject { crate::snapshot::AclAction::Reject } else { crate::snapshot::AclAction::Drop }));
+            burst.decide(
+                i,
+                acl::verdict(if reject {
+                    crate::snapshot::AclAction::Reject
+                } else {
+                    crate::snapshot::AclAction::Drop
+                }),
+            );
             continue;
         }
         if headers.ttl <= 1 {

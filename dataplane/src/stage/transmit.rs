@@ -4,7 +4,6 @@
 use super::fragment;
 use crate::arena::Frame;
 use crate::burst::Burst;
-use crate::local;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
@@ -14,13 +13,14 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
     for i in 0..burst.len() {
         match burst.verdicts[i] {
             Verdict::Forward => forward(burst, i, shard),
-            Verdict::Local => local::input(i, burst, shard, snapshot),
+            Verdict::Local => shard.local(snapshot, burst.now).input(i, burst),
             Verdict::Hold(neighbor) => {
                 let port = burst.port;
                 if let Some(frame) = burst.take(i)
-                    && let Err((frame, reason)) = shard.neighbors.hold(neighbor as u16, port, frame, burst.now)
+                    && let Err((frame, reason)) =
+                        shard.neighbors.hold(neighbor as u16, port, frame, burst.now)
                 {
-                    discard(frame, reason, shard);
+                    shard.local(snapshot, burst.now).undeliverable(port, frame, reason);
                 }
             }
             Verdict::Drop(reason) => {
@@ -29,7 +29,7 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
                 }
             }
             Verdict::Reject(reason, answer) => {
-                local::answer(i, burst, answer, shard, snapshot);
+                shard.local(snapshot, burst.now).answer(i, burst, answer);
                 if let Some(frame) = burst.take(i) {
                     discard(frame, reason, shard);
                 }

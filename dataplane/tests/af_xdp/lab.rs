@@ -35,7 +35,8 @@ pub(crate) fn in_namespace(name: &str, test: impl FnOnce() + Send) {
 
 /// Runs `ip` in the thread's namespace, and returns what it says.
 pub(crate) fn ip(arguments: &str) -> String {
-    let output = Command::new("ip").args(arguments.split_whitespace()).output().expect("ip (iproute2) is installed");
+    let output =
+        Command::new("ip").args(arguments.split_whitespace()).output().expect("ip (iproute2) is installed");
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
@@ -91,7 +92,8 @@ impl Wire {
 
     fn set(&self, level: i32, option: i32, value: i32) {
         // SAFETY: options that take an int.
-        let result = unsafe { libc::setsockopt(self.0.as_raw_fd(), level, option, (&raw const value).cast(), 4) };
+        let result =
+            unsafe { libc::setsockopt(self.0.as_raw_fd(), level, option, (&raw const value).cast(), 4) };
         assert_eq!(result, 0, "option {option}: {}", io::Error::last_os_error());
     }
 
@@ -105,8 +107,9 @@ impl Wire {
     pub(crate) fn receive(&self) -> Option<Vec<u8>> {
         let mut frame = vec![0; 4096];
         // SAFETY: a slice and its length.
-        let length =
-            unsafe { libc::recv(self.0.as_raw_fd(), frame.as_mut_ptr().cast(), frame.len(), libc::MSG_DONTWAIT) };
+        let length = unsafe {
+            libc::recv(self.0.as_raw_fd(), frame.as_mut_ptr().cast(), frame.len(), libc::MSG_DONTWAIT)
+        };
         frame.truncate(usize::try_from(length).ok()?);
         Some(frame)
     }

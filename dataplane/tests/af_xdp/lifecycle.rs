@@ -121,7 +121,8 @@ fn a_driver_that_cannot_is_told_and_replaced() {
         let mut pool = FramePool::new(1024, false).unwrap();
         let error = open(&mut pool, &[spec("a")]).err().unwrap();
         assert!(matches!(&error, OpenError::Attach { mode: "native", .. }), "{error}");
-        let (mut ports, controls) = open(&mut pool, &[PortSpec { mode: XdpMode::Auto, ..spec("a") }]).unwrap();
+        let (mut ports, controls) =
+            open(&mut pool, &[PortSpec { mode: XdpMode::Auto, ..spec("a") }]).unwrap();
         let info = controls[0].info();
         assert_eq!(info.mode, AttachedMode::Generic);
         let reason = info.fallback.as_deref().unwrap();
@@ -152,7 +153,10 @@ fn what_cannot_be_opened_is_said() {
         let mut refused = |spec: PortSpec| open(&mut pool, &[spec]).err().unwrap().to_string();
         assert!(refused(spec("none")).contains("there is no network device `none`"));
         assert!(refused(PortSpec { rx_ring: 1000, ..spec("a") }).contains("not 1000"));
-        assert!(refused(PortSpec { rx_ring: 1024, ..spec("a") }).contains("up to 1280 frames, but there are 1024"));
+        assert!(
+            refused(PortSpec { rx_ring: 1024, ..spec("a") })
+                .contains("up to 1280 frames, but there are 1024")
+        );
         let kernel = vec![sluice_dataplane::port::af_xdp::KernelMatch::EtherType(0x88cc); 33];
         assert!(refused(PortSpec { kernel, ..spec("a") }).contains("at most 32"));
         let mut spread = FramePool::new(1024, true).unwrap();

@@ -15,7 +15,14 @@ fn both_ways(mode: XdpMode, attached: AttachedMode) {
     let info = controls[0].info();
     assert_eq!((info.mode, info.zero_copy, info.driver.as_str(), info.queues), (attached, false, "veth", 1));
     let shown = ip("-j link show dev a");
-    assert!(shown.contains(if attached == AttachedMode::Native { r#""xdp":{"mode":1"# } else { r#""xdp":{"mode":2"# }), "{shown}");
+    assert!(
+        shown.contains(if attached == AttachedMode::Native {
+            r#""xdp":{"mode":1"#
+        } else {
+            r#""xdp":{"mode":2"#
+        }),
+        "{shown}"
+    );
 
     let all = frames(10_000);
     for some in all.chunks(100) {
@@ -40,7 +47,9 @@ fn native_mode_carries_frames_both_ways() {
 
 #[test]
 fn generic_mode_carries_frames_both_ways() {
-    in_namespace("generic_mode_carries_frames_both_ways", || both_ways(XdpMode::Generic, AttachedMode::Generic));
+    in_namespace("generic_mode_carries_frames_both_ways", || {
+        both_ways(XdpMode::Generic, AttachedMode::Generic)
+    });
 }
 
 #[test]
@@ -94,7 +103,10 @@ fn four_queues_make_one_port() {
         }
         assert_eq!(got.len(), 2000);
         for flow in 0..100u16 {
-            let ids = got.iter().filter(|frame| frame[34..36] == (4000 + flow).to_be_bytes()).map(|frame| frame[19]);
+            let ids = got
+                .iter()
+                .filter(|frame| frame[34..36] == (4000 + flow).to_be_bytes())
+                .map(|frame| frame[19]);
             assert!(ids.eq(0..20), "flow {flow} is out of order");
         }
         let statistics = std::process::Command::new("ethtool").args(["-S", "a"]).output();

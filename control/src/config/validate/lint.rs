@@ -7,6 +7,7 @@ use super::interfaces::Network;
 use super::matches::families;
 use super::nat::Nat;
 use crate::config::model::{Acl, Action, Forward, IcmpType, Link, Match, PortRange, Prefix, Rule};
+use crate::config::protocol::protocol_name;
 use crate::config::report::{Sink, quote};
 
 /// Bounds the comparisons of rules with rules: beyond it, a huge configuration gets fewer warnings, not a long wait.
@@ -83,7 +84,7 @@ fn denied_forwards(
             let Some(admitted) = admits(&acl.value, protocol, &forward.value, budget) else { return };
             if !admitted {
                 let Forward { address, ports, .. } = &forward.value;
-                let protocol = super::net::protocol_name(protocol);
+                let protocol = protocol_name(protocol);
                 sink.warning(&forward.span, format!("the ACL {} lets none of these packets in", quote(&acl.value.name)))
                     .also(&acl.span, "it is here")
                     .help(format!(

@@ -2,7 +2,7 @@
 
 use super::{ports, prefixes, values};
 use crate::config::model::Match;
-use crate::config::net::{self, ICMP, ICMPV6, TCP, UDP, protocol_name};
+use crate::config::protocol::{self, ICMP, ICMPV6, IcmpType, TCP, UDP, protocol_name};
 use crate::config::reader::{At, Table, text_or_number};
 use crate::config::report::{Sink, Span};
 
@@ -16,7 +16,7 @@ pub(super) struct Families {
 /// Reads them. A field that was wrong is left empty, and reported.
 pub(super) fn read(table: &Table<'_>, sink: &mut Sink<'_>) -> Match {
     let errors = sink.errors();
-    let protocols = table.many("protocol", text_or_number(net::protocol), sink);
+    let protocols = table.many("protocol", text_or_number(protocol::protocol), sink);
     let found = Match {
         from: values(&prefixes(table, "from", sink)),
         to: values(&prefixes(table, "to", sink)),
@@ -78,7 +78,7 @@ pub(super) fn families(matches: &Match) -> Families {
     families
 }
 
-fn icmp_types(table: &Table<'_>, protocols: &[At<u8>], sink: &mut Sink<'_>) -> Vec<net::IcmpType> {
+fn icmp_types(table: &Table<'_>, protocols: &[At<u8>], sink: &mut Sink<'_>) -> Vec<IcmpType> {
     if !table.has("icmp-type") || (protocols.is_empty() && table.has("protocol")) {
         return Vec::new();
     }
@@ -86,7 +86,7 @@ fn icmp_types(table: &Table<'_>, protocols: &[At<u8>], sink: &mut Sink<'_>) -> V
         return Vec::new();
     }
     let protocols = values(protocols);
-    let types = table.many("icmp-type", text_or_number(|text| net::icmp_types(text, &protocols)), sink);
+    let types = table.many("icmp-type", text_or_number(|text| protocol::icmp_types(text, &protocols)), sink);
     types.into_iter().flat_map(|at| at.value).collect()
 }
 

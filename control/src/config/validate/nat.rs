@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::interfaces::Network;
 use super::{ports, prefixes, values};
 use crate::config::model::{AddressRange, Forward, PortRange, Route, SourceNat, Target};
-use crate::config::net::{self, TCP, UDP};
+use crate::config::net;
+use crate::config::protocol::{TCP, UDP, protocol};
 use crate::config::reader::{At, Table, text, text_or_number};
 use crate::config::report::{Sink, Span, quote};
 use crate::config::schema;
@@ -231,7 +232,7 @@ fn read_forward(table: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -
 }
 
 fn transport(text: &str) -> Result<u8, Wrong> {
-    match net::protocol(text)? {
+    match protocol(text)? {
         protocol @ (TCP | UDP) => Ok(protocol),
         _ => Err(Wrong::new(format!("{} cannot be forwarded by port", quote(text)))
             .help("\"tcp\", \"udp\" or both")),

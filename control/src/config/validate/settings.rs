@@ -95,7 +95,7 @@ pub(super) fn timeouts(file: &Table<'_>, sink: &mut Sink<'_>) -> Timeouts {
 pub(super) fn control_socket(file: &Table<'_>, sink: &mut Sink<'_>) -> PathBuf {
     let control = file.table("control", &schema::CONTROL, sink);
     let socket = control.and_then(|control| control.one("socket", text(socket), sink));
-    socket.map_or_else(|| PathBuf::from("/run/sluice.sock"), |at| at.value)
+    socket.map_or_else(|| PathBuf::from(crate::config::DEFAULT_SOCKET), |at| at.value)
 }
 
 fn socket(text: &str) -> Result<PathBuf, Wrong> {

@@ -84,7 +84,8 @@ fn bind(pool: &FramePool, device: &Device<'_>, queue: u32, binding: Binding) -> 
         socket.register(pool).map_err(failed("sharing the packet memory with the kernel"))?;
     }
     let completions = if is_sender { tx } else { NO_COMPLETIONS };
-    let (fill, completion) = socket.umem_rings(rx, completions).map_err(failed("making the fill and completion ring"))?;
+    let (fill, completion) =
+        socket.umem_rings(rx, completions).map_err(failed("making the fill and completion ring"))?;
     let rx = socket.rx_ring(rx).map_err(failed("making the receive ring"))?;
     let tx = is_sender
         .then(|| socket.tx_ring(tx, BURST as u32))

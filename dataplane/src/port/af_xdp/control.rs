@@ -170,7 +170,8 @@ impl DeviceInfo {
         pages: Pages,
         copy_reason: Option<&str>,
     ) -> Self {
-        let mode = program.fallback.as_ref().map(|reason| format!("generic mode, as native was refused: {reason}"));
+        let mode =
+            program.fallback.as_ref().map(|reason| format!("generic mode, as native was refused: {reason}"));
         let copy = copy_reason.map(|reason| format!("copies, as zero copy was refused: {reason}"));
         let reasons: Vec<String> = mode.into_iter().chain(copy).collect();
         Self {

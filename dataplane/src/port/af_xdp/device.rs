@@ -99,7 +99,8 @@ pub(super) fn open_socket(family: c_int, kind: c_int) -> io::Result<OwnedFd> {
 
 fn sysfs_queues(device: &str) -> Option<u32> {
     let queues = fs::read_dir(format!("/sys/class/net/{device}/queues")).ok()?;
-    let count = queues.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("rx-")).count();
+    let count =
+        queues.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with("rx-")).count();
     u32::try_from(count).ok().filter(|&count| count != 0)
 }
 
@@ -152,13 +153,15 @@ impl Control {
         let mut words = [0; 49];
         words[0] = ETHTOOL_GDRVINFO;
         let words = self.ethtool(words).ok()?;
-        let bytes: Vec<u8> = words[1..9].iter().flat_map(|word| word.to_ne_bytes()).take_while(|&b| b != 0).collect();
+        let bytes: Vec<u8> =
+            words[1..9].iter().flat_map(|word| word.to_ne_bytes()).take_while(|&b| b != 0).collect();
         Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     fn channels(&self) -> Option<u32> {
         // struct ethtool_channels: cmd, the maxima of rx, tx, other, combined, then the counts in the same order.
-        let [_, _, _, _, _, rx, _, _, combined] = self.ethtool([ETHTOOL_GCHANNELS, 0, 0, 0, 0, 0, 0, 0, 0]).ok()?;
+        let [_, _, _, _, _, rx, _, _, combined] =
+            self.ethtool([ETHTOOL_GCHANNELS, 0, 0, 0, 0, 0, 0, 0, 0]).ok()?;
         Some(rx + combined).filter(|&queues| queues != 0)
     }
 

@@ -69,7 +69,9 @@ mod tests {
             lent.lend(address(chunk));
         }
         assert!(lent.take_back(address(3)) && !lent.take_back(address(3)));
-        assert!(!lent.take_back(address(1)) && !lent.take_back(address(1 << 30)) && !lent.take_back(u64::MAX));
+        assert!(
+            !lent.take_back(address(1)) && !lent.take_back(address(1 << 30)) && !lent.take_back(u64::MAX)
+        );
         assert_eq!(lent.count(), 2);
         let mut rest = Vec::new();
         lent.take_back_all(|chunk| rest.push(chunk));

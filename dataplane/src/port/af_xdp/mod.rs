@@ -16,6 +16,7 @@ mod port;
 mod program;
 mod ring;
 mod socket;
+mod wait;
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -32,8 +33,9 @@ pub use control::{DeviceControl, DeviceInfo, Faults};
 pub use device::{DeviceFacts, device_facts};
 pub use error::OpenError;
 pub use port::AfXdpPort;
-pub use program::{AttachedMode, Count, KernelMatch, Passed, XdpMode};
+pub use program::{AttachedMode, Count, KernelMatch, LLC, Passed, XdpMode};
 pub use socket::KernelDrops;
+pub use wait::wait;
 
 /// A port to be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +62,10 @@ pub struct PortSpec {
 /// # Errors
 /// See [`OpenError`]; nothing is attached or bound then, and the pool is as it was. An answer of "busy" is given only
 /// after 2 seconds of trying.
-pub fn open(pool: &mut FramePool, specs: &[PortSpec]) -> Result<(Vec<AfXdpPort>, Vec<DeviceControl>), OpenError> {
+pub fn open(
+    pool: &mut FramePool,
+    specs: &[PortSpec],
+) -> Result<(Vec<AfXdpPort>, Vec<DeviceControl>), OpenError> {
     let prepared = specs.iter().map(Prepared::new).collect::<Result<Vec<_>, _>>()?;
     check_sizes(pool, &prepared)?;
     let mut devices = prepared.into_iter().map(Device::attach).collect::<Result<Vec<_>, _>>()?;
@@ -71,7 +76,11 @@ pub fn open(pool: &mut FramePool, specs: &[PortSpec]) -> Result<(Vec<AfXdpPort>,
         }
     }
     // From here on nothing fails: frames are lent.
-    Ok(devices.into_iter().zip(bound).map(|(device, queues)| device.start(pool, queues, copy_reason.as_deref())).unzip())
+    Ok(devices
+        .into_iter()
+        .zip(bound)
+        .map(|(device, queues)| device.start(pool, queues, copy_reason.as_deref()))
+        .unzip())
 }
 
 /// A device that is up.
@@ -161,7 +170,14 @@ impl<'a> Device<'a> {
         }
         let control = DeviceControl {
             name: self.spec.name.clone(),
-            info: DeviceInfo::new(&self.spec.device, self.facts, &self.program, zero_copy, pool.pages(), copy_reason),
+            info: DeviceInfo::new(
+                &self.spec.device,
+                self.facts,
+                &self.program,
+                zero_copy,
+                pool.pages(),
+                copy_reason,
+            ),
             program: self.program,
             sockets: port.sockets.clone(),
             faults,
@@ -173,7 +189,10 @@ impl<'a> Device<'a> {
 
 /// Binds all queues of all devices, without copies if every one can do that; else with, and the reason. A UMEM has one
 /// mode for all its sockets.
-fn bind_best(pool: &FramePool, devices: &[Device<'_>]) -> Result<(Vec<Vec<Bound>>, Option<String>), OpenError> {
+fn bind_best(
+    pool: &FramePool,
+    devices: &[Device<'_>],
+) -> Result<(Vec<Vec<Bound>>, Option<String>), OpenError> {
     let mut reason = None;
     // Behind generic XDP there is nothing but copies, which its own reason explains.
     if devices.iter().all(|device| device.program.mode == AttachedMode::Native) {

@@ -48,7 +48,7 @@ impl AttachedMode {
 /// Frames that are left to the kernel, behind up to two VLAN tags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KernelMatch {
-    /// Those of an ethertype, such as LLDP's 0x88cc.
+    /// Those of an ethertype, such as LLDP's 0x88cc; [`LLC`] for 802.3 frames with LLC.
     EtherType(u16),
     /// IPv4 and IPv6 packets of a protocol, all or those to a destination port. IPv6 extension headers are not looked
     /// behind, and only a packet's first fragment has ports.
@@ -59,6 +59,9 @@ pub enum KernelMatch {
         port: Option<u16>,
     },
 }
+
+/// What 802.3 frames with an LLC header, which have no ethertype, count as: the kernel's `ETH_P_802_2`.
+pub const LLC: u16 = 0x0004;
 
 /// Packets and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -138,7 +141,15 @@ impl Program {
             XdpMode::Native => (AttachedMode::Native, None),
             XdpMode::Generic => (AttachedMode::Generic, None),
             XdpMode::Auto => match link(program, device, ifindex, AttachedMode::Native) {
-                Ok(()) => return Ok(Self { sockets, passed, mode: AttachedMode::Native, fallback: None, _ebpf: ebpf }),
+                Ok(()) => {
+                    return Ok(Self {
+                        sockets,
+                        passed,
+                        mode: AttachedMode::Native,
+                        fallback: None,
+                        _ebpf: ebpf,
+                    });
+                }
                 Err(OpenError::Attach { reason, .. }) => (AttachedMode::Generic, Some(reason)),
                 Err(error) => return Err(error),
             },
@@ -222,10 +233,15 @@ fn link(program: &mut Xdp, device: &str, ifindex: u32, mode: AttachedMode) -> Re
     loop {
         let Err(error) = program.attach_to_if_index(ifindex, flags) else { return Ok(()) };
         match errno(&error) {
-            Some(libc::EBUSY | libc::EEXIST) if Instant::now() < patience => thread::sleep(BUSY_PATIENCE / 40),
+            Some(libc::EBUSY | libc::EEXIST) if Instant::now() < patience => {
+                thread::sleep(BUSY_PATIENCE / 40)
+            }
             Some(libc::EBUSY | libc::EEXIST) => return Err(OpenError::ProgramAttached(device.to_owned())),
             Some(libc::EPERM | libc::EACCES) => {
-                return Err(OpenError::Privilege { device: device.to_owned(), what: "attaching the XDP program" });
+                return Err(OpenError::Privilege {
+                    device: device.to_owned(),
+                    what: "attaching the XDP program",
+                });
             }
             _ => {
                 let reason = in_words(&error);

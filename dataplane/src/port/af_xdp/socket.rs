@@ -94,7 +94,11 @@ impl Socket {
     }
 
     /// The fill and completion ring: of these a socket needs both.
-    pub(super) fn umem_rings(&self, fill: u32, completion: u32) -> io::Result<(Producer<u64>, Consumer<u64>)> {
+    pub(super) fn umem_rings(
+        &self,
+        fill: u32,
+        completion: u32,
+    ) -> io::Result<(Producer<u64>, Consumer<u64>)> {
         self.set(libc::SOL_XDP, libc::XDP_UMEM_FILL_RING, &fill)?;
         self.set(libc::SOL_XDP, libc::XDP_UMEM_COMPLETION_RING, &completion)?;
         let offsets = self.offsets()?;
@@ -139,7 +143,9 @@ impl Socket {
             sxdp_shared_umem_fd: umem,
         };
         // SAFETY: the address is of the family's type, and its length.
-        check(unsafe { libc::bind(self.as_raw_fd(), (&raw const address).cast(), size_of_val(&address) as u32) })?;
+        check(unsafe {
+            libc::bind(self.as_raw_fd(), (&raw const address).cast(), size_of_val(&address) as u32)
+        })?;
         Ok(())
     }
 
@@ -191,7 +197,9 @@ impl Socket {
     fn set<T>(&self, level: c_int, option: c_int, value: &T) -> io::Result<()> {
         let value = std::ptr::from_ref(value);
         // SAFETY: every option used here takes a structure of the type given, by its length.
-        check(unsafe { libc::setsockopt(self.as_raw_fd(), level, option, value.cast(), size_of::<T>() as u32) })?;
+        check(unsafe {
+            libc::setsockopt(self.as_raw_fd(), level, option, value.cast(), size_of::<T>() as u32)
+        })?;
         Ok(())
     }
 
@@ -200,7 +208,9 @@ impl Socket {
         let mut length = size_of::<T>() as u32;
         let value = std::ptr::from_mut(value);
         // SAFETY: the kernel writes at most `length` bytes, all of them integers.
-        check(unsafe { libc::getsockopt(self.as_raw_fd(), libc::SOL_XDP, option, value.cast(), &mut length) })?;
+        check(unsafe {
+            libc::getsockopt(self.as_raw_fd(), libc::SOL_XDP, option, value.cast(), &mut length)
+        })?;
         if length as usize != size_of::<T>() { Err(io::ErrorKind::InvalidData.into()) } else { Ok(()) }
     }
 }

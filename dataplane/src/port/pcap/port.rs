@@ -202,7 +202,8 @@ fn open_reader(path: &Path) -> Result<Reader<Box<dyn BufRead + Send>>, PcapError
     Reader::new(&path.display().to_string(), Box::new(BufReader::with_capacity(1 << 16, file)))
 }
 
-fn same_file(a: &Path, b: &Path) -> bool {
+/// Whether two paths lead to one file that exists.
+pub fn same_file(a: &Path, b: &Path) -> bool {
     let identity = |path: &Path| path.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
     identity(a).is_some_and(|a| Some(a) == identity(b))
 }

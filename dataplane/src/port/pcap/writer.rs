@@ -27,11 +27,16 @@ impl<W: Write> Writer<W> {
         Ok(writer)
     }
 
-    /// Appends a packet. The format has 32 bits for the seconds: a time beyond the year 2106 is written as its last
-    /// second. Bytes beyond [`MAX_RECORD`] are cut off, as a snapshot length does.
+    /// Appends a packet, which was captured whole. The format has 32 bits for the seconds: a time beyond the year 2106 is
+    /// written as its last second. Bytes beyond [`MAX_RECORD`] are cut off, as a snapshot length does.
     pub fn write(&mut self, time: Nanos, bytes: &[u8]) -> Result<(), PcapError> {
+        self.write_snapped(time, bytes, bytes.len())
+    }
+
+    /// As [`Self::write`], for a packet of `wire_len` bytes of which no more than `bytes` were captured.
+    pub fn write_snapped(&mut self, time: Nanos, bytes: &[u8], wire_len: usize) -> Result<(), PcapError> {
         let seconds = u32::try_from(time / SECOND).unwrap_or(u32::MAX);
-        let wire_len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let wire_len = u32::try_from(wire_len).unwrap_or(u32::MAX);
         let bytes = bytes.get(..MAX_RECORD).unwrap_or(bytes);
         let mut header = [0; 16];
         header[0..4].copy_from_slice(&seconds.to_le_bytes());

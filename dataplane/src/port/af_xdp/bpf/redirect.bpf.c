@@ -99,7 +99,9 @@ static ALWAYS_INLINE bool is_for_kernel(const void *data, const void *end)
 			return false;
 		type = tag->type;
 	}
-	if (match_ethertypes && is_match(NET16(type)))
+	// Of an 802.3 frame with LLC the field is a length; ETH_P_802_2 is the kernel's own name for these.
+	__u16 ethertype = NET16(type) < ETH_P_802_3_MIN ? ETH_P_802_2 : NET16(type);
+	if (match_ethertypes && is_match(ethertype))
 		return true;
 	if (!match_protocols)
 		return false;

@@ -1,0 +1,243 @@
+//! The command line: what is asked for, and how the answer is printed.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use serde_json::{Value, json};
+
+use crate::api::{self, Request};
+use crate::bench;
+use crate::config;
+use crate::state::Topic;
+use crate::{gateway, replay, table};
+
+/// Exit codes: 0 fine, 1 the thing asked about is wrong or did not work, 2 the question was (clap's own).
+const FAILED: u8 = 1;
+
+/// A packet forwarder for gateway boxes: ACLs, NAT and rate limits over AF_XDP.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sluice",
+    version,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway until SIGTERM or SIGINT
+    #[command(after_help = "Example: sluice run /etc/sluice/sluice.toml")]
+    Run(RunArgs),
+    /// Say what is wrong with a configuration, with line and column, and what would be right
+    #[command(after_help = "Example: sluice check configs/home-gateway.toml")]
+    Check(CheckArgs),
+    /// Put captures through the pipeline: no privilege, no device, the same bytes each time
+    #[command(
+        after_help = "Example: sluice replay --config configs/demo.toml --in lan=lan.pcap --in wan=wan.pcap --out out/"
+    )]
+    Replay(ReplayArgs),
+    /// Ask a running gateway
+    #[command(after_help = "Example: sluice show counters --json")]
+    Show(ShowArgs),
+    /// Measure
+    Bench(BenchArgs),
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// The configuration file
+    #[arg(value_name = "FILE", required_unless_present = "config")]
+    file: Option<PathBuf>,
+    /// The configuration file, in the form that replay uses
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    config: Option<PathBuf>,
+    /// The control socket, instead of the configuration's
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// The configuration file
+    file: PathBuf,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct ReplayArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// The capture (pcap or pcapng, Ethernet) of what a port receives; may be given for each port
+    #[arg(long = "in", value_name = "PORT=FILE", value_parser = port_and_file)]
+    inputs: Vec<(String, PathBuf)>,
+    /// Folder for what each port transmits, as PORT.pcap
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Take only frames for our own MAC addresses, and resolve neighbours by what the captures answer
+    #[arg(long)]
+    strict_l2: bool,
+    /// Print the figures as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct ShowArgs {
+    /// What to list
+    topic: Topic,
+    /// Print it as JSON
+    #[arg(long)]
+    json: bool,
+    /// The control socket
+    #[arg(long, value_name = "PATH", default_value = config::DEFAULT_SOCKET)]
+    socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct BenchArgs {
+    #[command(subcommand)]
+    what: BenchCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum BenchCommand {
+    /// Cycles per packet of the pipeline, over memory ports on one pinned core
+    #[command(
+        after_help = "Example: sluice bench pipeline --flows 65536 --packets 20000000 --features route,acl,nat,police"
+    )]
+    Pipeline(PipelineArgs),
+}
+
+#[derive(Debug, Args)]
+struct PipelineArgs {
+    #[command(flatten)]
+    options: bench::PipelineOptions,
+    /// Print the figures as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn port_and_file(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((port, file)) if !port.is_empty() && !file.is_empty() => Ok((port.into(), file.into())),
+        _ => Err("write it as PORT=FILE, for instance lan=lan.pcap".into()),
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let failed = |text: String| {
+        complain(&text);
+        ExitCode::from(FAILED)
+    };
+    let done = match Cli::parse().command {
+        Command::Run(args) => run(args),
+        Command::Check(args) => return check(&args),
+        Command::Replay(args) => return run_replay(args),
+        Command::Show(args) => show(&args),
+        Command::Bench(args) => run_bench(&args),
+    };
+    done.map_or_else(failed, |()| ExitCode::SUCCESS)
+}
+
+/// Prints to standard output; a reader that has gone away (`| head`) is no error.
+fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+fn print_json(value: &Value) {
+    print(&format!("{value:#}\n"));
+}
+
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "sluice: {}", text.trim_end());
+}
+
+fn run(args: RunArgs) -> Result<(), String> {
+    let file = args.file.or(args.config).unwrap_or_default();
+    gateway::run(&file, args.socket, &mut io::stderr()).map_err(|error| error.to_string())
+}
+
+fn check(args: &CheckArgs) -> ExitCode {
+    match config::load(&args.file) {
+        Ok((_, warnings)) => {
+            if args.json {
+                print_json(&json!({ "errors": 0, "warnings": warnings.len(), "diagnostics": warnings }));
+            } else {
+                warnings.iter().for_each(|warning| print(&format!("{warning}\n")));
+                let plural = if warnings.len() == 1 { "" } else { "s" };
+                print(&format!("{}: fine, {} warning{plural}\n", args.file.display(), warnings.len()));
+            }
+            ExitCode::SUCCESS
+        }
+        Err(report) => {
+            if args.json {
+                print_json(&json!(report));
+            } else {
+                let _ = write!(io::stderr(), "{report}");
+            }
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn run_replay(args: ReplayArgs) -> ExitCode {
+    let options = replay::Options {
+        config: args.config,
+        inputs: args.inputs,
+        out: args.out,
+        strict_l2: args.strict_l2,
+    };
+    let outcome = match replay::run(&options) {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            complain(&error.to_string());
+            return ExitCode::from(FAILED);
+        }
+    };
+    for error in &outcome.cut_off {
+        complain(&format!("warning: {error}"));
+    }
+    for error in &outcome.broken {
+        complain(&error.to_string());
+    }
+    if args.json {
+        print_json(&outcome.counters)
+    } else {
+        print(&table::render(&outcome.counters))
+    }
+    let whole = outcome.broken.is_empty() && outcome.counters["conserved"] == true;
+    if whole { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
+}
+
+fn show(args: &ShowArgs) -> Result<(), String> {
+    let value = api::ask(&args.socket, Request::Show(args.topic)).map_err(|error| error.to_string())?;
+    if args.json {
+        print_json(&value)
+    } else {
+        print(&table::render(&value))
+    }
+    Ok(())
+}
+
+fn run_bench(args: &BenchArgs) -> Result<(), String> {
+    let BenchCommand::Pipeline(args) = &args.what;
+    let report = bench::pipeline(&args.options).map_err(|error| error.to_string())?;
+    if args.json {
+        print_json(&json!(report))
+    } else {
+        print(&report.to_string())
+    }
+    Ok(())
+}

@@ -1,0 +1,276 @@
+//! The gateway's own addresses: ARP, neighbour discovery, ping, and the errors that senders are told.
+//!
+//! Packets for us come in by [`Context::input`], one at a time; [`Context::answer`] tells the sender of a packet that was
+//! rejected; [`Context::tick`] does what time brings about.
+//!
+//! An answer goes back the way the packet came: out by the same interface, with the same tags, to the station that sent
+//! the frame, without a look at the routes. So the answer reaches whoever asked even where our routes do not (yet) lead
+//! there, no neighbour need be resolved for it, and a forged source address cannot make us send by another interface.
+
+mod announce;
+mod arp;
+mod emit;
+mod error;
+mod icmp;
+mod link;
+mod nd;
+pub mod neighbor;
+
+use std::net::IpAddr;
+
+use sluice_pkt::checksum;
+use sluice_pkt::ethernet::{self, Mac};
+use sluice_pkt::parse::{Flags, Headers, L3, parse};
+use sluice_pkt::{icmpv6, ipv4, ipv6, vlan};
+
+use self::announce::Announcements;
+use self::neighbor::Neighbors;
+use crate::arena::{Frame, FramePool};
+use crate::burst::Burst;
+use crate::clock::Nanos;
+use crate::counters::Counters;
+use crate::port::Outbox;
+use crate::snapshot::{Interface, LocalUse, Snapshot, Tags};
+use crate::table::meter::PacketMeter;
+use crate::verdict::{Answer, DropReason};
+
+/// Places of the neighbour table that one tick examines at most.
+const SWEEP: u32 = 1024;
+
+/// What the gateway's own stack remembers, apart from its neighbours.
+#[derive(Debug)]
+pub struct Local {
+    /// ICMP errors and TCP resets.
+    errors: PacketMeter,
+    /// Echo replies have a budget of their own: a flood of pings must not silence path MTU discovery.
+    echoes: PacketMeter,
+    announcements: Announcements,
+}
+
+impl Local {
+    /// Ready to announce the snapshot's addresses. It is made anew for a new configuration.
+    pub fn new(snapshot: &Snapshot) -> Self {
+        let rate = u64::from(snapshot.icmp_per_second);
+        Self {
+            errors: PacketMeter::new(rate, rate),
+            echoes: PacketMeter::new(rate, rate),
+            announcements: Announcements::new(snapshot),
+        }
+    }
+
+    /// When there is something to announce; it may lie in the past.
+    pub fn next_due(&self) -> Nanos {
+        self.announcements.next_due()
+    }
+}
+
+/// What the gateway's own stack works with, all of one worker.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// Packet buffers.
+    pub pool: &'a mut FramePool,
+    /// Where what we send goes, by port.
+    pub outboxes: &'a mut [Outbox],
+    /// Counters.
+    pub counters: &'a mut Counters,
+    /// Next hops.
+    pub neighbors: &'a mut Neighbors,
+    /// The rest of the stack's memory.
+    pub local: &'a mut Local,
+    /// The configuration.
+    pub snapshot: &'a Snapshot,
+    /// The time.
+    pub now: Nanos,
+}
+
+/// A packet that came in.
+#[derive(Clone, Copy)]
+struct Packet<'a> {
+    bytes: &'a [u8],
+    headers: &'a Headers,
+    interface: u16,
+    link: &'a Interface,
+}
+
+impl<'a> Packet<'a> {
+    fn new(bytes: &'a [u8], headers: &'a Headers, interface: u16, snapshot: &'a Snapshot) -> Option<Self> {
+        let link = snapshot.interfaces.get(usize::from(interface))?;
+        Some(Self { bytes, headers, interface, link })
+    }
+
+    fn ethernet(&self) -> Option<ethernet::Header<&'a [u8; ethernet::LEN]>> {
+        ethernet::Header::at(self.bytes, 0)
+    }
+
+    fn ipv4(&self) -> Option<ipv4::Header<&'a [u8; ipv4::LEN]>> {
+        ipv4::Header::at(self.bytes, self.headers.l3_offset.into())
+    }
+
+    fn ipv6(&self) -> Option<ipv6::Header<&'a [u8; ipv6::LEN]>> {
+        ipv6::Header::at(self.bytes, self.headers.l3_offset.into())
+    }
+
+    /// The IP packet, without Ethernet header and padding.
+    fn network(&self) -> &'a [u8] {
+        self.bytes.get(self.headers.l3_offset.into()..self.headers.end.into()).unwrap_or_default()
+    }
+
+    /// The transport header and what is behind it.
+    fn transport(&self) -> &'a [u8] {
+        self.bytes.get(self.headers.l4_offset.into()..self.headers.end.into()).unwrap_or_default()
+    }
+
+    fn destination(&self) -> Option<IpAddr> {
+        match self.headers.l3 {
+            L3::Ipv4 => self.ipv4().map(|ip| ip.destination().into()),
+            L3::Ipv6 => self.ipv6().map(|ip| ip.destination().into()),
+            L3::Arp | L3::Other => None,
+        }
+    }
+
+    /// Whether the checksum of the transport header and its data is right, or left out as UDP over IPv4 may.
+    fn checksum_is_right(&self) -> bool {
+        if self.headers.flags.has(Flags::NO_CHECKSUM) {
+            return true;
+        }
+        let mut message = self.transport();
+        if self.headers.protocol == ipv4::UDP {
+            let len = sluice_pkt::udp::Header::at(message, 0).map_or(0, |udp| udp.datagram_len());
+            message = message.get(..len.into()).unwrap_or_default();
+        }
+        let (protocol, len) = (self.headers.protocol, message.len());
+        let pseudo = match self.headers.l3 {
+            L3::Ipv4 if protocol == ipv4::ICMP => Some(checksum::Sum::default()),
+            L3::Ipv4 => self.ipv4().map(|ip| ip.pseudo_header(protocol, len as u16)),
+            _ => self.ipv6().map(|ip| ip.pseudo_header(protocol, len as u32)),
+        };
+        pseudo.is_some_and(|sum| sum.add_bytes(message).fold() == 0xffff)
+    }
+}
+
+impl Context<'_> {
+    /// Takes packet `i`, which is for the gateway itself, out of the burst, does what it asks for, and counts it: as
+    /// punted, or as a drop.
+    pub fn input(&mut self, i: usize, burst: &mut Burst) {
+        let (Some(&headers), Some(&interface)) = (burst.headers.get(i), burst.interfaces.get(i)) else {
+            return;
+        };
+        let Some(mut frame) = burst.take(i) else { return };
+        if self.snapshot.ports.get(usize::from(burst.port)).is_some_and(|port| port.complete_checksums) {
+            checksum::complete_partial(frame.bytes_mut(), &headers);
+        }
+        let packet = Packet::new(frame.bytes(), &headers, interface, self.snapshot);
+        match packet.map_or(Err(DropReason::LocalUnwanted), |packet| self.deliver(&packet)) {
+            Ok(()) => self.counters.punted += 1,
+            Err(reason) => self.counters.dropped(reason, 1),
+        }
+        self.pool.give(frame);
+    }
+
+    /// Tells the sender of packet `i`, which is as it came, why it is dropped: where that is allowed and the rate permits.
+    pub fn answer(&mut self, i: usize, burst: &Burst, answer: Answer) {
+        let (Some(headers), Some(&interface)) = (burst.headers.get(i), burst.interfaces.get(i)) else {
+            return;
+        };
+        if let Some(packet) = Packet::new(burst.bytes(i), headers, interface, self.snapshot) {
+            self.tell(&packet, answer);
+        }
+    }
+
+    /// Does what is due: announcements, requests for neighbours, and the end of those that did not answer. One call does a
+    /// bounded part of it; nothing is lost if the next one comes late.
+    pub fn tick(&mut self) {
+        if self.now < self.neighbors.next_due().min(self.local.announcements.next_due()) {
+            return;
+        }
+        self.announce();
+        let mut budget = SWEEP;
+        while let Some(request) = self.neighbors.poll(self.now, &mut budget) {
+            self.ask(&request);
+        }
+        while let Some(lost) = self.neighbors.undelivered() {
+            self.undeliverable(lost.port, lost.frame, lost.reason);
+        }
+    }
+
+    /// Drops a frame, as it came in by `port`, that waited for its next hop in vain, or was not let wait. Its sender is told
+    /// if the next hop does not answer.
+    pub fn undeliverable(&mut self, port: u16, frame: Frame, reason: DropReason) {
+        if reason == DropReason::NeighborUnreachable {
+            self.tell_unreachable(port, frame.bytes());
+        }
+        self.counters.dropped(reason, 1);
+        self.pool.give(frame);
+    }
+
+    /// What was found out about the packet when it came was not kept.
+    fn tell_unreachable(&mut self, port: u16, bytes: &[u8]) {
+        let Ok(headers) = parse(bytes) else { return };
+        let Some(interface) = self.snapshot.interface_of(port, tags(&headers)) else { return };
+        if let Some(packet) = Packet::new(bytes, &headers, interface, self.snapshot) {
+            self.tell(&packet, Answer::HostUnreachable);
+        }
+    }
+
+    fn ask(&mut self, request: &neighbor::Request) {
+        let Some(link) = self.snapshot.interfaces.get(usize::from(request.interface)) else { return };
+        match request.address {
+            IpAddr::V4(address) => self.ask_arp(link, address, request.mac),
+            IpAddr::V6(address) => self.ask_nd(link, address, request.mac),
+        }
+    }
+
+    /// Does what the packet asks for, or says why not.
+    fn deliver(&mut self, packet: &Packet<'_>) -> Result<(), DropReason> {
+        let ethernet = packet.ethernet().ok_or(DropReason::LocalInvalid)?;
+        if !ethernet.source().is_unicast() || ethernet.source() == packet.link.mac {
+            return Err(DropReason::LocalInvalid);
+        }
+        // There is no reassembly here: what is for the gateway fits into one packet.
+        if packet.headers.flags.has(Flags::FRAGMENT) {
+            return Err(DropReason::LocalUnwanted);
+        }
+        match (packet.headers.l3, packet.headers.protocol) {
+            (L3::Arp, _) => self.input_arp(packet),
+            (L3::Ipv4, ipv4::ICMP) => self.input_icmpv4(packet),
+            (L3::Ipv6, ipv6::ICMPV6) => match packet.headers.icmp_type {
+                icmpv6::NEIGHBOR_SOLICITATION | icmpv6::NEIGHBOR_ADVERTISEMENT => self.input_nd(packet),
+                _ => self.input_icmpv6(packet),
+            },
+            (L3::Ipv4 | L3::Ipv6, protocol) => self.refuse(packet, protocol),
+            (L3::Other, _) => Err(DropReason::LocalUnwanted),
+        }
+    }
+
+    /// No service listens on the gateway.
+    fn refuse(&mut self, packet: &Packet<'_>, protocol: u8) -> Result<(), DropReason> {
+        let answer = match protocol {
+            ipv4::TCP | ipv4::UDP if !packet.checksum_is_right() => return Err(DropReason::LocalInvalid),
+            ipv4::TCP | ipv4::UDP => Answer::PortUnreachable,
+            ipv6::NO_NEXT_HEADER if packet.headers.l3 == L3::Ipv6 => return Err(DropReason::LocalUnwanted),
+            _ => Answer::ProtocolUnreachable,
+        };
+        let used = packet.destination().and_then(|ours| link::ours(self.snapshot, packet.link, ours));
+        if used == Some(LocalUse::Interface) {
+            self.tell(packet, answer);
+        }
+        Err(DropReason::LocalUnwanted)
+    }
+}
+
+fn tags(headers: &Headers) -> Tags {
+    let mut tags = Tags { count: headers.tags, ..Tags::default() };
+    for (id, tci) in tags.ids.iter_mut().zip(headers.tci).take(headers.tags.into()) {
+        *id = vlan::id(tci);
+    }
+    // IEEE 802.1Q 6.9.1: a priority tag names no VLAN.
+    if tags == (Tags { count: 1, ids: [vlan::PRIORITY_ONLY, 0] }) { Tags::default() } else { tags }
+}
+
+/// Whether a MAC address is one that a neighbour may have.
+fn is_station(link: &Interface, mac: Mac) -> bool {
+    mac.is_unicast() && mac != link.mac
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! Frames that wait for a neighbour, and what comes of them: they go on, or they die.
+
+use std::collections::VecDeque;
+
+use crate::arena::Frame;
+use crate::burst::Burst;
+use crate::verdict::DropReason;
+
+/// The most frames that wait for one neighbour (RFC 4861 7.2.2 asks for one at least).
+pub(super) const PER_NEIGHBOR: u8 = 8;
+/// The most frames that wait for all neighbours together; never more than an eighth of the packet buffers.
+const IN_TOTAL: u32 = 512;
+
+#[derive(Debug)]
+struct Waiting {
+    neighbor: u16,
+    port: u16,
+    frame: Frame,
+}
+
+/// A frame that waited in vain.
+#[derive(Debug)]
+pub(in crate::local) struct Undelivered {
+    /// The port by which it came in.
+    pub(in crate::local) port: u16,
+    /// The packet, as it came.
+    pub(in crate::local) frame: Frame,
+    /// Why it was in vain.
+    pub(in crate::local) reason: DropReason,
+}
+
+/// All frames that wait, in order of arrival. The three queues together are bounded by `capacity`.
+#[derive(Debug)]
+pub(super) struct HoldQueue {
+    waiting: Vec<Waiting>,
+    ready: VecDeque<(u16, Frame)>,
+    undelivered: VecDeque<Undelivered>,
+    capacity: usize,
+}
+
+impl HoldQueue {
+    pub(super) fn new(frames: u32) -> Self {
+        let capacity = IN_TOTAL.min(frames / 8).max(1) as usize;
+        Self {
+            waiting: Vec::with_capacity(capacity),
+            ready: VecDeque::with_capacity(capacity),
+            undelivered: VecDeque::with_capacity(capacity),
+            capacity,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len() + self.ready.len() + self.undelivered.len()
+    }
+
+    /// Puts a frame in, to wait for this neighbour. Gives it back when all places are taken.
+    pub(super) fn wait(&mut self, neighbor: u16, port: u16, frame: Frame) -> Result<(), Frame> {
+        if self.len() == self.capacity {
+            return Err(frame);
+        }
+        self.waiting.push(Waiting { neighbor, port, frame });
+        Ok(())
+    }
+
+    /// The neighbour is known: its frames are ready to go on.
+    pub(super) fn wake(&mut self, neighbor: u16) {
+        let woken = self.waiting.extract_if(.., |w| w.neighbor == neighbor);
+        self.ready.extend(woken.map(|w| (w.port, w.frame)));
+    }
+
+    /// The neighbour is given up: its frames are undeliverable.
+    pub(super) fn fail(&mut self, neighbor: u16, reason: DropReason) {
+        let failed = self.waiting.extract_if(.., |w| w.neighbor == neighbor);
+        self.undelivered.extend(failed.map(|w| Undelivered { port: w.port, frame: w.frame, reason }));
+    }
+
+    /// Fills an empty burst with frames that are ready and came in by one port, oldest first.
+    pub(super) fn release(&mut self, burst: &mut Burst) {
+        debug_assert!(burst.is_empty());
+        let Some(&(port, _)) = self.ready.front() else { return };
+        burst.port = port;
+        let together = self.ready.iter().take(burst.room()).take_while(|(other, _)| *other == port).count();
+        for (_, frame) in self.ready.drain(..together) {
+            let pushed = burst.push(frame);
+            debug_assert!(pushed.is_ok(), "there is room for all of them");
+        }
+    }
+
+    /// Takes out a frame that waited in vain, the oldest first.
+    pub(super) fn undelivered(&mut self) -> Option<Undelivered> {
+        self.undelivered.pop_front()
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Takes out any frame.
+    pub(super) fn drain(&mut self) -> Option<Frame> {
+        let waiting = self.waiting.pop().map(|w| w.frame);
+        let ready = || self.ready.pop_front().map(|(_, frame)| frame);
+        waiting.or_else(ready).or_else(|| self.undelivered.pop_front().map(|u| u.frame))
+    }
+}

@@ -1,0 +1,91 @@
+//! Room in the neighbour table: who makes way for whom.
+
+use super::{Neighbors, NextHop, State, address_of, interface_of};
+use crate::clock::{Nanos, SECOND};
+use crate::snapshot::Snapshot;
+use crate::verdict::DropReason;
+
+/// A neighbour that no new flow has used for so long may be evicted for a new one.
+pub const IDLE: Nanos = 60 * SECOND;
+/// Places examined for one that may be evicted.
+const EXAMINED: u32 = 64;
+
+impl Neighbors {
+    pub(super) fn make_room_unresolved(&mut self, now: Nanos) -> Result<(), DropReason> {
+        if self.unresolved.len() < self.unresolved_limit {
+            return Ok(());
+        }
+        if now < self.next_purge {
+            return Err(DropReason::NeighborTableFull);
+        }
+        self.next_purge = now + SECOND;
+        let table = &mut self.table;
+        self.unresolved.retain(|&index| {
+            let failed = table.value(index.into()).is_some_and(|entry| entry.state == State::Failed);
+            !(failed && table.remove(index.into()).is_some())
+        });
+        if self.unresolved.len() == self.unresolved_limit {
+            return Err(DropReason::NeighborTableFull);
+        }
+        self.epoch = self.epoch.wrapping_add(1);
+        Ok(())
+    }
+
+    /// Makes room for one more resolved neighbour. One that is `wanted` may take the place of an idle one, others only that
+    /// of one that nobody ever wanted: who merely talks on the link does not push out who is talked to.
+    pub(super) fn make_room_resolved(&mut self, wanted: bool, now: Nanos) -> bool {
+        if self.resolved < self.resolved_limit {
+            return true;
+        }
+        for _ in 0..EXAMINED.min(self.table.slots()) {
+            let index = self.hand;
+            self.hand = if index + 1 < self.table.slots() { index + 1 } else { 0 };
+            let Some((_, entry)) = self.table.get(index).filter(|(_, entry)| entry.state.is_resolved())
+            else {
+                continue;
+            };
+            let used = entry.used != 0;
+            if !used || wanted && (entry.invented || entry.used.saturating_add(IDLE) <= now) {
+                self.remove_resolved(index);
+                if used {
+                    self.epoch = self.epoch.wrapping_add(1);
+                }
+                return true;
+            }
+        }
+        false
+    }
+
+    fn remove_resolved(&mut self, index: u32) {
+        self.table.remove(index);
+        self.resolved -= 1;
+        if let Some(hop) = self.hops.get_mut(index as usize) {
+            hop.resolved = false;
+        }
+    }
+
+    /// Takes over another configuration: neighbours stay whose interface is what it was, with its port, its tags and its
+    /// MAC address.
+    pub fn adopt(&mut self, snapshot: &Snapshot) {
+        self.epoch = self.epoch.wrapping_add(1);
+        for index in 0..self.table.slots() {
+            let Some((key, entry)) = self.table.get(index) else { continue };
+            let (interface, address, resolved) =
+                (interface_of(key), address_of(key), entry.state.is_resolved());
+            let hop = snapshot
+                .interfaces
+                .get(usize::from(interface))
+                .map(|link| NextHop { resolved, ..NextHop::new(link, interface, address, entry.mac) });
+            let Some(old) = self.hops.get_mut(index as usize) else { continue };
+            match hop {
+                Some(hop) if hop == NextHop { mtu: hop.mtu, ..*old } => *old = hop,
+                _ if resolved => self.remove_resolved(index),
+                _ => {
+                    self.unresolved.retain(|&other| u32::from(other) != index);
+                    self.table.remove(index);
+                    self.discard_held(index, DropReason::NeighborUnreachable);
+                }
+            }
+        }
+    }
+}
