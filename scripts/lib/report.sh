@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Steps with a line each, and the table of them at the end. Sourced.
 #
 # A check is a function. The last line that it prints is what it saw; what it prints to stderr says why it failed.
