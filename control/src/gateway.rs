@@ -7,10 +7,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use sluice_dataplane::arena::{ArenaError, FramePool, Pages};
+use sluice_dataplane::arena::{ArenaError, FramePool, MAX_MTU, Pages};
 use sluice_dataplane::live::{Habit, Running};
 use sluice_dataplane::port::Port;
-use sluice_dataplane::port::af_xdp::{self, DeviceControl, KernelMatch, OpenError, PortSpec, XdpMode};
+use sluice_dataplane::port::af_xdp::{
+    self, AttachedMode, DeviceControl, KernelMatch, OpenError, PortSpec, XdpMode,
+};
 use sluice_dataplane::worker::Worker;
 use sluice_pkt::ethernet::Mac;
 
@@ -41,6 +43,21 @@ pub enum RunError {
         device: String,
         /// The system's answer.
         source: io::Error,
+    },
+    /// The device carries less than the configuration says.
+    #[error(
+        "interfaces.{interface}: mtu = {configured}, but the device {device} has {actual}; \
+         `ip link set dev {device} mtu {configured}`, or write mtu = {actual}"
+    )]
+    Mtu {
+        /// The interface.
+        interface: String,
+        /// Its MTU in the configuration.
+        configured: u16,
+        /// Its device.
+        device: String,
+        /// The device's MTU.
+        actual: u32,
     },
     /// No memory.
     #[error("{0}")]
@@ -89,6 +106,7 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let listener = api::listen(&socket)?;
 
     let facts = device_facts(&config)?;
+    check_mtus(&config, log)?;
     let mut snapshot = config::compile(&config, &facts);
     snapshot.seed = seed();
     let snapshot = Arc::new(snapshot);
@@ -105,6 +123,17 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let (ports, controls) = af_xdp::open(&mut pool, &specs)?;
     for control in &controls {
         say(log, format_args!("{}", describe(control)));
+        let info = control.info();
+        if info.mode == AttachedMode::Generic && VIRTUAL_DRIVERS.contains(&info.driver.as_str()) {
+            say(
+                log,
+                format_args!(
+                    "{}: in generic mode local senders keep their segmentation offload, and their frames of up to 64 kB are \
+                     dropped; `ethtool -K PEER tso off gso off` at the other end, or native mode, avoids that",
+                    info.device
+                ),
+            );
+        }
     }
     let ports = ports.into_iter().map(|port| Box::new(port) as Box<dyn Port>).collect();
     let mut worker = Worker::new(snapshot.clone(), ports, pool);
@@ -189,6 +218,33 @@ fn device_facts(config: &Config) -> Result<Vec<DeviceFacts>, RunError> {
         Err(source) => Err(RunError::Facts { device: device.device.clone(), source }),
     });
     facts.collect()
+}
+
+/// A packet that is longer than the device's MTU would be lost without a word.
+fn check_mtus(config: &Config, log: &mut dyn Write) -> Result<(), RunError> {
+    for (index, interface) in config.interfaces.iter().enumerate() {
+        let Some(device) = config.device(index) else { continue };
+        let Ok(facts) = af_xdp::device_facts(device) else { continue };
+        if facts.mtu < u32::from(interface.mtu) {
+            return Err(RunError::Mtu {
+                interface: interface.name.clone(),
+                configured: interface.mtu,
+                device: device.into(),
+                actual: facts.mtu,
+            });
+        }
+        if facts.mtu > u32::from(MAX_MTU) {
+            say(
+                log,
+                format_args!(
+                    "{device}: its MTU is {}, but packets over {MAX_MTU} bytes do not fit a buffer and are dropped; \
+                     `ip link set dev {device} mtu {}` makes senders cut them",
+                    facts.mtu, interface.mtu
+                ),
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Each queue's rings get a share of the frames; a quarter stays free for packets on their way.

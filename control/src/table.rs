@@ -8,7 +8,9 @@ use crate::state::Topic;
 /// Renders the answer about a topic as suits it on a terminal.
 pub fn render_topic(topic: Topic, value: &Value) -> String {
     match (topic, value) {
-        (Topic::Flows, Value::Array(sessions)) => rows_table(&sessions.iter().flat_map(directions).collect::<Vec<_>>()),
+        (Topic::Flows, Value::Array(sessions)) => {
+            rows_table(&sessions.iter().flat_map(directions).collect::<Vec<_>>())
+        }
         (Topic::Interfaces, Value::Array(interfaces)) => interfaces.iter().map(block).collect(),
         _ => render(value),
     }
@@ -18,8 +20,13 @@ pub fn render_topic(topic: Topic, value: &Value) -> String {
 fn directions(session: &Value) -> Vec<Value> {
     let row = |way: &str| {
         let flow = session.get(way).filter(|flow| !flow.is_null())?;
-        let path = |ends: &Value| Some(format!("{} > {}", ends["source"].as_str()?, ends["destination"].as_str()?));
-        let rule = if flow["denied"] == true { format!("{} (denied)", scalar(&flow["rule"])) } else { scalar(&flow["rule"]) };
+        let path =
+            |ends: &Value| Some(format!("{} > {}", ends["source"].as_str()?, ends["destination"].as_str()?));
+        let rule = if flow["denied"] == true {
+            format!("{} (denied)", scalar(&flow["rule"]))
+        } else {
+            scalar(&flow["rule"])
+        };
         Some(json!({
             "protocol": session["protocol"],
             "state": session["state"],
@@ -187,9 +194,7 @@ mod tests {
 
     #[test]
     fn a_session_is_two_rows() {
-        let way = |source: &str, destination: &str| {
-            json!({ "in": "lan", "source": source, "destination": destination, "translated": null, "packets": 3, "denied": false, "rule": null })
-        };
+        let way = |source: &str, destination: &str| json!({ "in": "lan", "source": source, "destination": destination, "translated": null, "packets": 3, "denied": false, "rule": null });
         let mut session = json!({ "protocol": "udp", "state": "opening", "forward": way("a", "b"), "reply": way("b", "a") });
         let text = render_topic(Topic::Flows, &json!([session]));
         assert!(text.contains("a > b") && text.contains("b > a") && !text.contains("leaves as"), "{text}");

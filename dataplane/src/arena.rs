@@ -14,6 +14,8 @@ pub const CHUNK: usize = 2048;
 pub const HEADROOM: usize = 256;
 /// The longest frame that a chunk holds.
 pub const MAX_FRAME: usize = CHUNK - HEADROOM;
+/// The largest MTU whose packets fit into a chunk behind an Ethernet header with two VLAN tags.
+pub const MAX_MTU: u16 = (MAX_FRAME - 22) as u16;
 
 const HUGE_PAGE: usize = 2 << 20;
 

@@ -1,5 +1,7 @@
 //! Time as the packet path sees it: a number that is handed in, read once per burst.
 
+pub mod tsc;
+
 use std::time::Instant;
 
 /// Nanoseconds since an arbitrary start (live) or since the Unix epoch (replay). Never goes back.

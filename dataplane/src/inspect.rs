@@ -62,7 +62,6 @@ pub struct SessionRow {
 
 /// A line of an answer.
 #[derive(Clone, Copy, Debug)]
-#[expect(clippy::large_enum_variant, reason = "rows lie in a ring, side by side")]
 pub enum Row {
     /// For [`Question::Sessions`].
     Session(SessionRow),

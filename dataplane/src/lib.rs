@@ -12,6 +12,7 @@ pub mod local;
 pub mod nat;
 pub mod pipeline;
 pub mod port;
+pub mod probe;
 pub mod session;
 pub mod shard;
 pub mod snapshot;

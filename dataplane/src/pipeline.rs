@@ -5,6 +5,7 @@
 //! that follow it.
 
 use crate::burst::{Burst, Mask};
+use crate::probe::Probe;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::stage::{
@@ -12,20 +13,21 @@ use crate::stage::{
 };
 
 /// Takes a received burst to its end: every packet is transmitted, held, punted or dropped, and counted as that.
-pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
-    parse::run(burst, snapshot);
-    fragment::run(burst, shard, snapshot);
+/// `probe` is told of each stage; `&mut ()` where nobody asks.
+pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
+    probe.stage("parse", || parse::run(burst, snapshot));
+    probe.stage("fragment", || fragment::run(burst, shard, snapshot));
 
-    let first = flow::run(burst, shard, snapshot);
+    let first = probe.stage("flow", || flow::run(burst, shard, snapshot));
     if !first.is_empty() {
-        first_packets(burst, first, shard, snapshot);
+        probe.stage("first_packets", || first_packets(burst, first, shard, snapshot));
     }
 
-    route::run(burst, shard);
-    police::run(burst, shard, snapshot);
-    flow::account(burst, shard);
-    rewrite::run(burst, shard);
-    transmit::run(burst, shard, snapshot);
+    probe.stage("route", || route::run(burst, shard));
+    probe.stage("police", || police::run(burst, shard, snapshot));
+    probe.stage("account", || flow::account(burst, shard));
+    probe.stage("rewrite", || rewrite::run(burst, shard));
+    probe.stage("transmit", || transmit::run(burst, shard, snapshot));
 }
 
 /// The slow path: decides what becomes of packets that belong to no flow yet.

@@ -196,6 +196,9 @@ pub struct Session {
     pub bytes: [u64; 2],
 }
 
+/// How often the sweep goes on.
+const SWEEP_INTERVAL: Nanos = SECOND / 10_000;
+
 const FIN: [u8; 2] = [1, 2];
 const RST: u8 = 4;
 
@@ -457,6 +460,9 @@ impl Sessions {
     pub fn sweep(&mut self, now: Nanos, timeouts: &Timeouts, nat: &mut Nat, counters: &mut Counters) {
         let slots = self.slab.len() as u64;
         let elapsed = now.saturating_sub(self.sweep.last);
+        if elapsed < SWEEP_INTERVAL {
+            return;
+        }
         let quota = (slots as u128 * elapsed.min(SECOND) as u128 / SECOND as u128) as u64;
         if quota == 0 && elapsed < SECOND {
             return;

@@ -11,6 +11,7 @@ use crate::counters::{Counters, Publisher, Reader, channel};
 use crate::inspect::{self, Inspected, Inspector};
 use crate::pipeline;
 use crate::port::{Port, Refused};
+use crate::probe::Probe;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::verdict::DropReason;
@@ -87,12 +88,17 @@ impl Worker {
     /// Does what is due at `now`, then takes one burst from each port to its end. Returns how many packets came in, or
     /// that there is more to do all the same.
     pub fn poll(&mut self, now: Nanos) -> usize {
-        self.keep(now);
+        self.poll_probed(now, &mut ())
+    }
+
+    /// As [`poll`](Self::poll), with a probe that is told of each stage and of the worker's own duties.
+    pub fn poll_probed(&mut self, now: Nanos, probe: &mut impl Probe) -> usize {
+        probe.stage("upkeep", || self.keep(now));
         let mut work = 0;
         for index in 0..self.ports.len() {
-            work += self.receive(index, now);
+            work += self.receive(index, now, probe);
         }
-        self.flush(now);
+        probe.stage("hand_over", || self.flush(now));
         work + usize::from(self.inspected.serve(&self.shard, now))
     }
 
@@ -101,7 +107,7 @@ impl Worker {
         self.shard.neighbors.next_due().min(self.shard.local.next_due())
     }
 
-    fn receive(&mut self, index: usize, now: Nanos) -> usize {
+    fn receive(&mut self, index: usize, now: Nanos, probe: &mut impl Probe) -> usize {
         let Self { burst, ports, shard, snapshot, .. } = self;
         burst.now = now;
         burst.port = index as u16;
@@ -118,7 +124,7 @@ impl Worker {
             refuse(refused, index, &mut shard.counters);
         }
         if count > 0 {
-            pipeline::run(burst, shard, snapshot);
+            pipeline::run(burst, shard, snapshot, probe);
             burst.clear();
         }
         count
@@ -136,7 +142,7 @@ impl Worker {
             if burst.is_empty() {
                 break;
             }
-            pipeline::run(burst, shard, snapshot);
+            pipeline::run(burst, shard, snapshot, &mut ());
             burst.clear();
         }
         if now.saturating_sub(self.published) >= PUBLISH {

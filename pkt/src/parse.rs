@@ -149,7 +149,7 @@ pub const MAX_EXTENSIONS: usize = 8;
 /// # Errors
 /// Says which header is not as its RFC has it. A frame that Sluice merely does not forward is no error: it is
 /// [`L3::Other`], and so is 802.3 with LLC. For ARP and others `l4_offset` equals `l3_offset`.
-#[inline]
+#[inline(always)]
 pub fn parse(frame: &[u8]) -> Result<Headers, ParseError> {
     parse_head(frame, frame.len())
 }
@@ -160,6 +160,7 @@ pub fn parse(frame: &[u8]) -> Result<Headers, ParseError> {
 ///
 /// # Errors
 /// As [`parse`].
+#[inline(always)]
 pub fn parse_head(head: &[u8], frame_len: usize) -> Result<Headers, ParseError> {
     let link = link(head)?;
     let (l3, ip) = match link.ethertype {
@@ -190,6 +191,7 @@ pub fn parse_head(head: &[u8], frame_len: usize) -> Result<Headers, ParseError> 
     })
 }
 
+#[inline(always)]
 fn not_ip(l3: L3, link: Link, end: usize) -> Headers {
     let offset = link.len as u16;
     let end = u16::try_from(end).unwrap_or(u16::MAX);
@@ -215,7 +217,7 @@ struct Link {
     len: usize,
 }
 
-#[inline]
+#[inline(always)]
 fn link(head: &[u8]) -> Result<Link, ParseError> {
     let tag = |offset| vlan::Header::at(head, offset).ok_or(ParseError::VlanTruncated);
     let ethertype = ethernet::Header::at(head, 0).ok_or(ParseError::Runt)?.ethertype();

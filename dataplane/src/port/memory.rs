@@ -120,6 +120,7 @@ pub struct Traffic {
     stride: usize,
     order: Vec<u32>,
     frame_len: usize,
+    packets: u64,
 }
 
 impl Traffic {
@@ -131,7 +132,20 @@ impl Traffic {
         let fits = stride > 0 && stride <= frame_len && frame_len <= MAX_FRAME;
         let alike = templates.iter().all(|template| template.len() == stride);
         let named = !order.is_empty() && order.iter().all(|&i| (i as usize) < templates.len());
-        (fits && alike && named).then(|| Self { headers: templates.concat(), stride, order, frame_len })
+        let packets = u64::MAX;
+        (fits && alike && named).then(|| Self {
+            headers: templates.concat(),
+            stride,
+            order,
+            frame_len,
+            packets,
+        })
+    }
+
+    /// The same, ending after so many packets.
+    #[must_use]
+    pub fn limited_to(self, packets: u64) -> Self {
+        Self { packets, ..self }
     }
 }
 
@@ -197,9 +211,9 @@ impl LoopPort {
 impl Port for LoopPort {
     fn receive(&mut self, _now: Nanos, pool: &mut FramePool, burst: &mut Burst) -> Refused {
         let start = (self.ticks)();
-        let Traffic { headers, stride, order, frame_len } = &self.traffic;
+        let Traffic { headers, stride, order, frame_len, packets } = &self.traffic;
         let mut made = 0;
-        for _ in 0..burst.room() {
+        for _ in 0..(*packets).min(burst.room() as u64) {
             let Some(&template) = order.get(self.next) else { break };
             let Some(header) = headers.get(template as usize * stride..).and_then(|rest| rest.get(..*stride))
             else {
@@ -215,6 +229,7 @@ impl Port for LoopPort {
             made += 1;
             self.next = if self.next + 1 == order.len() { 0 } else { self.next + 1 };
         }
+        self.traffic.packets -= made;
         add(&self.counters.made, made);
         add(&self.counters.making_cycles, (self.ticks)().saturating_sub(start));
         Refused::default()
@@ -302,6 +317,20 @@ mod tests {
         port.close(&mut pool);
         port.receive(0, &mut pool, &mut burst);
         assert!(burst.is_empty());
+    }
+
+    #[test]
+    fn limited_traffic_ends() {
+        let traffic = Traffic::new(&[vec![1; 20]], vec![0], 64).unwrap().limited_to(5);
+        let mut port = LoopPort::new(traffic, || 0);
+        let (mut pool, mut burst) = (FramePool::new(3, false).unwrap(), Burst::default());
+        for expected in [3, 2, 0] {
+            port.receive(0, &mut pool, &mut burst);
+            assert_eq!(burst.len(), expected);
+            (0..expected).for_each(|i| pool.give(burst.take(i).unwrap()));
+            burst.clear();
+        }
+        assert_eq!(port.counters().made(), 5);
     }
 
     #[test]

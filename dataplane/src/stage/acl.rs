@@ -1,11 +1,18 @@
 //! ACL: the rules of the ingress interface, asked about first packets as they arrived, before any translation.
 //!
+//! A packet of a live session that comes in by another interface than the route to its source (asymmetric routing) is
+//! found by no flow, but is `established` all the same.
+//!
 //! Exits: drops and rejections.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use sluice_pkt::parse::L3;
 
+use super::route::expected_interface;
 use super::{FirstPackets, Tuple4, Tuple6, addresses4, addresses6, tuple};
 use crate::burst::Burst;
+use crate::session::{key4, key6};
 use crate::shard::Shard;
 use crate::snapshot::{AclAction, NONE16, Snapshot};
 use crate::verdict::{Answer, DropReason, Verdict};
@@ -15,8 +22,32 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
     for i in first.open(burst) {
         let (bytes, headers, interface) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
         let (rule, action) = match headers.l3 {
-            L3::Ipv4 => decide4(snapshot, interface, &tuple(addresses4(bytes, headers), bytes, headers)),
-            _ => decide6(snapshot, interface, &tuple(addresses6(bytes, headers), bytes, headers)),
+            L3::Ipv4 => {
+                let mut tuple = tuple(addresses4(bytes, headers), bytes, headers);
+                let usual = expected_interface(Ipv4Addr::from_bits(tuple.src).into(), snapshot);
+                tuple.established = usual.filter(|&usual| usual != interface).is_some_and(|usual| {
+                    let ports = (tuple.src_port, tuple.dst_port);
+                    shard
+                        .sessions
+                        .v4
+                        .find(&key4(tuple.src, tuple.dst, ports, tuple.protocol, usual))
+                        .is_some()
+                });
+                decide4(snapshot, interface, &tuple)
+            }
+            _ => {
+                let mut tuple = tuple(addresses6(bytes, headers), bytes, headers);
+                let usual = expected_interface(Ipv6Addr::from_bits(tuple.src).into(), snapshot);
+                tuple.established = usual.filter(|&usual| usual != interface).is_some_and(|usual| {
+                    let ports = (tuple.src_port, tuple.dst_port);
+                    shard
+                        .sessions
+                        .v6
+                        .find(&key6(tuple.src, tuple.dst, ports, tuple.protocol, usual))
+                        .is_some()
+                });
+                decide6(snapshot, interface, &tuple)
+            }
         };
         first.decisions[i].rule = rule;
         if action != AclAction::Accept {

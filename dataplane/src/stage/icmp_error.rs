@@ -76,7 +76,7 @@ fn find4(
     }
     let (src, dst) = (ip.destination_bits(), ip.source_bits());
     let ports = (quoted.dst_port, quoted.src_port);
-    interfaces(burst.interfaces[i], snapshot).find_map(|interface| {
+    interfaces(burst.interfaces[i], Ipv4Addr::from_bits(src).into(), snapshot).find_map(|interface| {
         let flow = shard.sessions.v4.find(&key4(src, dst, ports, quoted.protocol, interface))?;
         shard.sessions.v4.value(flow).map(|flow| flow.action)
     })
@@ -94,7 +94,7 @@ fn find6(
     let ip = ipv6::Header::at(bytes, at)?;
     let (src, dst) = (ip.destination_bits(), ip.source_bits());
     let ports = (quoted.dst_port, quoted.src_port);
-    interfaces(burst.interfaces[i], snapshot).find_map(|interface| {
+    interfaces(burst.interfaces[i], Ipv6Addr::from_bits(src).into(), snapshot).find_map(|interface| {
         let flow = shard.sessions.v6.find(&key6(src, dst, ports, quoted.protocol, interface))?;
         shard.sessions.v6.value(flow).map(|flow| flow.action)
     })
@@ -109,9 +109,10 @@ fn destination(bytes: &[u8], headers: &Headers) -> IpAddr {
     }
 }
 
-fn interfaces(first: u16, snapshot: &Snapshot) -> impl Iterator<Item = u16> {
-    let others = (0..snapshot.interfaces.len() as u16).filter(move |&i| i != first);
-    std::iter::once(first).chain(others)
+/// Where the flow that an error travels with may come in: as the error did, or by the way to its source.
+fn interfaces(this: u16, source: IpAddr, snapshot: &Snapshot) -> impl Iterator<Item = u16> {
+    let usual = route::expected_interface(source, snapshot).filter(|&usual| usual != this);
+    std::iter::once(this).chain(usual)
 }
 
 /// Translates an error: its addresses as a packet of the flow, and the quoted packet, which went the other way, back to

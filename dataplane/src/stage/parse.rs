@@ -17,10 +17,17 @@ pub fn run(burst: &mut Burst, snapshot: &Snapshot) {
         return burst.live.for_each(|i| burst.drop(i, DropReason::VlanUnknown));
     };
     for i in burst.live {
-        match admit(burst.bytes(i), burst.port, port, snapshot) {
-            Ok((headers, interface)) => {
-                burst.headers[i] = headers;
+        match parse(burst.bytes(i)) {
+            Ok(headers) => burst.headers[i] = headers,
+            Err(error) => {
+                burst.drop(i, error.into());
+                continue;
+            }
+        }
+        match admit(burst.bytes(i), &burst.headers[i], burst.port, port, snapshot) {
+            Ok(interface) => {
                 burst.interfaces[i] = interface;
+                let headers = burst.headers[i];
                 if headers.l3 == L3::Arp {
                     burst.decide(i, Verdict::Local);
                 } else if port.complete_checksums {
@@ -32,15 +39,16 @@ pub fn run(burst: &mut Burst, snapshot: &Snapshot) {
     }
 }
 
-#[inline]
+/// The interface that a frame came in by, if it may come in.
+#[inline(always)]
 fn admit(
     bytes: &[u8],
+    headers: &Headers,
     index: u16,
     port: &PortConfig,
     snapshot: &Snapshot,
-) -> Result<(Headers, u16), DropReason> {
-    let headers = parse(bytes)?;
-    let interface = snapshot.interface_of(index, tags(&headers)).ok_or(DropReason::VlanUnknown)?;
+) -> Result<u16, DropReason> {
+    let interface = snapshot.interface_of(index, tags(headers)).ok_or(DropReason::VlanUnknown)?;
     let frame = ethernet::Header::at(bytes, 0).ok_or(DropReason::Runt)?;
     let destination = frame.destination();
     let group = destination.is_multicast();
@@ -57,10 +65,10 @@ fn admit(
         return Err(DropReason::SourceRoute);
     }
     // RFC 1812 5.3.4: a link-layer broadcast is no way to have a unicast packet forwarded.
-    if group && headers.l3 != L3::Arp && !is_group_address(bytes, &headers) {
+    if group && headers.l3 != L3::Arp && !is_group_address(bytes, headers) {
         return Err(DropReason::Multicast);
     }
-    Ok((headers, interface))
+    Ok(interface)
 }
 
 #[inline]

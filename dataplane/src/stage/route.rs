@@ -61,11 +61,7 @@ pub(super) fn next_hop(
     now: Nanos,
 ) -> Result<(u16, u16), Verdict> {
     const NO_ROUTE: Verdict = Verdict::Reject(DropReason::NoRoute, Answer::NoRoute);
-    let route = match dst {
-        IpAddr::V4(dst) => snapshot.routes4.lookup(&dst.octets()),
-        IpAddr::V6(dst) => snapshot.routes6.lookup(&dst.octets()),
-    };
-    let route = route.and_then(|r| snapshot.routes.get(r as usize)).ok_or(NO_ROUTE)?;
+    let route = look_up(dst, snapshot).ok_or(NO_ROUTE)?;
     let (egress, neighbor) = match *route {
         Route::Connected { interface } => (interface, dst),
         Route::Via4 { interface, gateway } => (interface, gateway.into()),
@@ -78,6 +74,24 @@ pub(super) fn next_hop(
         _ => Verdict::Drop(reason),
     })?;
     Ok((egress, next_hop))
+}
+
+/// The interface by which packets from this address are expected, as it is the way to it.
+pub(super) fn expected_interface(source: IpAddr, snapshot: &Snapshot) -> Option<u16> {
+    match *look_up(source, snapshot)? {
+        Route::Connected { interface } | Route::Via4 { interface, .. } | Route::Via6 { interface, .. } => {
+            Some(interface)
+        }
+        Route::Blackhole | Route::Unreachable => None,
+    }
+}
+
+fn look_up(dst: IpAddr, snapshot: &Snapshot) -> Option<&Route> {
+    let route = match dst {
+        IpAddr::V4(dst) => snapshot.routes4.lookup(&dst.octets()),
+        IpAddr::V6(dst) => snapshot.routes6.lookup(&dst.octets()),
+    };
+    snapshot.routes.get(route? as usize)
 }
 
 /// Checks every packet on its way out, while it is still as it came.

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use sluice_dataplane::arena::MAX_MTU;
+
 use super::acls::Acls;
 use super::{values, word};
 use crate::config::model::{Checksum, Device, Interface, KernelFilter, Link, Prefix, XdpMode};
@@ -150,7 +152,7 @@ impl<'t> Network<'t> {
                     self.subnets.push(Subnet { prefix: value, interface: self.interfaces.len(), span });
                 }
             }
-            if let Some(mtu) = table.one("mtu", integer(68..=9000), sink) {
+            if let Some(mtu) = table.one("mtu", integer(68..=MAX_MTU.into()), sink) {
                 interface.mtu = mtu.value as u16;
             }
             interface.acl = word(table, "acl", sink).and_then(|name| acls.resolve(&name, sink));

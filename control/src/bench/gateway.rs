@@ -1,0 +1,161 @@
+//! The gateway that is measured: an inside and an outside interface, and what the features ask for between them.
+
+use std::net::Ipv4Addr;
+
+use sluice_dataplane::snapshot::{
+    Acl, AclAction, Interface, Limit, LocalUse, NONE16, Pool, PortConfig, Route, RuleInfo, Sizes, Snapshot,
+    SourceNat, Tags,
+};
+use sluice_dataplane::table::classifier::{Classifier, PortRange, Rule};
+use sluice_dataplane::table::lpm::Lpm;
+use sluice_dataplane::table::meter::Rate;
+use sluice_pkt::ethernet::Mac;
+use sluice_pkt::ipv4;
+
+use super::options::{Feature, PipelineOptions};
+use super::traffic::{GATEWAY_MAC, INSIDE, SERVER_PORTS, SERVERS};
+
+/// Index of the inside port and interface.
+pub(super) const LAN: u16 = 0;
+/// Index of the outside port and interface.
+const WAN: u16 = 1;
+
+const WAN_ADDRESS: (Ipv4Addr, u8) = (Ipv4Addr::new(203, 0, 113, 1), 24);
+const UPLINK: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
+/// The first address of the pool for source NAT.
+const POOL: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
+const POOL_PORTS: (u16, u16) = (1024, u16::MAX);
+/// Flows for which the pool has an address: some of its 64,512 ports stay free.
+const FLOWS_PER_ADDRESS: u32 = 50_000;
+/// 100 Tbit/s, and the largest burst: nothing is ever dropped.
+const RATE: Rate = Rate { bits_per_second: 100_000_000_000_000 };
+const BURST_BYTES: u64 = 1 << 31;
+
+const ANY: Rule<u32> = Rule {
+    src: (0, 0),
+    dst: (0, 0),
+    protocol: None,
+    src_port: PortRange::ANY,
+    dst_port: PortRange::ANY,
+    icmp_type: None,
+    icmp_code: None,
+    established: None,
+    result: 0,
+};
+
+/// The configuration, compiled.
+pub(super) fn snapshot(options: &PipelineOptions) -> Snapshot {
+    let inside = (Ipv4Addr::from_bits(INSIDE.0.to_bits() + 1), INSIDE.1);
+    let mut snapshot = Snapshot {
+        generation: 1,
+        ports: vec![port("lan"), port("wan")],
+        interfaces: vec![
+            interface("lan", LAN, GATEWAY_MAC, inside),
+            interface("wan", WAN, Mac([0x02, 0, 0, 0, 0, 2]), WAN_ADDRESS),
+        ],
+        local4: [(inside.0, (LAN, LocalUse::Interface)), (WAN_ADDRESS.0, (WAN, LocalUse::Interface))].into(),
+        routes: vec![
+            Route::Connected { interface: LAN },
+            Route::Connected { interface: WAN },
+            Route::Via4 { interface: WAN, gateway: UPLINK },
+        ],
+        routes4: Lpm::build([
+            (INSIDE.0.octets(), INSIDE.1, 0),
+            (WAN_ADDRESS.0.octets(), WAN_ADDRESS.1, 1),
+            (Ipv4Addr::UNSPECIFIED.octets(), 0, 2),
+        ])
+        .expect("prefixes of IPv4"),
+        icmp_per_second: 1000,
+        sizes: Sizes { sessions: options.flows, ..Sizes::default() },
+        seed: options.seed,
+        ..Snapshot::default()
+    };
+    if options.has(Feature::Acl) {
+        add_acl(&mut snapshot, options.acl_rules);
+    }
+    if options.has(Feature::Nat) {
+        add_source_nat(&mut snapshot, options.flows);
+    }
+    if options.has(Feature::Police) {
+        snapshot.limits.push(Limit {
+            name: "inside".into(),
+            interface: LAN,
+            egress: false,
+            v4: vec![ANY],
+            v6: vec![],
+            rate: RATE,
+            burst: BURST_BYTES,
+        });
+    }
+    snapshot
+}
+
+fn port(name: &str) -> PortConfig {
+    PortConfig { name: name.into(), complete_checksums: false, any_mac: false, invent_neighbors: true }
+}
+
+fn interface(name: &str, port: u16, mac: Mac, address: (Ipv4Addr, u8)) -> Interface {
+    let tags = Tags::default();
+    Interface { name: name.into(), port, tags, mac, mtu: 1500, v4: vec![address], v6: vec![], acl: None }
+}
+
+/// Rules as gateways have them: bad sources, forbidden services, single hosts, pings. The last one is for the traffic.
+fn add_acl(snapshot: &mut Snapshot, count: u32) {
+    let to_servers = Rule {
+        src: prefix(INSIDE),
+        dst: prefix(SERVERS),
+        protocol: Some(ipv4::UDP),
+        dst_port: PortRange { first: SERVER_PORTS[0], last: SERVER_PORTS[SERVER_PORTS.len() - 1] },
+        ..ANY
+    };
+    let last = count - 1;
+    let rules: Vec<_> = (0..count)
+        .map(|i| Rule { result: i, ..if i == last { to_servers } else { other_rule(i) } })
+        .collect();
+    let info = |name: String, action| RuleInfo { acl: "inside".into(), text: name.clone(), name, action };
+    snapshot.rules = (0..count)
+        .map(|i| info(format!("rule {}", i + 1), if i == last { AclAction::Accept } else { AclAction::Drop }))
+        .collect();
+    snapshot.rules.push(info("default".into(), AclAction::Drop));
+    snapshot.acls.push(Acl {
+        name: "inside".into(),
+        v4: Classifier::new(rules),
+        v6: Classifier::new(vec![]),
+        default: u16::try_from(count).unwrap_or(NONE16),
+    });
+    snapshot.interfaces[usize::from(LAN)].acl = Some(0);
+}
+
+/// One of the rules that match nothing of the traffic.
+fn other_rule(i: u32) -> Rule<u32> {
+    let n = i / 4;
+    let low = n as u16 % 1000;
+    match i % 4 {
+        0 => Rule { src: prefix((Ipv4Addr::from_bits(0xac10_0000 | ((n % 4096) << 8)), 24)), ..ANY },
+        1 => Rule {
+            src: prefix(INSIDE),
+            protocol: Some(ipv4::TCP),
+            dst_port: PortRange { first: 1024 + low, last: 1034 + low },
+            ..ANY
+        },
+        2 => Rule {
+            dst: prefix((Ipv4Addr::from_bits(0xc000_0200 | (n % 256)), 32)),
+            protocol: Some(ipv4::UDP),
+            dst_port: PortRange { first: 53, last: 53 },
+            ..ANY
+        },
+        _ => Rule { protocol: Some(ipv4::ICMP), icmp_type: Some(n as u8), ..ANY },
+    }
+}
+
+fn prefix((address, length): (Ipv4Addr, u8)) -> (u32, u32) {
+    (address.to_bits(), u32::MAX << (32 - u32::from(length)))
+}
+
+fn add_source_nat(snapshot: &mut Snapshot, flows: u32) {
+    let count = flows.div_ceil(FLOWS_PER_ADDRESS);
+    let addresses: Vec<_> = (0..count).map(|i| Ipv4Addr::from_bits(POOL.to_bits() + i)).collect();
+    snapshot.local4.extend(addresses.iter().map(|&address| (address, (WAN, LocalUse::Nat))));
+    snapshot.pools.push(Pool { addresses, ports: POOL_PORTS });
+    snapshot.source_nat.push(SourceNat { out: WAN, from: vec![prefix(INSIDE)], pool: 0 });
+}

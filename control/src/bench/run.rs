@@ -1,0 +1,219 @@
+//! The run: sessions are made, then measured, then measured once more stage by stage.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+
+use sluice_dataplane::arena::FramePool;
+use sluice_dataplane::clock::{Clock, tsc};
+use sluice_dataplane::port::memory::{LoopPort, Traffic};
+use sluice_dataplane::probe::Probe;
+use sluice_dataplane::verdict::DropReason;
+use sluice_dataplane::worker::Worker;
+
+use super::gateway::{self, LAN};
+use super::options::{Feature, PipelineOptions};
+use super::report::Report;
+use super::stages::{Stages, median};
+use super::{BenchError, traffic};
+
+/// Packet buffers; as few as this stay in the L2 cache.
+const FRAMES: u32 = 512;
+/// The most packets of the pass that times stages.
+const STAGED: u64 = 4_000_000;
+/// A pass is timed in pieces, at most so many. Its figure is their median: what the kernel or other processes took from
+/// the core falls into a few of them.
+const PIECES: u64 = 20_000;
+/// Packets that a piece has at least: a hundred bursts.
+const PIECE: u64 = 6400;
+
+/// Measures the pipeline on a thread of its own, pinned to one core.
+///
+/// # Errors
+/// An option that is out of range, a core that cannot be had, or a run in which packets were lost.
+pub fn pipeline(options: &PipelineOptions) -> Result<Report, BenchError> {
+    options.check()?;
+    let run = || {
+        let core = pin(options.core)?;
+        measure(options, core)
+    };
+    std::thread::scope(|scope| scope.spawn(run).join())
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// Pins this thread to a core: the one given, or the last that there is, as the first has most interrupts.
+fn pin(wanted: Option<usize>) -> Result<usize, BenchError> {
+    let usable = core_affinity::get_core_ids().unwrap_or_default();
+    let found = match wanted {
+        Some(id) => usable.iter().find(|core| core.id == id),
+        None => usable.last(),
+    };
+    match found {
+        Some(&core) if core_affinity::set_for_current(core) => Ok(core.id),
+        _ => Err(BenchError::Core {
+            core: wanted.unwrap_or(0),
+            usable: usable.iter().map(|core| core.id.to_string()).collect::<Vec<_>>().join(", "),
+        }),
+    }
+}
+
+fn measure(options: &PipelineOptions, core: usize) -> Result<Report, BenchError> {
+    let tsc_hz = tsc::frequency();
+    let snapshot = Arc::new(gateway::snapshot(options));
+    let ports: Vec<Box<dyn sluice_dataplane::port::Port>> =
+        vec![Box::new(LoopPort::sink()), Box::new(LoopPort::sink())];
+    let mut bench = Bench {
+        worker: Worker::new(snapshot, ports, FramePool::new(FRAMES, true)?),
+        clock: Clock::monotonic(),
+        templates: traffic::templates(options),
+        frame_len: options.frame_len().into(),
+    };
+    // Records lie in the order in which sessions were made, so that measuring in the same order would flatter caches.
+    let flows = u64::from(options.flows);
+    let filling = bench.pass("sessions", traffic::sequence(options), flows, &mut (), |_, _| ());
+    let measured = bench.pass("measuring", traffic::order(options), options.packets, &mut (), |_, _| ());
+    let mut stages = Stages::new();
+    let staged = options.packets.min(STAGED);
+    let staged = bench.pass("stages", traffic::order(options), staged, &mut stages, Stages::end_piece);
+
+    let shard = bench.worker.shard();
+    let bytes = shard.sessions.bytes() + if options.has(Feature::Nat) { shard.nat.bytes() } else { 0 };
+    let drops = bench.finish(options, filling.packets + measured.packets + staged.packets)?;
+
+    let ns = |cycles: f64| cycles * 1e9 / tsc_hz;
+    Ok(Report {
+        mpps: 1e3 / ns(measured.cycles),
+        ns_per_packet: ns(measured.cycles),
+        cycles_per_packet: measured.cycles,
+        cycles_per_packet_mean: measured.mean,
+        generator_cycles_per_packet: measured.generator,
+        flows: options.flows,
+        packets: measured.packets,
+        stages: stages.per_packet(),
+        frame_size: options.frame_size,
+        features: options.features.clone(),
+        acl_rules: if options.has(Feature::Acl) { options.acl_rules } else { 0 },
+        order: options.order,
+        seed: options.seed,
+        core,
+        tsc_hz: tsc_hz.round() as u64,
+        first_packets_ns: ns(filling.cycles),
+        bytes_per_flow: bytes as f64 / flows as f64,
+        drops,
+        conserved: true,
+    })
+}
+
+struct Bench {
+    worker: Worker,
+    clock: Clock,
+    templates: Vec<Vec<u8>>,
+    frame_len: usize,
+}
+
+/// What one way through the traffic took, in cycles per packet.
+struct Pass {
+    packets: u64,
+    /// From a burst's arrival to its hand-over.
+    cycles: f64,
+    /// The same as a mean, with whatever else ran on the core.
+    mean: f64,
+    /// For the making of the packets.
+    generator: f64,
+}
+
+impl Bench {
+    /// Takes `packets` packets through, and calls `piece_done` with the probe and their number after each piece.
+    fn pass<P: Probe>(
+        &mut self,
+        name: &str,
+        order: Vec<u32>,
+        packets: u64,
+        probe: &mut P,
+        mut piece_done: impl FnMut(&mut P, u64),
+    ) -> Pass {
+        let traffic =
+            Traffic::new(&self.templates, order, self.frame_len).expect("templates of one length, in order");
+        let port = LoopPort::new(traffic.limited_to(packets), tsc::now);
+        let counters = port.counters();
+        self.worker.ports()[usize::from(LAN)] = Box::new(port);
+
+        let mut progress = Progress::new(name);
+        let (mut cycles, mut generator, mut total) = (vec![], vec![], 0);
+        let pieces = (packets / PIECE).clamp(1, PIECES);
+        for piece in 1..=pieces {
+            let until = (u128::from(packets) * u128::from(piece) / u128::from(pieces)) as u64;
+            let (made, making, start) = (counters.made(), counters.making_cycles(), tsc::now());
+            while counters.made() < until {
+                self.worker.poll_probed(self.clock.now(), probe);
+            }
+            let elapsed = tsc::now().saturating_sub(start);
+            let (made, making) = (counters.made() - made, counters.making_cycles() - making);
+            let taken = elapsed.saturating_sub(making);
+            total += taken;
+            cycles.push(taken as f64 / made as f64);
+            generator.push(making as f64 / made as f64);
+            piece_done(probe, made);
+            progress.show(piece * 100 / pieces);
+        }
+        let packets = counters.made();
+        let mean = total as f64 / packets as f64;
+        Pass { packets, cycles: median(&mut cycles), mean, generator: median(&mut generator) }
+    }
+
+    /// Ends the worker and sees to it that every packet was forwarded, as was meant. Returns how many were dropped: none.
+    fn finish(mut self, options: &PipelineOptions, packets: u64) -> Result<u64, BenchError> {
+        let (counters, closed) = self.worker.close(self.clock.now());
+        let drops = counters.drops.iter().sum();
+        if drops > 0 {
+            let counts = DropReason::ALL.iter().zip(&counters.drops).filter(|&(_, &count)| count > 0);
+            let reasons =
+                counts.map(|(reason, count)| format!("{} {count}", reason.name())).collect::<Vec<_>>();
+            return Err(BenchError::Dropped { packets: drops, reasons: reasons.join(", ") });
+        }
+        let sent = counters.tx() - counters.originated;
+        let policed = counters.limits.iter().map(|limit| limit.passed.packets).sum();
+        let hits = counters.rules.get(options.acl_rules as usize - 1).map_or(0, |rule| rule.packets);
+        let if_has = |feature, count: u64| if options.has(feature) { count } else { 0 };
+        let flows = u64::from(options.flows);
+        equal("frames that came home", closed.home.into(), closed.frames.into())?;
+        equal("packets received", counters.ports[usize::from(LAN)].rx.packets, packets)?;
+        equal("packets transmitted", sent, packets)?;
+        equal("sessions made", counters.sessions_created, flows)?;
+        equal("NAT bindings", counters.bindings, if_has(Feature::Nat, flows))?;
+        equal("packets that the last rule let pass", hits, if_has(Feature::Acl, packets))?;
+        equal("packets within the limit", policed, if_has(Feature::Police, packets))?;
+        if counters.conserved() { Ok(drops) } else { Err(BenchError::NotConserved) }
+    }
+}
+
+fn equal(what: &'static str, found: u64, expected: u64) -> Result<(), BenchError> {
+    if found == expected { Ok(()) } else { Err(BenchError::Unaccounted { what, found, expected }) }
+}
+
+/// A line on the terminal, if there is one; gone when dropped.
+struct Progress<'a> {
+    name: &'a str,
+    terminal: Option<io::Stderr>,
+}
+
+impl<'a> Progress<'a> {
+    fn new(name: &'a str) -> Self {
+        let terminal = Some(io::stderr()).filter(IsTerminal::is_terminal);
+        Self { name, terminal }
+    }
+
+    fn show(&mut self, percent: u64) {
+        if let Some(terminal) = &mut self.terminal {
+            // Nothing is lost with a progress line.
+            let _ = write!(terminal, "\r{}: {percent} %\x1b[K", self.name);
+        }
+    }
+}
+
+impl Drop for Progress<'_> {
+    fn drop(&mut self) {
+        if let Some(terminal) = &mut self.terminal {
+            let _ = write!(terminal, "\r\x1b[K");
+        }
+    }
+}
