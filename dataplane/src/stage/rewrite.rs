@@ -37,7 +37,8 @@ pub fn run(burst: &mut Burst, shard: &mut Shard) {
 #[inline(always)]
 fn put_link<const LEN: usize>(frame: &mut Frame, header: &[u8; 22]) {
     if frame.grow_front(LEN)
-        && let (Some(room), Some(header)) = (frame.bytes_mut().first_chunk_mut::<LEN>(), header.first_chunk::<LEN>())
+        && let (Some(room), Some(header)) =
+            (frame.bytes_mut().first_chunk_mut::<LEN>(), header.first_chunk::<LEN>())
     {
         *room = *header;
     }
