@@ -126,16 +126,24 @@ impl Worker {
         if count > 0 {
             pipeline::run(burst, shard, snapshot, probe);
             burst.clear();
+            self.release(now);
         }
         count
     }
 
-    /// What is due with time, ahead of the packets: ageing, the gateway's own messages, packets whose neighbour has
-    /// answered, publication.
+    /// What is due with time, ahead of the packets: ageing, the gateway's own messages, publication.
     fn keep(&mut self, now: Nanos) {
-        let Self { burst, shard, snapshot, .. } = self;
+        let Self { shard, snapshot, .. } = self;
         shard.sessions.sweep(now, &snapshot.timeouts, &mut shard.nat, &mut shard.counters);
         shard.local(snapshot, now).tick();
+        if now.saturating_sub(self.published) >= PUBLISH {
+            self.publish(now);
+        }
+    }
+
+    /// Sends on the packets whose neighbour has answered: at once, so that later ones do not overtake them.
+    fn release(&mut self, now: Nanos) {
+        let Self { burst, shard, snapshot, .. } = self;
         while shard.neighbors.is_ready() {
             burst.now = now;
             shard.neighbors.release(burst);
@@ -144,9 +152,6 @@ impl Worker {
             }
             pipeline::run(burst, shard, snapshot, &mut ());
             burst.clear();
-        }
-        if now.saturating_sub(self.published) >= PUBLISH {
-            self.publish(now);
         }
     }
 
