@@ -11,7 +11,7 @@ use sluice_pkt::checksum::{Delta, Sum};
 use sluice_pkt::parse::{Flags, Headers, L3, Quoted, parse_quoted};
 use sluice_pkt::{icmpv4, ipv4, ipv6, tcp, udp};
 
-use super::{FirstPackets, acl, route};
+use super::{FirstPackets, acl, addresses4, addresses6, route};
 use crate::burst::{Burst, Mask};
 use crate::session::{FlowAction, key4, key6, plain_action};
 use crate::shard::Shard;
@@ -45,12 +45,16 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
             burst.drop(i, DropReason::AclDeny);
             continue;
         }
-        if action.is(FlowAction::NAT) {
-            translate(burst.bytes_mut(i), &headers, &quoted, &action);
-        }
-        let dst = destination(burst.bytes(i), &headers);
+        let dst = destination(burst.bytes(i), &headers, &action);
         match route::next_hop(dst, snapshot, &mut shard.neighbors, burst.now) {
+            // What waits does so as it came, and is translated when it comes again.
+            Ok((_, next_hop)) if !shard.neighbors.hop(next_hop).resolved => {
+                burst.decide(i, Verdict::Hold(next_hop.into()));
+            }
             Ok((_, next_hop)) => {
+                if action.is(FlowAction::NAT) {
+                    translate(burst.bytes_mut(i), &headers, &quoted, &action);
+                }
                 burst.actions[i] = FlowAction { rule: action.rule, ..plain_action(next_hop) };
             }
             Err(Verdict::Drop(reason) | Verdict::Reject(reason, _)) => burst.drop(i, reason),
@@ -60,7 +64,7 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
 }
 
 /// The action of the flow that an error travels with. It may come in by another interface than the session's packets, as
-/// any router on the way may send it.
+/// any router on the way may send it; but it goes to the sender of the packet that it quotes, or it is forged.
 fn find4(
     burst: &Burst,
     i: usize,
@@ -71,10 +75,10 @@ fn find4(
     let bytes = burst.bytes(i);
     let at = usize::from(burst.headers[i].l4_offset) + icmpv4::LEN;
     let ip = ipv4::Header::at(bytes, at)?;
-    if !quoted.ip_checksum_ok {
+    let (src, dst) = (ip.destination_bits(), ip.source_bits());
+    if !quoted.ip_checksum_ok || addresses4(bytes, &burst.headers[i]).1 != dst {
         return None;
     }
-    let (src, dst) = (ip.destination_bits(), ip.source_bits());
     let ports = (quoted.dst_port, quoted.src_port);
     interfaces(burst.interfaces[i], Ipv4Addr::from_bits(src).into(), snapshot).find_map(|interface| {
         let flow = shard.sessions.v4.find(&key4(src, dst, ports, quoted.protocol, interface))?;
@@ -93,6 +97,9 @@ fn find6(
     let at = usize::from(burst.headers[i].l4_offset) + icmpv4::LEN;
     let ip = ipv6::Header::at(bytes, at)?;
     let (src, dst) = (ip.destination_bits(), ip.source_bits());
+    if addresses6(bytes, &burst.headers[i]).1 != dst {
+        return None;
+    }
     let ports = (quoted.dst_port, quoted.src_port);
     interfaces(burst.interfaces[i], Ipv6Addr::from_bits(src).into(), snapshot).find_map(|interface| {
         let flow = shard.sessions.v6.find(&key6(src, dst, ports, quoted.protocol, interface))?;
@@ -101,9 +108,10 @@ fn find6(
 }
 
 /// Where the error goes once it is translated.
-fn destination(bytes: &[u8], headers: &Headers) -> IpAddr {
+fn destination(bytes: &[u8], headers: &Headers, action: &FlowAction) -> IpAddr {
     let l3 = usize::from(headers.l3_offset);
     match headers.l3 {
+        L3::Ipv4 if action.is(FlowAction::NAT) => Ipv4Addr::from_bits(action.dst).into(),
         L3::Ipv4 => ipv4::Header::at(bytes, l3).map_or(Ipv4Addr::UNSPECIFIED, |ip| ip.destination()).into(),
         _ => ipv6::Header::at(bytes, l3).map_or(Ipv6Addr::UNSPECIFIED, |ip| ip.destination()).into(),
     }
