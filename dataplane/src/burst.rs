@@ -24,6 +24,12 @@ impl Mask {
         Self(if n >= BURST { u64::MAX } else { (1 << n) - 1 })
     }
 
+    /// Packet `i` alone.
+    #[inline]
+    pub const fn one(i: usize) -> Self {
+        Self(1 << i)
+    }
+
     /// Whether the set is empty.
     #[inline]
     pub const fn is_empty(self) -> bool {

@@ -73,6 +73,8 @@ impl FlowAction {
     pub const DENY: u16 = 2;
     /// As `DENY`, and the sender is told.
     pub const REJECT: u16 = 4;
+    /// The packet is an ICMP error, and the packet that it quotes is translated too.
+    pub const QUOTATION: u16 = 8;
 
     /// Whether the flag is set.
     #[inline]

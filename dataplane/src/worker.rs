@@ -126,9 +126,20 @@ impl Worker {
         if count > 0 {
             pipeline::run(burst, shard, snapshot, probe);
             burst.clear();
-            self.release(now);
         }
+        self.release(now);
         count
+    }
+
+    /// Packets whose neighbour has answered go on, ahead of all that come in after the answer.
+    fn release(&mut self, now: Nanos) {
+        let Self { burst, shard, snapshot, .. } = self;
+        while shard.neighbors.is_ready() {
+            burst.now = now;
+            shard.neighbors.release(burst);
+            pipeline::run(burst, shard, snapshot, &mut ());
+            burst.clear();
+        }
     }
 
     /// What is due with time, ahead of the packets: ageing, the gateway's own messages, publication.
@@ -138,20 +149,6 @@ impl Worker {
         shard.local(snapshot, now).tick();
         if now.saturating_sub(self.published) >= PUBLISH {
             self.publish(now);
-        }
-    }
-
-    /// Sends on the packets whose neighbour has answered: at once, so that later ones do not overtake them.
-    fn release(&mut self, now: Nanos) {
-        let Self { burst, shard, snapshot, .. } = self;
-        while shard.neighbors.is_ready() {
-            burst.now = now;
-            shard.neighbors.release(burst);
-            if burst.is_empty() {
-                break;
-            }
-            pipeline::run(burst, shard, snapshot, &mut ());
-            burst.clear();
         }
     }
 

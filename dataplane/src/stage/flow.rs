@@ -20,11 +20,11 @@ use crate::verdict::DropReason;
 
 const OPENS_OR_ENDS: u8 = tcp::SYN | tcp::FIN | tcp::RST;
 
-/// Looks every packet up. Returns those that belong to no session (ICMP errors among them, which are about one).
-pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) -> Mask {
+/// Looks these packets up. Returns those that belong to no session (ICMP errors among them, which are about one).
+pub fn find(burst: &mut Burst, mask: Mask, shard: &mut Shard, snapshot: &Snapshot) -> Mask {
     shard.sessions.stamp = shard.neighbors.epoch();
     let (mut v4, mut v6, mut first) = (Mask::NONE, Mask::NONE, Mask::NONE);
-    for i in burst.live {
+    for i in mask {
         burst.flows[i] = NONE;
         match burst.headers[i] {
             h if h.flags.has(Flags::ICMP_ERROR) => first.add(i),
@@ -116,7 +116,8 @@ fn follow_tcp(burst: &Burst, i: usize, shard: &mut Shard) {
 }
 
 /// Chooses the next hop of flows anew, as the index that they hold may mean another neighbour by now.
-fn refresh(burst: &mut Burst, stale: Mask, shard: &mut Shard, snapshot: &Snapshot) {
+pub fn refresh(burst: &mut Burst, stale: Mask, shard: &mut Shard, snapshot: &Snapshot) {
+    shard.sessions.stamp = shard.neighbors.epoch();
     for i in stale.and(burst.live) {
         let headers = burst.headers[i];
         let dst = match headers.l3 {
@@ -138,7 +139,6 @@ fn refresh(burst: &mut Burst, stale: Mask, shard: &mut Shard, snapshot: &Snapsho
 }
 
 /// Makes a session for each first packet that has come through; those that open none get an action of their own.
-/// Flows that were found before are looked at again if a neighbour had to make room.
 pub fn install(burst: &mut Burst, first: &FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
     for i in first.open(burst) {
         let headers = burst.headers[i];
@@ -151,22 +151,11 @@ pub fn install(burst: &mut Burst, first: &FirstPackets, shard: &mut Shard, snaps
             install6(burst, i, decision, shard, snapshot);
         }
     }
-    if shard.neighbors.epoch() != shard.sessions.stamp {
-        shard.sessions.stamp = shard.neighbors.epoch();
-        let all = burst.live;
-        refresh(burst, all, shard, snapshot);
-    }
 }
 
 fn install4(burst: &mut Burst, i: usize, decision: &Decision, shard: &mut Shard, snapshot: &Snapshot) {
     let (bytes, headers, ingress) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
     let key = key_of4(bytes, headers, ingress);
-    // A packet of the same session earlier in the burst has been here already.
-    if let Some(index) = shard.sessions.v4.find(&key) {
-        burst.flows[i] = index;
-        burst.actions[i] = shard.sessions.v4.value(index).map_or(burst.actions[i], |flow| flow.action);
-        return;
-    }
     let original = tuple(addresses4(bytes, headers), bytes, headers);
     let mut leaving = original;
     (leaving.src, leaving.src_port) = decision.src;
@@ -201,11 +190,6 @@ fn install4(burst: &mut Burst, i: usize, decision: &Decision, shard: &mut Shard,
 fn install6(burst: &mut Burst, i: usize, decision: &Decision, shard: &mut Shard, snapshot: &Snapshot) {
     let (bytes, headers, ingress) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
     let key = key_of6(bytes, headers, ingress);
-    if let Some(index) = shard.sessions.v6.find(&key) {
-        burst.flows[i] = index;
-        burst.actions[i] = shard.sessions.v6.value(index).map_or(burst.actions[i], |flow| flow.action);
-        return;
-    }
     let mut returning = reversed(&tuple(addresses6(bytes, headers), bytes, headers));
     returning.established = true;
     let (rule, action) = acl::decide6(snapshot, decision.egress, &returning);

@@ -5,6 +5,7 @@ use sluice_pkt::checksum::Delta;
 use sluice_pkt::parse::{Flags, Headers, L3};
 use sluice_pkt::{icmpv4, ipv4, ipv6, tcp, udp};
 
+use super::icmp_error;
 use crate::burst::Burst;
 use crate::session::FlowAction;
 use crate::shard::Shard;
@@ -47,6 +48,8 @@ fn rewrite4(bytes: &mut [u8], headers: &Headers, action: &FlowAction) {
     ip.set_checksum(delta.apply(checksum));
     if action.is(FlowAction::NAT) && !headers.flags.has(Flags::LATER_FRAGMENT) {
         translate_transport(bytes, headers, action);
+    } else if action.is(FlowAction::QUOTATION) {
+        icmp_error::translate(bytes, headers, action);
     }
 }
 

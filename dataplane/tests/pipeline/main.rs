@@ -1,0 +1,14 @@
+//! The whole data plane between memory ports: what goes in, what comes out, and what is counted.
+
+mod bursts;
+mod established;
+mod fragments;
+mod full;
+mod icmp_errors;
+mod lab;
+mod model;
+mod neighbors;
+mod oracle;
+mod packets;
+mod sessions;
+mod totality;
