@@ -210,6 +210,13 @@ fn create<K>(burst: &mut Burst, i: usize, new: &NewSession<K>, shard: &mut Shard
 where
     K: crate::session::Table<Key = K> + Key,
 {
+    // A session may take the place of one whose answers are the same packets, as that is the same conversation by another
+    // way; but one that is not translated never that of one which is: it is forged, or goes past NAT.
+    let answers = K::of(&mut shard.sessions);
+    let rival = answers.find(&new.keys[1]).and_then(|flow| answers.value(flow));
+    if rival.is_some_and(|flow| flow.action.is(FlowAction::NAT)) && !new.actions[0].is(FlowAction::NAT) {
+        return burst.drop(i, DropReason::SessionConflict);
+    }
     shard.nat.hold(new.binding);
     match shard.sessions.create(new, burst.now, &mut shard.nat, &mut shard.counters) {
         Some(flow) => {
