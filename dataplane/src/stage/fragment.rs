@@ -100,7 +100,7 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
                 ports: (headers.src_port, headers.dst_port),
                 icmp_type: headers.icmp_type,
                 protocol: headers.protocol,
-                expires: now + snapshot.timeouts.fragment,
+                expires: now.saturating_add(snapshot.timeouts.fragment),
             };
             if let Err(reason) = shard.fragments.learn(key, first, now) {
                 burst.drop(i, reason);

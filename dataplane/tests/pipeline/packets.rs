@@ -144,6 +144,7 @@ pub(crate) fn network(frame: &[u8]) -> &[u8] {
 pub(crate) fn arp_reply(frame: &[u8]) -> Option<Vec<u8>> {
     let arp = network(frame);
     let at = frame.len() - arp.len();
+    arp.get(27)?;
     let asks = frame[at - 2..at] == [8, 6] && arp[7] == 1 && arp[14..18] != arp[24..28];
     let station = [2, 0x77, arp[24], arp[25], arp[26], arp[27]];
     asks.then(|| {
