@@ -9,7 +9,7 @@ use sluice_dataplane::counters::Counters;
 use sluice_dataplane::port::Port;
 use sluice_dataplane::port::memory::{MemoryPeer, pair};
 use sluice_dataplane::snapshot::{
-    Acl, AclAction, Forward, Interface, Limit, LocalUse, Pool, PortConfig, Route, RuleInfo, Snapshot,
+    Acl, AclAction, Forward, Interface, Limit, LocalUse, Pool, PortConfig, Route, RuleInfo, Sizes, Snapshot,
     SourceNat, Tags, Timeouts,
 };
 use sluice_dataplane::table::classifier::{Classifier, PortRange, Rule};
@@ -117,6 +117,7 @@ pub(crate) fn snapshot() -> Snapshot {
         ports: ["lan", "wan", "trunk"].iter().map(|name| port(name)).collect(),
         icmp_per_second: 1000,
         seed: 0x5eed,
+        sizes: Sizes { sessions: 1024, neighbors: 256, fragments: 64, frames: 1000 },
         timeouts: Timeouts { fragment: 15 * SECOND, ..Timeouts::default() },
         ..Snapshot::default()
     };

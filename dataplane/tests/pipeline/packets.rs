@@ -50,6 +50,7 @@ impl Ip {
         header.more_fragments = self.fragment.1;
         header.fragment_offset = IpFragOffset::try_new(self.fragment.0 / 8).unwrap();
         header.options = Ipv4Options::try_from(&self.options[..]).unwrap();
+        header.set_payload_len(payload.len()).unwrap();
         header.header_checksum = header.calc_header_checksum();
         [&header.to_bytes()[..], payload].concat()
     }
