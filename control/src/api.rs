@@ -120,7 +120,7 @@ pub fn serve(listener: UnixListener, path: &Path, state: Arc<State>) -> Result<S
             let place = Place::take(&clients);
             let state = state.clone();
             let client = move || match place {
-                Some(_place) => drop(converse(&stream, |request| answer(&state, request))),
+                Some(_place) => drop(converse(&stream, |line| reply(&state, line))),
                 None => {
                     drop(converse(&stream, |_| Answer::Error("too many clients at once; try again".into())))
                 }
@@ -149,25 +149,22 @@ impl Drop for Place {
     }
 }
 
-fn converse(stream: &UnixStream, answer: impl Fn(Request) -> Answer) -> io::Result<()> {
+fn converse(stream: &UnixStream, answer: impl Fn(&str) -> Answer) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = String::new();
     BufReader::new(stream.take(LONGEST)).read_line(&mut line)?;
-    let answer = match serde_json::from_str(&line) {
-        Ok(request) => answer(request),
-        Err(error) => Answer::Error(format!("not a request: {error}")),
-    };
-    let mut bytes = serde_json::to_vec(&answer)?;
+    let mut bytes = serde_json::to_vec(&answer(&line))?;
     bytes.push(b'\n');
     (&mut &*stream).write_all(&bytes)
 }
 
-fn answer(state: &State, request: Request) -> Answer {
-    let Request::Show(topic) = request;
-    match state.show(topic) {
-        Ok(value) => Answer::Ok(value),
-        Err(error) => Answer::Error(error),
+/// The answer to a line that a client sent.
+pub fn reply(state: &State, line: &str) -> Answer {
+    match serde_json::from_str(line).map(|Request::Show(topic)| state.show(topic)) {
+        Ok(Ok(value)) => Answer::Ok(value),
+        Ok(Err(error)) => Answer::Error(error),
+        Err(error) => Answer::Error(format!("not a request: {error}")),
     }
 }
 

@@ -179,10 +179,10 @@ impl Burst {
         self.frames[i].as_mut().map_or(&mut [], Frame::bytes_mut)
     }
 
-    /// Packet `i`'s frame.
+    /// Packet `i`'s frame with what is to be done to it.
     #[inline]
-    pub fn frame_mut(&mut self, i: usize) -> Option<&mut Frame> {
-        self.frames[i].as_mut()
+    pub fn leaving(&mut self, i: usize) -> Option<(&mut Frame, &Headers, &FlowAction)> {
+        Some((self.frames[i].as_mut()?, &self.headers[i], &self.actions[i]))
     }
 
     /// Takes packet `i`'s frame out of the burst.

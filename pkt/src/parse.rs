@@ -163,16 +163,21 @@ pub fn parse(frame: &[u8]) -> Result<Headers, ParseError> {
 #[inline(always)]
 pub fn parse_head(head: &[u8], frame_len: usize) -> Result<Headers, ParseError> {
     let link = link(head)?;
-    let (l3, ip) = match link.ethertype {
-        ethernet::IPV4 => (L3::Ipv4, network::ipv4(head, frame_len, link.len)?),
-        ethernet::IPV6 => (L3::Ipv6, network::ipv6(head, frame_len, link.len)?),
+    match link.ethertype {
+        ethernet::IPV4 => whole(head, link, L3::Ipv4, network::ipv4(head, frame_len, link.len)?),
+        ethernet::IPV6 => whole(head, link, L3::Ipv6, network::ipv6(head, frame_len, link.len)?),
         ethernet::ARP => {
             let arp = arp::Header::at(head, link.len).filter(arp::Header::is_ipv4_over_ethernet);
             arp.ok_or(ParseError::ArpMalformed)?;
-            return Ok(not_ip(L3::Arp, link, link.len + arp::LEN));
+            Ok(not_ip(L3::Arp, link, link.len + arp::LEN))
         }
-        _ => return Ok(not_ip(L3::Other, link, frame_len)),
-    };
+        _ => Ok(not_ip(L3::Other, link, frame_len)),
+    }
+}
+
+/// Parses the transport header and puts all parts together. Inlined once for each network protocol.
+#[inline(always)]
+fn whole(head: &[u8], link: Link, l3: L3, ip: network::Ip) -> Result<Headers, ParseError> {
     let transport = transport::parse(head, l3, &ip)?;
     Ok(Headers {
         l3,

@@ -65,7 +65,7 @@ fn admit(
         return Err(DropReason::SourceRoute);
     }
     // RFC 1812 5.3.4: a link-layer broadcast is no way to have a unicast packet forwarded.
-    if group && headers.l3 != L3::Arp && !is_group_address(bytes, headers) {
+    if group && headers.l3 != L3::Arp && !is_for_group(bytes, headers) {
         return Err(DropReason::Multicast);
     }
     Ok(interface)

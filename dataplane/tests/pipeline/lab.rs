@@ -1,6 +1,6 @@
 //! A gateway between memory ports, with every feature on, in a time that the test sets.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use sluice_dataplane::arena::FramePool;
@@ -71,10 +71,7 @@ fn interface(name: &str, port: usize, ids: &[u16], v4: ([u8; 4], u8), v6: Option
     }
 }
 
-pub(crate) fn any<A: Default>(result: usize) -> Rule<A>
-where
-    A: Copy,
-{
+pub(crate) fn any<A: Default>(result: usize) -> Rule<A> {
     Rule {
         src: (A::default(), A::default()),
         dst: (A::default(), A::default()),
@@ -318,8 +315,4 @@ pub(crate) fn without_discovery(frames: Vec<Out>) -> Vec<Out> {
         kind == ARP || kind == 0x86dd && frame[20] == 58 && (133..=137).contains(&frame[54])
     };
     frames.into_iter().filter(|(_, frame)| !talk(frame)).collect()
-}
-
-pub(crate) fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
 }

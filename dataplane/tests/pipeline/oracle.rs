@@ -157,7 +157,6 @@ impl Oracle {
             self.add(session, what);
             return Decision::Out(WAN, session.outer, None);
         }
-        let mut session = session;
         note(&mut session, 0, what, now);
         self.pending = Some(session);
         Decision::OutFromNewEnd(flow)

@@ -9,7 +9,7 @@ use sluice_dataplane::snapshot::{Sizes, Snapshot};
 use sluice_dataplane::verdict::DropReason;
 
 use crate::lab::{GATEWAY_LAN, GATEWAY_WAN, LAN, Lab, POOL, SERVER, TRUNK, WAN, WEB, host, snapshot};
-use crate::packets::{self, Ip, arp_request, icmp_message, network, tagged, tcp, udp, udp_segment, udp6};
+use crate::packets::{self, Ip, arp_request, icmp_message, network, tagged, tcp, udp_segment, udp6};
 
 const HOUR: Nanos = 3600 * SECOND;
 
