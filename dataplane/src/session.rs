@@ -469,7 +469,9 @@ impl Sessions {
         if quota == 0 && elapsed < SECOND {
             return;
         }
-        self.sweep.last = now;
+        // Time too short for another session counts at the next call.
+        let spent = if elapsed < SECOND { (quota * SECOND).div_ceil(slots) } else { elapsed };
+        self.sweep.last += spent;
         // So long that ticks may have wrapped.
         let all = elapsed > Nanos::from(u32::MAX / 2) << 24;
         for _ in 0..quota.min(slots) {

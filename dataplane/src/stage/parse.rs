@@ -4,8 +4,8 @@
 
 use sluice_pkt::checksum::complete_partial;
 use sluice_pkt::ethernet::{self, Mac};
+use sluice_pkt::ipv6;
 use sluice_pkt::parse::{Flags, Headers, L3, parse};
-use sluice_pkt::{ipv4, ipv6};
 
 use crate::burst::Burst;
 use crate::snapshot::{PortConfig, Snapshot, Tags};
@@ -65,7 +65,7 @@ fn admit(
         return Err(DropReason::SourceRoute);
     }
     // RFC 1812 5.3.4: a link-layer broadcast is no way to have a unicast packet forwarded.
-    if group && headers.l3 != L3::Arp && !is_group_address(bytes, headers) {
+    if group && headers.l3 != L3::Arp && !is_for_group(bytes, headers) {
         return Err(DropReason::Multicast);
     }
     Ok(interface)
@@ -95,15 +95,8 @@ fn tags(headers: &Headers) -> Tags {
     tags
 }
 
-/// Whether the destination is multicast or (IPv4) may be a broadcast, which `guard` knows in full.
-fn is_group_address(bytes: &[u8], headers: &Headers) -> bool {
-    let l3 = usize::from(headers.l3_offset);
-    match headers.l3 {
-        L3::Ipv4 => ipv4::Header::at(bytes, l3).is_some_and(|ip| {
-            let destination = ip.destination();
-            destination.is_multicast() || destination.octets()[3] == 255 || destination.is_broadcast()
-        }),
-        L3::Ipv6 => ipv6::Header::at(bytes, l3).is_some_and(|ip| ip.destination().is_multicast()),
-        L3::Arp | L3::Other => false,
-    }
+/// Whether the packet is for an IPv6 group, to which neighbour discovery speaks. No packet to an IPv4 group is of use.
+fn is_for_group(bytes: &[u8], headers: &Headers) -> bool {
+    headers.l3 == L3::Ipv6
+        && ipv6::Header::at(bytes, headers.l3_offset.into()).is_some_and(|ip| ip.destination().is_multicast())
 }

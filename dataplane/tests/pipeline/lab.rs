@@ -1,6 +1,6 @@
 //! A gateway between memory ports, with every feature on, in a time that the test sets.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use sluice_dataplane::arena::FramePool;
@@ -9,7 +9,7 @@ use sluice_dataplane::counters::Counters;
 use sluice_dataplane::port::Port;
 use sluice_dataplane::port::memory::{MemoryPeer, pair};
 use sluice_dataplane::snapshot::{
-    Acl, AclAction, Forward, Interface, Limit, LocalUse, Pool, PortConfig, Route, RuleInfo, Snapshot,
+    Acl, AclAction, Forward, Interface, Limit, LocalUse, Pool, PortConfig, Route, RuleInfo, Sizes, Snapshot,
     SourceNat, Tags, Timeouts,
 };
 use sluice_dataplane::table::classifier::{Classifier, PortRange, Rule};
@@ -71,10 +71,7 @@ fn interface(name: &str, port: usize, ids: &[u16], v4: ([u8; 4], u8), v6: Option
     }
 }
 
-pub(crate) fn any<A: Default>(result: usize) -> Rule<A>
-where
-    A: Copy,
-{
+pub(crate) fn any<A: Default>(result: usize) -> Rule<A> {
     Rule {
         src: (A::default(), A::default()),
         dst: (A::default(), A::default()),
@@ -117,6 +114,7 @@ pub(crate) fn snapshot() -> Snapshot {
         ports: ["lan", "wan", "trunk"].iter().map(|name| port(name)).collect(),
         icmp_per_second: 1000,
         seed: 0x5eed,
+        sizes: Sizes { sessions: 1024, neighbors: 256, fragments: 64, frames: 1000 },
         timeouts: Timeouts { fragment: 15 * SECOND, ..Timeouts::default() },
         ..Snapshot::default()
     };
@@ -317,8 +315,4 @@ pub(crate) fn without_discovery(frames: Vec<Out>) -> Vec<Out> {
         kind == ARP || kind == 0x86dd && frame[20] == 58 && (133..=137).contains(&frame[54])
     };
     frames.into_iter().filter(|(_, frame)| !talk(frame)).collect()
-}
-
-pub(crate) fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
 }

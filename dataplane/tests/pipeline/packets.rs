@@ -50,6 +50,7 @@ impl Ip {
         header.more_fragments = self.fragment.1;
         header.fragment_offset = IpFragOffset::try_new(self.fragment.0 / 8).unwrap();
         header.options = Ipv4Options::try_from(&self.options[..]).unwrap();
+        header.set_payload_len(payload.len()).unwrap();
         header.header_checksum = header.calc_header_checksum();
         [&header.to_bytes()[..], payload].concat()
     }
@@ -144,6 +145,7 @@ pub(crate) fn network(frame: &[u8]) -> &[u8] {
 pub(crate) fn arp_reply(frame: &[u8]) -> Option<Vec<u8>> {
     let arp = network(frame);
     let at = frame.len() - arp.len();
+    arp.get(27)?;
     let asks = frame[at - 2..at] == [8, 6] && arp[7] == 1 && arp[14..18] != arp[24..28];
     let station = [2, 0x77, arp[24], arp[25], arp[26], arp[27]];
     asks.then(|| {

@@ -50,7 +50,8 @@ impl Interface {
         };
         // At most 2^64 * 10^9 nanoseconds, give or take an offset of 2^63 * 10^9: far within an i128.
         let nanos = nanos as i128 + i128::from(self.offset) * 1_000_000_000;
-        nanos.clamp(0, i128::from(u64::MAX)) as Nanos
+        // A time that can still be added to: until the year 2262.
+        nanos.clamp(0, i128::from(i64::MAX)) as Nanos
     }
 }
 
