@@ -311,7 +311,11 @@ fn packets_of_all_ports_arrive_in_the_order_of_their_times() {
 #[test]
 fn times_that_go_back_are_taken_for_the_latest_one() {
     let bench = Bench::new();
-    let lan = bench.file("lan", "lan.pcap", &datagrams(&["5", "9", "3", "9.5"]));
+    let line = |time: &str| format!("{time} lan {CLIENT} / udp 4000 > 53 / payload \"hello\"\n");
+    let mut arrivals =
+        packets::parse(&["3", "5", "9", "9.5"].map(line).concat()).unwrap().remove("lan").unwrap();
+    arrivals[..3].rotate_left(1);
+    let lan = bench.file("lan", "lan.pcap", &packets::capture(&arrivals).unwrap());
     let out = bench.path("out");
     let output = bench.replay(lan.iter().map(OsStr::new).chain(["--out".as_ref(), out.as_os_str()]));
     assert_eq!(figures(&output)["ports"]["lan"]["rx_packets"], 4);

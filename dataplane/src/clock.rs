@@ -7,6 +7,9 @@ use std::time::Instant;
 /// Nanoseconds since an arbitrary start (live) or since the Unix epoch (replay). Never goes back.
 pub type Nanos = u64;
 
+/// The latest time that anything may hand in (as a Unix time, the year 2262). There is room behind it, so that whatever
+/// adds a timeout to a time gets a time.
+pub const LATEST: Nanos = i64::MAX as Nanos;
 /// One second in [`Nanos`].
 pub const SECOND: Nanos = 1_000_000_000;
 /// One millisecond in [`Nanos`].

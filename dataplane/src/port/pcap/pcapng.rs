@@ -5,7 +5,7 @@ use std::io::BufRead;
 
 use super::reader::{Packet, Record, Source};
 use super::{ETHERNET, Fault, Order, PcapError};
-use crate::clock::Nanos;
+use crate::clock::{LATEST, Nanos};
 
 /// Interfaces of one section that are kept; each costs a few bytes for as long as the section lasts.
 pub(super) const MAX_INTERFACES: usize = 65_536;
@@ -50,8 +50,7 @@ impl Interface {
         };
         // At most 2^64 * 10^9 nanoseconds, give or take an offset of 2^63 * 10^9: far within an i128.
         let nanos = nanos as i128 + i128::from(self.offset) * 1_000_000_000;
-        // A time that can still be added to: until the year 2262.
-        nanos.clamp(0, i128::from(i64::MAX)) as Nanos
+        nanos.clamp(0, i128::from(LATEST)) as Nanos
     }
 }
 
