@@ -7,6 +7,7 @@
 use sluice_pkt::checksum::Delta;
 use sluice_pkt::{ipv4, tcp};
 
+use crate::arena::prefer_huge_pages;
 use crate::clock::{Nanos, SECOND};
 use crate::counters::Counters;
 use crate::nat::Nat;
@@ -311,9 +312,13 @@ impl Sessions {
     /// Takes the memory for as many sessions as the snapshot says.
     pub fn new(snapshot: &Snapshot) -> Self {
         let sessions = snapshot.sizes.sessions;
+        let v4 = HashTable::<Key4, Flow>::with_capacity(sessions.saturating_mul(2), snapshot.seed);
+        let v6 =
+            HashTable::<Key6, Flow>::with_capacity(sessions.saturating_mul(2), snapshot.seed.rotate_left(32));
+        v4.regions().into_iter().chain(v6.regions()).for_each(prefer_huge_pages);
         Self {
-            v4: HashTable::with_capacity(sessions.saturating_mul(2), snapshot.seed),
-            v6: HashTable::with_capacity(sessions.saturating_mul(2), snapshot.seed.rotate_left(32)),
+            v4,
+            v6,
             slab: Vec::with_capacity(sessions as usize),
             free: Vec::with_capacity(sessions as usize),
             live: 0,

@@ -112,14 +112,10 @@ impl Worker {
         burst.now = now;
         burst.port = index as u16;
         let refused = ports[index].receive(now, &mut shard.pool, burst);
-        let mut bytes = 0;
-        for i in 0..burst.len() {
-            bytes += burst.bytes(i).len() as u64;
-        }
         let count = burst.len();
         let rx = &mut shard.counters.ports[index].rx;
         rx.packets += count as u64;
-        rx.bytes += bytes;
+        rx.bytes += burst.wire_bytes();
         if refused != Refused::default() {
             refuse(refused, index, &mut shard.counters);
         }

@@ -22,26 +22,24 @@ pub fn run(burst: &mut Burst, shard: &mut Shard) {
             L3::Ipv4 => rewrite4(frame.bytes_mut(), headers, action),
             _ => rewrite6(frame.bytes_mut(), headers),
         }
-        // Ethernet padding stays behind: the link that it was needed on is not the one that it would go to.
-        frame.set_len(headers.end.into());
-        frame.shrink_front(headers.l3_offset.into());
         let hop = shard.neighbors.hop(action.next_hop);
         match hop.header_len {
-            14 => put_link::<14>(frame, &hop.header),
-            18 => put_link::<18>(frame, &hop.header),
-            _ => put_link::<22>(frame, &hop.header),
+            14 => put_link::<14>(frame, headers, &hop.header),
+            18 => put_link::<18>(frame, headers, &hop.header),
+            _ => put_link::<22>(frame, headers, &hop.header),
         }
     }
 }
 
-/// Puts a link header of `LEN` bytes before the packet. Its length is a constant, so that a few moves do it.
+/// Puts a link header of `LEN` bytes in the place of the packet's own; a constant length, so that a few moves do it.
+/// Ethernet padding stays behind: the link that it was needed on is not the one that it would go to.
 #[inline(always)]
-fn put_link<const LEN: usize>(frame: &mut Frame, header: &[u8; 22]) {
-    if frame.grow_front(LEN)
-        && let (Some(room), Some(header)) =
-            (frame.bytes_mut().first_chunk_mut::<LEN>(), header.first_chunk::<LEN>())
+fn put_link<const LEN: usize>(frame: &mut Frame, headers: &Headers, link: &[u8; 22]) {
+    if frame.replace_front(headers.l3_offset.into(), LEN, headers.end.into())
+        && let (Some(room), Some(link)) =
+            (frame.bytes_mut().first_chunk_mut::<LEN>(), link.first_chunk::<LEN>())
     {
-        *room = *header;
+        *room = *link;
     }
 }
 
