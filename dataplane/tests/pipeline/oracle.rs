@@ -72,6 +72,10 @@ impl Session {
         [(self.ingress, self.inner), (LAN + WAN - self.ingress, self.outer.back())]
     }
 
+    fn translated(&self) -> bool {
+        self.inner != self.outer
+    }
+
     fn timeout(&self) -> Nanos {
         let closing = self.reset || self.fin == [true; 2];
         match self.inner.protocol {
@@ -142,6 +146,11 @@ impl Oracle {
         let inside = |a: Ipv4Addr| a.octets()[..3] == host(0).octets()[..3];
         let egress = if inside(session.outer.to.0) { LAN } else { WAN };
         if egress == LAN || !inside(flow.from.0) {
+            // Its replies are a translated session's packets: it is forged, or goes past NAT.
+            let rival = |other: &Session| other.translated() && other.ways().contains(&session.ways()[1]);
+            if opens && !session.translated() && self.sessions.iter().any(rival) {
+                return Decision::Drop(DropReason::SessionConflict);
+            }
             if opens {
                 self.add(session, what);
             }
@@ -210,8 +219,7 @@ impl Oracle {
             let egress = LAN + WAN - session.ingress;
             // About a packet of the forward direction, as it was beyond us: back to who sent it.
             if session.outer == quoted && egress == port {
-                let translated = session.outer != session.inner;
-                let hide = translated && session.outer.to != session.inner.to;
+                let hide = session.translated() && session.outer.to != session.inner.to;
                 let from = if hide { session.inner.to.0 } else { flow.from.0 };
                 let error = Flow { protocol: ICMP, from: (from, 0), to: (session.inner.from.0, 0) };
                 return Decision::Out(session.ingress, error, Some(session.inner));
