@@ -11,7 +11,8 @@ use sluice_control::state::State;
 use sluice_dataplane::counters::{self, Counters};
 
 static STATE: LazyLock<State> = LazyLock::new(|| {
-    let (config, _) = config::load_str("demo.toml", include_str!("../../configs/demo.toml")).expect("it is valid");
+    let (config, _) =
+        config::load_str("demo.toml", include_str!("../../configs/demo.toml")).expect("it is valid");
     let snapshot = Arc::new(config::compile(&config, &[]));
     let (_, reader) = counters::channel(&Counters::new(&snapshot));
     State::new(snapshot, reader, None, Vec::new())

@@ -39,5 +39,8 @@ fn check(bytes: &[u8]) {
 
 fn in_order(headers: &Headers, len: usize) {
     let Headers { l3_offset, l4_offset, end, .. } = *headers;
-    assert!(l3_offset <= l4_offset && l4_offset <= end && usize::from(end) <= len.max(l3_offset.into()), "{headers:?}");
+    assert!(
+        l3_offset <= l4_offset && l4_offset <= end && usize::from(end) <= len.max(l3_offset.into()),
+        "{headers:?}"
+    );
 }

@@ -2,7 +2,7 @@
 
 mod packet;
 
-pub use packet::{Packet, bend, mend, transport_is_right};
+pub use packet::{Packet, answer, bend, mend, transport_is_right};
 
 /// A gateway with every stage in use, small tables, and a tight uplink.
 pub const CONFIG: &str = include_str!("gateway.toml");
