@@ -1,6 +1,6 @@
 //! A burst: up to 64 packets on their way through the stages together. Sets of packets are bits of a [`Mask`].
 
-use sluice_pkt::parse::Headers;
+use sluice_pkt::parse::{Headers, ParseError, parse_into};
 
 use crate::arena::Frame;
 use crate::clock::Nanos;
@@ -22,6 +22,12 @@ impl Mask {
     #[inline]
     pub const fn first(n: usize) -> Self {
         Self(if n >= BURST { u64::MAX } else { (1 << n) - 1 })
+    }
+
+    /// Packet `i` alone.
+    #[inline]
+    pub const fn one(i: usize) -> Self {
+        Self(1 << i)
     }
 
     /// Whether the set is empty.
@@ -48,10 +54,22 @@ impl Mask {
         self.0 |= 1 << i;
     }
 
+    /// Adds packet `i` if the condition holds; without a branch.
+    #[inline(always)]
+    pub const fn add_if(&mut self, i: usize, condition: bool) {
+        self.0 |= (condition as u64) << i;
+    }
+
     /// Takes packet `i` out.
     #[inline]
     pub const fn remove(&mut self, i: usize) {
         self.0 &= !(1 << i);
+    }
+
+    /// The packets of either set.
+    #[inline]
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 
     /// The packets of both sets.
@@ -104,6 +122,7 @@ pub struct Burst {
     pub flows: [u32; BURST],
     frames: [Option<Frame>; BURST],
     len: usize,
+    wire_bytes: u64,
 }
 
 impl Default for Burst {
@@ -119,6 +138,7 @@ impl Default for Burst {
             flows: [NONE; BURST],
             frames: [const { None }; BURST],
             len: 0,
+            wire_bytes: 0,
         }
     }
 }
@@ -146,6 +166,7 @@ impl Burst {
     #[inline]
     pub fn push(&mut self, frame: Frame) -> Result<(), Frame> {
         let Some(slot) = self.frames.get_mut(self.len) else { return Err(frame) };
+        self.wire_bytes += frame.len() as u64;
         *slot = Some(frame);
         self.live.add(self.len);
         self.verdicts[self.len] = Verdict::Forward;
@@ -158,7 +179,14 @@ impl Burst {
     pub fn clear(&mut self) {
         debug_assert!(self.frames.iter().all(Option::is_none), "a frame was left behind");
         self.len = 0;
+        self.wire_bytes = 0;
         self.live = Mask::NONE;
+    }
+
+    /// Bytes of all packets, as they were put in.
+    #[inline]
+    pub fn wire_bytes(&self) -> u64 {
+        self.wire_bytes
     }
 
     /// Packet `i`'s bytes; none if its frame was taken.
@@ -173,10 +201,17 @@ impl Burst {
         self.frames[i].as_mut().map_or(&mut [], Frame::bytes_mut)
     }
 
-    /// Packet `i`'s frame.
+    /// Finds packet `i`'s headers.
+    #[inline(always)]
+    pub fn parse(&mut self, i: usize) -> Result<(), ParseError> {
+        let bytes = self.frames[i].as_ref().map_or(&[][..], Frame::bytes);
+        parse_into(bytes, &mut self.headers[i])
+    }
+
+    /// Packet `i`'s frame with what is to be done to it.
     #[inline]
-    pub fn frame_mut(&mut self, i: usize) -> Option<&mut Frame> {
-        self.frames[i].as_mut()
+    pub fn leaving(&mut self, i: usize) -> Option<(&mut Frame, &Headers, &FlowAction)> {
+        Some((self.frames[i].as_mut()?, &self.headers[i], &self.actions[i]))
     }
 
     /// Takes packet `i`'s frame out of the burst.

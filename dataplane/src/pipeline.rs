@@ -18,7 +18,7 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mu
     probe.stage("parse", || parse::run(burst, snapshot));
     probe.stage("fragment", || fragment::run(burst, shard, snapshot));
 
-    let first = probe.stage("flow", || flow::run(burst, shard, snapshot));
+    let first = probe.stage("flow", || flow::find(burst, burst.live, shard, snapshot));
     if !first.is_empty() {
         probe.stage("first_packets", || first_packets(burst, first, shard, snapshot));
     }
@@ -30,16 +30,24 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mu
     probe.stage("transmit", || transmit::run(burst, shard, snapshot));
 }
 
-/// The slow path: decides what becomes of packets that belong to no flow yet.
+/// The slow path: decides what becomes of packets that belong to no flow yet. One after the other, as the session that
+/// one of them makes may be that of those behind it.
 #[inline(never)]
-fn first_packets(burst: &mut Burst, first: Mask, shard: &mut Shard, snapshot: &Snapshot) {
-    let first = &mut FirstPackets::new(first);
-    guard::run(burst, first, snapshot);
-    icmp_error::run(burst, first, shard, snapshot);
-    acl::run(burst, first, shard, snapshot);
-    nat::destination(burst, first, snapshot);
-    route::decide(burst, first, shard, snapshot);
-    nat::source(burst, first, shard, snapshot);
-    police::classify(burst, first, snapshot);
-    flow::install(burst, first, shard, snapshot);
+fn first_packets(burst: &mut Burst, mask: Mask, shard: &mut Shard, snapshot: &Snapshot) {
+    let first = &mut FirstPackets::default();
+    let epoch = shard.neighbors.epoch();
+    for i in mask {
+        first.begin(flow::find(burst, Mask::one(i), shard, snapshot));
+        guard::run(burst, first, snapshot);
+        icmp_error::run(burst, first, shard, snapshot);
+        acl::run(burst, first, shard, snapshot);
+        nat::destination(burst, first, snapshot);
+        route::decide(burst, first, shard, snapshot);
+        nat::source(burst, first, shard, snapshot);
+        police::classify(burst, first, snapshot);
+        flow::install(burst, first, shard, snapshot);
+    }
+    if shard.neighbors.epoch() != epoch {
+        flow::refresh(burst, burst.live, shard, snapshot);
+    }
 }

@@ -4,165 +4,23 @@
 //! packet needs: the compiled [`FlowAction`], stamps, counters. It is one cache line for IPv4. What only first packets,
 //! TCP flags, ageing and listings touch lies apart, in [`Session`].
 
-use sluice_pkt::checksum::Delta;
+mod flow;
+
 use sluice_pkt::{ipv4, tcp};
 
+pub use self::flow::{
+    Direction, Flow, FlowAction, Key4, Key6, KeyFacts, NO_LIMIT, key4, key6, plain_action, ticks,
+};
+
+use crate::arena::prefer_huge_pages;
 use crate::clock::{Nanos, SECOND};
 use crate::counters::Counters;
 use crate::nat::Nat;
-use crate::snapshot::{NONE16, Snapshot, Timeouts};
+use crate::snapshot::{Snapshot, Timeouts};
 use crate::table::hash::HashTable;
 
 /// "None" where an index is stored in 32 bits.
 pub const NONE: u32 = u32::MAX;
-/// "No limit" in [`FlowAction::limits`].
-pub const NO_LIMIT: u8 = u8::MAX;
-
-/// Which way a packet goes in its session.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Direction {
-    /// As the first packet went.
-    #[default]
-    Forward,
-    /// As the replies go.
-    Reply,
-}
-
-impl Direction {
-    /// The other way.
-    #[inline]
-    pub const fn reverse(self) -> Self {
-        match self {
-            Self::Forward => Self::Reply,
-            Self::Reply => Self::Forward,
-        }
-    }
-}
-
-/// What is done to each packet of a flow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct FlowAction {
-    /// Source address of an IPv4 packet when it leaves.
-    pub src: u32,
-    /// Destination address of an IPv4 packet when it leaves.
-    pub dst: u32,
-    /// Source port (or echo identifier) when it leaves.
-    pub src_port: u16,
-    /// Destination port (or echo identifier) when it leaves.
-    pub dst_port: u16,
-    /// What the new addresses do to the IPv4 header checksum.
-    pub l3: Delta,
-    /// What the new addresses and ports do to the transport checksum.
-    pub l4: Delta,
-    /// Index of the next hop.
-    pub next_hop: u16,
-    /// The ACL rule that let the flow pass or not, for its hit counter; [`NONE16`] without an ACL.
-    pub rule: u16,
-    /// The policers of the ingress and of the egress interface, [`NO_LIMIT`] for none.
-    pub limits: [u8; 2],
-    /// See the associated constants.
-    pub flags: u16,
-}
-
-impl FlowAction {
-    /// Addresses or ports change.
-    pub const NAT: u16 = 1;
-    /// Packets of this direction are dropped by the ACL rule.
-    pub const DENY: u16 = 2;
-    /// As `DENY`, and the sender is told.
-    pub const REJECT: u16 = 4;
-
-    /// Whether the flag is set.
-    #[inline]
-    pub const fn is(&self, flag: u16) -> bool {
-        self.flags & flag != 0
-    }
-}
-
-/// One direction's record.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-pub struct Flow {
-    /// What to do.
-    pub action: FlowAction,
-    /// The worker's [`Sessions::stamp`] under which the action was last found true.
-    pub stamp: u32,
-    /// When the last packet passed, in [`ticks`].
-    pub last_seen: u32,
-    /// Session index and direction, see [`Flow::session`].
-    session: u32,
-    /// Packets since the sweep last moved them to the session.
-    pub packets: u32,
-    /// Bytes, with the Ethernet header, since the sweep last moved them.
-    pub bytes: u64,
-}
-
-impl Flow {
-    /// Index of the session.
-    #[inline]
-    pub const fn session(&self) -> u32 {
-        self.session >> 1
-    }
-
-    /// Which direction of the session this is.
-    #[inline]
-    pub const fn direction(&self) -> Direction {
-        if self.session & 1 == 0 { Direction::Forward } else { Direction::Reply }
-    }
-}
-
-/// Time as flows keep it: units of 2^24 ns (16.8 ms), wrapping after two years.
-#[inline]
-pub const fn ticks(now: Nanos) -> u32 {
-    (now >> 24) as u32
-}
-
-/// An IPv4 flow's key: addresses in one word; ports, ingress interface and protocol in the other.
-pub type Key4 = [u64; 2];
-/// An IPv6 flow's key.
-pub type Key6 = [u64; 5];
-
-/// Builds the key of an IPv4 flow.
-#[inline]
-pub const fn key4(src: u32, dst: u32, ports: (u16, u16), protocol: u8, interface: u16) -> Key4 {
-    [(src as u64) << 32 | dst as u64, low_word(ports, protocol, interface)]
-}
-
-/// Builds the key of an IPv6 flow.
-#[inline]
-pub const fn key6(src: u128, dst: u128, ports: (u16, u16), protocol: u8, interface: u16) -> Key6 {
-    let word = low_word(ports, protocol, interface);
-    [(src >> 64) as u64, src as u64, (dst >> 64) as u64, dst as u64, word]
-}
-
-#[inline]
-const fn low_word(ports: (u16, u16), protocol: u8, interface: u16) -> u64 {
-    (ports.0 as u64) << 48 | (ports.1 as u64) << 32 | (interface as u64) << 16 | protocol as u64
-}
-
-/// What a key's second half says, for listings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct KeyFacts {
-    /// Source and destination port.
-    pub ports: (u16, u16),
-    /// IP protocol.
-    pub protocol: u8,
-    /// Ingress interface.
-    pub interface: u16,
-}
-
-impl KeyFacts {
-    /// Reads the last word of a key.
-    pub const fn of(word: u64) -> Self {
-        Self {
-            ports: ((word >> 48) as u16, (word >> 32) as u16),
-            protocol: word as u8,
-            interface: (word >> 16) as u16,
-        }
-    }
-}
 
 /// Whether a session's flows lie in the IPv4 or in the IPv6 table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -309,9 +167,13 @@ impl Sessions {
     /// Takes the memory for as many sessions as the snapshot says.
     pub fn new(snapshot: &Snapshot) -> Self {
         let sessions = snapshot.sizes.sessions;
+        let v4 = HashTable::<Key4, Flow>::with_capacity(sessions.saturating_mul(2), snapshot.seed);
+        let v6 =
+            HashTable::<Key6, Flow>::with_capacity(sessions.saturating_mul(2), snapshot.seed.rotate_left(32));
+        v4.regions().into_iter().chain(v6.regions()).for_each(prefer_huge_pages);
         Self {
-            v4: HashTable::with_capacity(sessions.saturating_mul(2), snapshot.seed),
-            v6: HashTable::with_capacity(sessions.saturating_mul(2), snapshot.seed.rotate_left(32)),
+            v4,
+            v6,
             slab: Vec::with_capacity(sessions as usize),
             free: Vec::with_capacity(sessions as usize),
             live: 0,
@@ -467,7 +329,9 @@ impl Sessions {
         if quota == 0 && elapsed < SECOND {
             return;
         }
-        self.sweep.last = now;
+        // Time too short for another session counts at the next call.
+        let spent = if elapsed < SECOND { (quota * SECOND).div_ceil(slots) } else { elapsed };
+        self.sweep.last += spent;
         // So long that ticks may have wrapped.
         let all = elapsed > Nanos::from(u32::MAX / 2) << 24;
         for _ in 0..quota.min(slots) {
@@ -499,22 +363,6 @@ impl Sessions {
         if all || Nanos::from(idle) << 24 > session.timeout(timeouts) {
             self.end(index, nat, counters);
         }
-    }
-}
-
-/// An action that only forwards.
-pub const fn plain_action(next_hop: u16) -> FlowAction {
-    FlowAction {
-        src: 0,
-        dst: 0,
-        src_port: 0,
-        dst_port: 0,
-        l3: Delta::NONE,
-        l4: Delta::NONE,
-        next_hop,
-        rule: NONE16,
-        limits: [NO_LIMIT; 2],
-        flags: 0,
     }
 }
 

@@ -129,6 +129,8 @@ drop_reasons! {
     AclDeny = "acl_deny",
     /// As many sessions as the table holds are live.
     SessionTableFull = "session_table_full",
+    /// Its answers could not be told from packets of a live session that is translated.
+    SessionConflict = "session_conflict",
     /// A packet to a NAT address that belongs to no session.
     NatNoSession = "nat_no_session",
     /// No free port on any address of the pool.

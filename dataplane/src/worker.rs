@@ -112,14 +112,10 @@ impl Worker {
         burst.now = now;
         burst.port = index as u16;
         let refused = ports[index].receive(now, &mut shard.pool, burst);
-        let mut bytes = 0;
-        for i in 0..burst.len() {
-            bytes += burst.bytes(i).len() as u64;
-        }
         let count = burst.len();
         let rx = &mut shard.counters.ports[index].rx;
         rx.packets += count as u64;
-        rx.bytes += bytes;
+        rx.bytes += burst.wire_bytes();
         if refused != Refused::default() {
             refuse(refused, index, &mut shard.counters);
         }
@@ -127,24 +123,26 @@ impl Worker {
             pipeline::run(burst, shard, snapshot, probe);
             burst.clear();
         }
+        self.release(now);
         count
     }
 
-    /// What is due with time, ahead of the packets: ageing, the gateway's own messages, packets whose neighbour has
-    /// answered, publication.
-    fn keep(&mut self, now: Nanos) {
+    /// Packets whose neighbour has answered go on, ahead of all that come in after the answer.
+    fn release(&mut self, now: Nanos) {
         let Self { burst, shard, snapshot, .. } = self;
-        shard.sessions.sweep(now, &snapshot.timeouts, &mut shard.nat, &mut shard.counters);
-        shard.local(snapshot, now).tick();
         while shard.neighbors.is_ready() {
             burst.now = now;
             shard.neighbors.release(burst);
-            if burst.is_empty() {
-                break;
-            }
             pipeline::run(burst, shard, snapshot, &mut ());
             burst.clear();
         }
+    }
+
+    /// What is due with time, ahead of the packets: ageing, the gateway's own messages, publication.
+    fn keep(&mut self, now: Nanos) {
+        let Self { shard, snapshot, .. } = self;
+        shard.sessions.sweep(now, &snapshot.timeouts, &mut shard.nat, &mut shard.counters);
+        shard.local(snapshot, now).tick();
         if now.saturating_sub(self.published) >= PUBLISH {
             self.publish(now);
         }

@@ -34,7 +34,9 @@ impl<const L: usize> Field for [u8; L] {
     const LEN: usize = L;
     #[inline(always)]
     fn get<const N: usize>(bytes: &[u8; N], at: usize) -> Self {
-        std::array::from_fn(|i| bytes[at + i])
+        let mut field = [0; L];
+        field.copy_from_slice(&bytes[at..at + L]);
+        field
     }
     #[inline(always)]
     fn put<const N: usize>(self, bytes: &mut [u8; N], at: usize) {

@@ -7,7 +7,7 @@ mod transport;
 
 pub use quoted::{Quoted, parse_quoted};
 
-use crate::{arp, ethernet, vlan};
+use crate::{arp, checksum, ethernet, ipv4, tcp, udp, vlan};
 
 /// What the Ethernet payload is, behind any VLAN tags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -154,6 +154,18 @@ pub fn parse(frame: &[u8]) -> Result<Headers, ParseError> {
     parse_head(frame, frame.len())
 }
 
+/// As [`parse`], with the result written where it is wanted, once. After an error nothing is written.
+///
+/// # Errors
+/// As [`parse`].
+#[inline(always)]
+pub fn parse_into(frame: &[u8], headers: &mut Headers) -> Result<(), ParseError> {
+    if plain(frame, frame.len(), headers).is_none() {
+        *headers = parse_any(frame, frame.len())?;
+    }
+    Ok(())
+}
+
 /// Parses a frame of `frame_len` bytes of which `head` is the first piece, as for jumbo frames in several segments. All
 /// headers must lie in the head; a packet must end within the frame. Offsets have 16 bits, so that an IP packet which ends
 /// over 65,535 bytes into the frame is refused as too long for it.
@@ -162,17 +174,96 @@ pub fn parse(frame: &[u8]) -> Result<Headers, ParseError> {
 /// As [`parse`].
 #[inline(always)]
 pub fn parse_head(head: &[u8], frame_len: usize) -> Result<Headers, ParseError> {
+    let mut headers = Headers::default();
+    match plain(head, frame_len, &mut headers) {
+        Some(()) => Ok(headers),
+        None => parse_any(head, frame_len),
+    }
+}
+
+/// The one kind of packet that nearly all are: untagged IPv4 without options, no fragment, with TCP or UDP; and nothing
+/// wrong with it. `None` for all else: [`parse_any`] finds out what it is. It knows every offset beforehand, and takes a
+/// third of the instructions.
+#[inline(always)]
+fn plain(head: &[u8], frame_len: usize, headers: &mut Headers) -> Option<()> {
+    const L3: usize = ethernet::LEN;
+    const L4: usize = L3 + ipv4::LEN;
+    // As far as the TCP flags; a shorter datagram is for the others.
+    let bytes: &[u8; L4 + tcp::WINDOW] = head.first_chunk()?;
+    let word = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
+    let (ip, _) = bytes[L3..].split_first_chunk::<{ ipv4::LEN }>()?;
+    let total_len = word(L3 + ipv4::TOTAL_LEN);
+    let end = usize::from(total_len) + L3;
+    let fragment = word(L3 + ipv4::FLAGS_FRAGMENT);
+    let is_plain = word(ethernet::ETHERTYPE) == ethernet::IPV4
+        && bytes[L3] == 0x45
+        && fragment & (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK) == 0
+        && end <= frame_len.min(usize::from(u16::MAX))
+        && checksum::verify_ipv4_header(ip);
+    if !is_plain {
+        return None;
+    }
+    let mut flags = Flags::PORTS;
+    flags.0 |= (fragment & ipv4::DONT_FRAGMENT) / ipv4::DONT_FRAGMENT * Flags::DONT_FRAGMENT.0;
+    let payload_len = usize::from(total_len).checked_sub(ipv4::LEN)?;
+    let protocol = bytes[L3 + ipv4::PROTOCOL];
+    let mut tcp_flags = 0;
+    match protocol {
+        ipv4::UDP => {
+            let len = usize::from(word(L4 + udp::DATAGRAM_LEN));
+            if len < udp::LEN || len > payload_len {
+                return None;
+            }
+            if word(L4 + udp::CHECKSUM) == udp::NO_CHECKSUM {
+                flags.set(Flags::NO_CHECKSUM);
+            }
+        }
+        ipv4::TCP => {
+            let len = usize::from(bytes[L4 + tcp::DATA_OFFSET] >> 4) * 4;
+            if len < tcp::LEN || len > payload_len || L4 + len > head.len() {
+                return None;
+            }
+            tcp_flags = bytes[L4 + tcp::FLAGS];
+        }
+        _ => return None,
+    }
+    *headers = Headers {
+        l3: self::L3::Ipv4,
+        tags: 0,
+        tci: [0, 0],
+        l3_offset: L3 as u16,
+        l4_offset: L4 as u16,
+        end: end as u16,
+        protocol,
+        ttl: bytes[L3 + ipv4::TTL],
+        tcp_flags,
+        icmp_type: 0,
+        flags,
+        src_port: word(L4),
+        dst_port: word(L4 + 2),
+    };
+    Some(())
+}
+
+/// The pass in full.
+#[inline(never)]
+fn parse_any(head: &[u8], frame_len: usize) -> Result<Headers, ParseError> {
     let link = link(head)?;
-    let (l3, ip) = match link.ethertype {
-        ethernet::IPV4 => (L3::Ipv4, network::ipv4(head, frame_len, link.len)?),
-        ethernet::IPV6 => (L3::Ipv6, network::ipv6(head, frame_len, link.len)?),
+    match link.ethertype {
+        ethernet::IPV4 => whole(head, link, L3::Ipv4, network::ipv4(head, frame_len, link.len)?),
+        ethernet::IPV6 => whole(head, link, L3::Ipv6, network::ipv6(head, frame_len, link.len)?),
         ethernet::ARP => {
             let arp = arp::Header::at(head, link.len).filter(arp::Header::is_ipv4_over_ethernet);
             arp.ok_or(ParseError::ArpMalformed)?;
-            return Ok(not_ip(L3::Arp, link, link.len + arp::LEN));
+            Ok(not_ip(L3::Arp, link, link.len + arp::LEN))
         }
-        _ => return Ok(not_ip(L3::Other, link, frame_len)),
-    };
+        _ => Ok(not_ip(L3::Other, link, frame_len)),
+    }
+}
+
+/// Parses the transport header and puts all parts together. Inlined once for each network protocol.
+#[inline(always)]
+fn whole(head: &[u8], link: Link, l3: L3, ip: network::Ip) -> Result<Headers, ParseError> {
     let transport = transport::parse(head, l3, &ip)?;
     Ok(Headers {
         l3,

@@ -49,7 +49,7 @@ impl Context<'_> {
 
     fn error4(&mut self, packet: &Packet<'_>, back: &LinkHeader, answer: Answer) {
         let Some(ip) = packet.ipv4() else { return };
-        let Some(source) = link::primary4(self.snapshot, packet.link) else { return };
+        let Some(source) = link::speaker4(self.snapshot, packet.link, ip.destination()) else { return };
         if !self.may_tell() {
             return;
         }
@@ -73,7 +73,7 @@ impl Context<'_> {
 
     fn error6(&mut self, packet: &Packet<'_>, back: &LinkHeader, answer: Answer) {
         let Some(ip) = packet.ipv6() else { return };
-        let Some(source) = link::primary6(self.snapshot, packet.link) else { return };
+        let Some(source) = link::speaker6(self.snapshot, packet.link, ip.destination()) else { return };
         if !self.may_tell() {
             return;
         }

@@ -75,16 +75,29 @@ pub(super) fn source6(link: &Interface, neighbor: Ipv6Addr) -> Option<Ipv6Addr> 
     of_its_subnet.or(link.v6.first()).map(|&(address, _)| address)
 }
 
+/// The source of an error about a packet to `asked` that came in by an interface: that address, if it is our own (RFC 4443
+/// 2.2(a)), and else the first of the interface.
+pub(super) fn speaker4(snapshot: &Snapshot, link: &Interface, asked: Ipv4Addr) -> Option<Ipv4Addr> {
+    let own = ours(snapshot, link, asked.into()) == Some(LocalUse::Interface);
+    if own { Some(asked) } else { primary4(snapshot, link) }
+}
+
+/// As [`speaker4`].
+pub(super) fn speaker6(snapshot: &Snapshot, link: &Interface, asked: Ipv6Addr) -> Option<Ipv6Addr> {
+    let own = ours(snapshot, link, asked.into()) == Some(LocalUse::Interface);
+    if own { Some(asked) } else { primary6(snapshot, link) }
+}
+
 /// The source of the errors that we send by an interface: its first address or, where it has none, the first that any has
 /// (RFC 1812 4.3.2.4).
-pub(super) fn primary4(snapshot: &Snapshot, link: &Interface) -> Option<Ipv4Addr> {
+fn primary4(snapshot: &Snapshot, link: &Interface) -> Option<Ipv4Addr> {
     let mut any = snapshot.interfaces.iter().filter_map(|other| other.v4.first());
     link.v4.first().or_else(|| any.next()).map(|&(address, _)| address)
 }
 
 /// The source of the errors that we send by an interface: its first global address or, where it has none, the first that
 /// any has, as a link-local one would not get beyond the link.
-pub(super) fn primary6(snapshot: &Snapshot, link: &Interface) -> Option<Ipv6Addr> {
+fn primary6(snapshot: &Snapshot, link: &Interface) -> Option<Ipv6Addr> {
     let global = |(address, _): &&(Ipv6Addr, u8)| !address.is_unicast_link_local();
     let mut any = snapshot.interfaces.iter().filter_map(|other| other.v6.iter().find(global));
     let address = link.v6.iter().find(global).or_else(|| any.next()).or(link.v6.first());

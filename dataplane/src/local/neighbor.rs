@@ -261,7 +261,7 @@ impl Neighbors {
         let Some((_, entry)) = self.table.get_mut(index) else { return Err(DropReason::NeighborUnreachable) };
         let first = std::mem::replace(&mut entry.used, now) == 0;
         match entry.state {
-            State::Stale if first && !entry.quiet => self.arm(index, now + DELAY),
+            State::Stale if first && !entry.quiet => self.arm(index, now.saturating_add(DELAY)),
             State::Failed if now < entry.since.saturating_add(NEGATIVE) => {
                 return Err(DropReason::NeighborUnreachable);
             }
@@ -408,8 +408,8 @@ impl Neighbors {
         (entry.state, entry.since) = (state, now);
         let due = match state {
             _ if entry.quiet => NEVER,
-            State::Reachable => now + REACHABLE,
-            State::Stale if entry.used != 0 => now + DELAY,
+            State::Reachable => now.saturating_add(REACHABLE),
+            State::Stale if entry.used != 0 => now.saturating_add(DELAY),
             _ => NEVER,
         };
         self.arm(index, due);
@@ -452,7 +452,7 @@ impl Neighbors {
             return None;
         }
         entry.attempts += 1;
-        entry.due = now + RETRANSMIT;
+        entry.due = now.saturating_add(RETRANSMIT);
         let mac = (entry.state == State::Probe).then_some(entry.mac);
         Some(Request { interface: interface_of(key), address: address_of(key), mac })
     }

@@ -5,16 +5,19 @@
 //!
 //! Exits: drops and rejections.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sluice_pkt::parse::L3;
 
 use super::route::expected_interface;
-use super::{FirstPackets, Tuple4, Tuple6, addresses4, addresses6, tuple};
+use super::{FirstPackets, Tuple4, Tuple6, addresses4, addresses6, reversed, tuple};
 use crate::burst::Burst;
-use crate::session::{key4, key6};
+use crate::session::{Flow, FlowAction, key4, key6};
 use crate::shard::Shard;
 use crate::snapshot::{AclAction, NONE16, Snapshot};
+use crate::table::classifier::Tuple;
+use crate::table::hash::HashTable;
+use crate::table::key::Key;
 use crate::verdict::{Answer, DropReason, Verdict};
 
 /// Runs the stage.
@@ -24,28 +27,20 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
         let (rule, action) = match headers.l3 {
             L3::Ipv4 => {
                 let mut tuple = tuple(addresses4(bytes, headers), bytes, headers);
-                let usual = expected_interface(Ipv4Addr::from_bits(tuple.src).into(), snapshot);
-                tuple.established = usual.filter(|&usual| usual != interface).is_some_and(|usual| {
-                    let ports = (tuple.src_port, tuple.dst_port);
-                    shard
-                        .sessions
-                        .v4
-                        .find(&key4(tuple.src, tuple.dst, ports, tuple.protocol, usual))
-                        .is_some()
-                });
+                let ends = [tuple.src, tuple.dst].map(|end| Ipv4Addr::from_bits(end).into());
+                tuple.established =
+                    is_known(&shard.sessions.v4, interface, ends, &tuple, snapshot, |t, at| {
+                        key4(t.src, t.dst, (t.src_port, t.dst_port), t.protocol, at)
+                    });
                 decide4(snapshot, interface, &tuple)
             }
             _ => {
                 let mut tuple = tuple(addresses6(bytes, headers), bytes, headers);
-                let usual = expected_interface(Ipv6Addr::from_bits(tuple.src).into(), snapshot);
-                tuple.established = usual.filter(|&usual| usual != interface).is_some_and(|usual| {
-                    let ports = (tuple.src_port, tuple.dst_port);
-                    shard
-                        .sessions
-                        .v6
-                        .find(&key6(tuple.src, tuple.dst, ports, tuple.protocol, usual))
-                        .is_some()
-                });
+                let ends = [tuple.src, tuple.dst].map(|end| Ipv6Addr::from_bits(end).into());
+                tuple.established =
+                    is_known(&shard.sessions.v6, interface, ends, &tuple, snapshot, |t, at| {
+                        key6(t.src, t.dst, (t.src_port, t.dst_port), t.protocol, at)
+                    });
                 decide6(snapshot, interface, &tuple)
             }
         };
@@ -55,6 +50,23 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
             burst.decide(i, verdict(action));
         }
     }
+}
+
+/// Whether a packet that is of no flow where it came in is of a live session all the same: its flow comes in by the way to
+/// its source, or that of its answers by the way to its destination. A translated flow's answers are other packets.
+fn is_known<A: Copy, K: Key + Default>(
+    flows: &HashTable<K, Flow>,
+    interface: u16,
+    [source, destination]: [IpAddr; 2],
+    tuple: &Tuple<A>,
+    snapshot: &Snapshot,
+    key: impl Fn(&Tuple<A>, u16) -> K,
+) -> bool {
+    let find = |tuple: &Tuple<A>, interface| flows.find(&key(tuple, interface)).and_then(|i| flows.value(i));
+    let usual = expected_interface(source, snapshot).filter(|&usual| usual != interface);
+    let answers = expected_interface(destination, snapshot).and_then(|i| find(&reversed(tuple), i));
+    usual.and_then(|usual| find(tuple, usual)).is_some()
+        || answers.is_some_and(|flow| !flow.action.is(FlowAction::NAT))
 }
 
 /// The verdict on a packet that a rule does not accept.

@@ -20,32 +20,31 @@ use crate::verdict::DropReason;
 
 const OPENS_OR_ENDS: u8 = tcp::SYN | tcp::FIN | tcp::RST;
 
-/// Looks every packet up. Returns those that belong to no session (ICMP errors among them, which are about one).
-pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) -> Mask {
+/// Looks these packets up. Returns those that belong to no session (ICMP errors among them, which are about one).
+pub fn find(burst: &mut Burst, mask: Mask, shard: &mut Shard, snapshot: &Snapshot) -> Mask {
     shard.sessions.stamp = shard.neighbors.epoch();
-    let (mut v4, mut v6, mut first) = (Mask::NONE, Mask::NONE, Mask::NONE);
-    for i in burst.live {
+    let (mut v6, mut errors) = (Mask::NONE, Mask::NONE);
+    for i in mask {
         burst.flows[i] = NONE;
-        match burst.headers[i] {
-            h if h.flags.has(Flags::ICMP_ERROR) => first.add(i),
-            h if h.l3 == L3::Ipv4 => v4.add(i),
-            _ => v6.add(i),
-        }
+        let headers = &burst.headers[i];
+        v6.add_if(i, headers.l3 != L3::Ipv4);
+        errors.add_if(i, headers.flags.has(Flags::ICMP_ERROR));
     }
+    let v6 = v6.without(errors);
+    let v4 = mask.without(errors).without(v6);
     let stamp = shard.sessions.stamp;
-    let mut stale = Mask::NONE;
-    let mut ends = Mask::NONE;
-    if !v4.is_empty() {
-        look_up(burst, v4, &shard.sessions.v4, stamp, key_of4, &mut first, &mut stale, &mut ends);
-    }
-    if !v6.is_empty() {
-        look_up(burst, v6, &shard.sessions.v6, stamp, key_of6, &mut first, &mut stale, &mut ends);
-    }
-    for i in ends {
-        follow_tcp(burst, i, shard);
-    }
-    if !stale.is_empty() {
-        refresh(burst, stale, shard, snapshot);
+    let mut first = errors;
+    for found in [
+        look_up(burst, v4, &shard.sessions.v4, stamp, key_of4),
+        look_up(burst, v6, &shard.sessions.v6, stamp, key_of6),
+    ] {
+        first = first.or(found.unknown);
+        for i in found.opens_or_ends {
+            follow_tcp(burst, i, shard);
+        }
+        if !found.stale.is_empty() {
+            refresh(burst, found.stale, shard, snapshot);
+        }
     }
     first
 }
@@ -62,41 +61,49 @@ fn key_of6(bytes: &[u8], headers: &Headers, interface: u16) -> Key6 {
     key6(src, dst, (headers.src_port, headers.dst_port), headers.protocol, interface)
 }
 
+/// What a look-up tells of the packets.
+#[derive(Default)]
+struct Found {
+    /// They belong to no flow.
+    unknown: Mask,
+    /// The next hop of their flow must be chosen anew.
+    stale: Mask,
+    /// They carry SYN, FIN or RST.
+    opens_or_ends: Mask,
+}
+
 #[inline]
-#[expect(clippy::too_many_arguments, reason = "three sets of packets come out of one pass")]
 fn look_up<K: Key + Default>(
     burst: &mut Burst,
     mask: Mask,
     table: &HashTable<K, Flow>,
     stamp: u32,
     key_of: impl Fn(&[u8], &Headers, u16) -> K,
-    first: &mut Mask,
-    stale: &mut Mask,
-    ends: &mut Mask,
-) {
+) -> Found {
+    let mut result = Found::default();
+    if mask.is_empty() {
+        return result;
+    }
     let mut keys = [K::default(); BURST];
     let mut hashes = [0; BURST];
     let mut found = [NONE; BURST];
-    let count = mask.count();
-    for (n, i) in mask.enumerate() {
-        keys[n] = key_of(burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
-        hashes[n] = table.hash(&keys[n]);
+    let count = mask.count().min(BURST);
+    for ((i, key), hash) in mask.zip(&mut keys).zip(&mut hashes) {
+        *key = key_of(burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
+        *hash = table.hash(key);
     }
     table.find_batch(&keys[..count], &hashes[..count], &mut found[..count]);
-    for (n, i) in mask.enumerate() {
-        let Some(flow) = table.value(found[n]) else {
-            first.add(i);
+    for (i, &index) in mask.zip(&found) {
+        let Some(flow) = table.value(index) else {
+            result.unknown.add(i);
             continue;
         };
-        burst.flows[i] = found[n];
+        burst.flows[i] = index;
         burst.actions[i] = flow.action;
-        if flow.stamp != stamp {
-            stale.add(i);
-        }
-        if burst.headers[i].tcp_flags & OPENS_OR_ENDS != 0 {
-            ends.add(i);
-        }
+        result.stale.add_if(i, flow.stamp != stamp);
+        result.opens_or_ends.add_if(i, burst.headers[i].tcp_flags & OPENS_OR_ENDS != 0);
     }
+    result
 }
 
 fn flow_mut<'a>(shard: &'a mut Shard, headers: &Headers, index: u32) -> Option<&'a mut Flow> {
@@ -116,7 +123,8 @@ fn follow_tcp(burst: &Burst, i: usize, shard: &mut Shard) {
 }
 
 /// Chooses the next hop of flows anew, as the index that they hold may mean another neighbour by now.
-fn refresh(burst: &mut Burst, stale: Mask, shard: &mut Shard, snapshot: &Snapshot) {
+pub fn refresh(burst: &mut Burst, stale: Mask, shard: &mut Shard, snapshot: &Snapshot) {
+    shard.sessions.stamp = shard.neighbors.epoch();
     for i in stale.and(burst.live) {
         let headers = burst.headers[i];
         let dst = match headers.l3 {
@@ -138,7 +146,6 @@ fn refresh(burst: &mut Burst, stale: Mask, shard: &mut Shard, snapshot: &Snapsho
 }
 
 /// Makes a session for each first packet that has come through; those that open none get an action of their own.
-/// Flows that were found before are looked at again if a neighbour had to make room.
 pub fn install(burst: &mut Burst, first: &FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
     for i in first.open(burst) {
         let headers = burst.headers[i];
@@ -151,22 +158,11 @@ pub fn install(burst: &mut Burst, first: &FirstPackets, shard: &mut Shard, snaps
             install6(burst, i, decision, shard, snapshot);
         }
     }
-    if shard.neighbors.epoch() != shard.sessions.stamp {
-        shard.sessions.stamp = shard.neighbors.epoch();
-        let all = burst.live;
-        refresh(burst, all, shard, snapshot);
-    }
 }
 
 fn install4(burst: &mut Burst, i: usize, decision: &Decision, shard: &mut Shard, snapshot: &Snapshot) {
     let (bytes, headers, ingress) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
     let key = key_of4(bytes, headers, ingress);
-    // A packet of the same session earlier in the burst has been here already.
-    if let Some(index) = shard.sessions.v4.find(&key) {
-        burst.flows[i] = index;
-        burst.actions[i] = shard.sessions.v4.value(index).map_or(burst.actions[i], |flow| flow.action);
-        return;
-    }
     let original = tuple(addresses4(bytes, headers), bytes, headers);
     let mut leaving = original;
     (leaving.src, leaving.src_port) = decision.src;
@@ -201,11 +197,6 @@ fn install4(burst: &mut Burst, i: usize, decision: &Decision, shard: &mut Shard,
 fn install6(burst: &mut Burst, i: usize, decision: &Decision, shard: &mut Shard, snapshot: &Snapshot) {
     let (bytes, headers, ingress) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
     let key = key_of6(bytes, headers, ingress);
-    if let Some(index) = shard.sessions.v6.find(&key) {
-        burst.flows[i] = index;
-        burst.actions[i] = shard.sessions.v6.value(index).map_or(burst.actions[i], |flow| flow.action);
-        return;
-    }
     let mut returning = reversed(&tuple(addresses6(bytes, headers), bytes, headers));
     returning.established = true;
     let (rule, action) = acl::decide6(snapshot, decision.egress, &returning);
@@ -226,6 +217,13 @@ fn create<K>(burst: &mut Burst, i: usize, new: &NewSession<K>, shard: &mut Shard
 where
     K: crate::session::Table<Key = K> + Key,
 {
+    // A session may take the place of one whose answers are the same packets, as that is the same conversation by another
+    // way; but one that is not translated never that of one which is: it is forged, or goes past NAT.
+    let answers = K::of(&mut shard.sessions);
+    let rival = answers.find(&new.keys[1]).and_then(|flow| answers.value(flow));
+    if rival.is_some_and(|flow| flow.action.is(FlowAction::NAT)) && !new.actions[0].is(FlowAction::NAT) {
+        return burst.drop(i, DropReason::SessionConflict);
+    }
     shard.nat.hold(new.binding);
     match shard.sessions.create(new, burst.now, &mut shard.nat, &mut shard.counters) {
         Some(flow) => {

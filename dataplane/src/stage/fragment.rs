@@ -19,6 +19,10 @@ use crate::snapshot::Snapshot;
 use crate::table::hash::HashTable;
 use crate::verdict::DropReason;
 
+/// How many slots of a full table are looked at for one that has expired: a flood of fragments must not buy a walk
+/// through all of it with each packet.
+const EXAMINED: u32 = 64;
+
 /// What the first fragment of a datagram said.
 #[derive(Clone, Copy, Debug, Default)]
 struct FirstFragment {
@@ -46,12 +50,12 @@ impl Fragments {
             *known = first;
             return Ok(());
         }
-        self.expire(now, if self.table.is_full() { self.table.slots() } else { 2 });
+        self.expire(now, if self.table.is_full() { EXAMINED } else { 2 });
         self.table.insert(key, first).map(drop).map_err(|_| DropReason::FragmentTableFull)
     }
 
     fn expire(&mut self, now: Nanos, slots: u32) {
-        for _ in 0..slots {
+        for _ in 0..slots.min(self.table.slots()) {
             if self.table.get(self.sweep).is_some_and(|(_, first)| first.expires < now) {
                 self.table.remove(self.sweep);
             }
@@ -100,7 +104,7 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
                 ports: (headers.src_port, headers.dst_port),
                 icmp_type: headers.icmp_type,
                 protocol: headers.protocol,
-                expires: now + snapshot.timeouts.fragment,
+                expires: now.saturating_add(snapshot.timeouts.fragment),
             };
             if let Err(reason) = shard.fragments.learn(key, first, now) {
                 burst.drop(i, reason);

@@ -1,7 +1,11 @@
 //! ICMP errors: one about a packet of a live session goes where that session's packets go, its quotation translated as
 //! the packet was (RFC 5508 4.2, RFC 1191). It never refreshes the session (RFC 5508 REQ-6).
 //!
-//! The quoted packet went the other way, so its tuple reversed is that of the flow which the error travels with.
+//! The quoted packet went the other way, so its tuple reversed is that of the flow which the error travels with. An error
+//! that is not addressed to the quoted packet's source is about nothing that its receiver sent, and passes no ACL unasked.
+//!
+//! The error is translated when it leaves ([`translate`], called by `rewrite`): it may have to wait for a neighbour first,
+//! and then comes this way again, as it came.
 //!
 //! Exits: errors about no session stay first packets; errors whose quotation is forged are dropped there.
 
@@ -11,9 +15,9 @@ use sluice_pkt::checksum::{Delta, Sum};
 use sluice_pkt::parse::{Flags, Headers, L3, Quoted, parse_quoted};
 use sluice_pkt::{icmpv4, ipv4, ipv6, tcp, udp};
 
-use super::{FirstPackets, acl, route};
+use super::{FirstPackets, acl, addresses4, addresses6, route};
 use crate::burst::{Burst, Mask};
-use crate::session::{FlowAction, key4, key6, plain_action};
+use crate::session::{FlowAction, NO_LIMIT, key4, key6};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
@@ -45,13 +49,14 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
             burst.drop(i, DropReason::AclDeny);
             continue;
         }
-        if action.is(FlowAction::NAT) {
-            translate(burst.bytes_mut(i), &headers, &quoted, &action);
-        }
-        let dst = destination(burst.bytes(i), &headers);
+        let flags = if action.is(FlowAction::NAT) { FlowAction::QUOTATION } else { 0 };
+        let dst = match headers.l3 {
+            L3::Ipv4 => IpAddr::V4(Ipv4Addr::from_bits(action.dst)),
+            _ => IpAddr::V6(Ipv6Addr::from_bits(addresses6(burst.bytes(i), &headers).1)),
+        };
         match route::next_hop(dst, snapshot, &mut shard.neighbors, burst.now) {
             Ok((_, next_hop)) => {
-                burst.actions[i] = FlowAction { rule: action.rule, ..plain_action(next_hop) };
+                burst.actions[i] = FlowAction { next_hop, flags, limits: [NO_LIMIT; 2], ..action };
             }
             Err(Verdict::Drop(reason) | Verdict::Reject(reason, _)) => burst.drop(i, reason),
             Err(verdict) => burst.decide(i, verdict),
@@ -71,7 +76,7 @@ fn find4(
     let bytes = burst.bytes(i);
     let at = usize::from(burst.headers[i].l4_offset) + icmpv4::LEN;
     let ip = ipv4::Header::at(bytes, at)?;
-    if !quoted.ip_checksum_ok {
+    if !quoted.ip_checksum_ok || ip.source_bits() != addresses4(bytes, &burst.headers[i]).1 {
         return None;
     }
     let (src, dst) = (ip.destination_bits(), ip.source_bits());
@@ -92,21 +97,15 @@ fn find6(
     let bytes = burst.bytes(i);
     let at = usize::from(burst.headers[i].l4_offset) + icmpv4::LEN;
     let ip = ipv6::Header::at(bytes, at)?;
+    if ip.source().to_bits() != addresses6(bytes, &burst.headers[i]).1 {
+        return None;
+    }
     let (src, dst) = (ip.destination_bits(), ip.source_bits());
     let ports = (quoted.dst_port, quoted.src_port);
     interfaces(burst.interfaces[i], Ipv6Addr::from_bits(src).into(), snapshot).find_map(|interface| {
         let flow = shard.sessions.v6.find(&key6(src, dst, ports, quoted.protocol, interface))?;
         shard.sessions.v6.value(flow).map(|flow| flow.action)
     })
-}
-
-/// Where the error goes once it is translated.
-fn destination(bytes: &[u8], headers: &Headers) -> IpAddr {
-    let l3 = usize::from(headers.l3_offset);
-    match headers.l3 {
-        L3::Ipv4 => ipv4::Header::at(bytes, l3).map_or(Ipv4Addr::UNSPECIFIED, |ip| ip.destination()).into(),
-        _ => ipv6::Header::at(bytes, l3).map_or(Ipv6Addr::UNSPECIFIED, |ip| ip.destination()).into(),
-    }
 }
 
 /// Where the flow that an error travels with may come in: as the error did, or by the way to its source.
@@ -117,9 +116,14 @@ fn interfaces(this: u16, source: IpAddr, snapshot: &Snapshot) -> impl Iterator<I
 
 /// Translates an error: its addresses as a packet of the flow, and the quoted packet, which went the other way, back to
 /// what its sender sent.
-fn translate(bytes: &mut [u8], headers: &Headers, quoted: &Quoted, action: &FlowAction) {
+pub(super) fn translate(bytes: &mut [u8], headers: &Headers, action: &FlowAction) {
     let l4 = usize::from(headers.l4_offset);
     let at = l4 + icmpv4::LEN;
+    let message = l4..usize::from(headers.end);
+    let Some(quoted) = bytes.get(at..message.end).and_then(|bytes| parse_quoted(bytes, L3::Ipv4)) else {
+        return;
+    };
+    let untranslated = bytes.get(message.clone()).map_or(0, |message| Sum::of(message).fold());
     // The quoted packet: its source is the flow's destination.
     let Some(mut ip) = ipv4::Header::at_mut(bytes, at) else { return };
     let before = (ip.source_bits(), ip.destination_bits());
@@ -130,7 +134,7 @@ fn translate(bytes: &mut [u8], headers: &Headers, quoted: &Quoted, action: &Flow
     ip.set_checksum(addresses.apply(checksum));
     if !quoted.flags.has(Flags::LATER_FRAGMENT) {
         let ports = (action.dst_port, action.src_port);
-        quoted_transport(bytes, at + usize::from(quoted.l4_offset), quoted, ports, addresses);
+        quoted_transport(bytes, at + usize::from(quoted.l4_offset), &quoted, ports, addresses);
     }
     // The error itself. Where the flow's source is translated, the error's is hidden behind it too, be it the host's own
     // or that of an inside router on the way (RFC 5508 REQ-5); an outside router's stays.
@@ -142,14 +146,11 @@ fn translate(bytes: &mut [u8], headers: &Headers, quoted: &Quoted, action: &Flow
     let delta = Delta::of_u32(src, new_src) + Delta::of_u32(dst, action.dst);
     let checksum = ip.checksum();
     ip.set_checksum(delta.apply(checksum));
-    // The ICMP checksum covers all of the quotation; what is rare may be summed in full.
-    let end = usize::from(headers.end);
+    // The ICMP checksum covers the whole quotation. What was wrong stays wrong, and the message may be a first fragment.
+    let translated = bytes.get(message).map_or(0, |message| Sum::of(message).fold());
     if let Some(mut icmp) = icmpv4::Header::at_mut(bytes, l4) {
-        icmp.set_checksum(0);
-    }
-    let sum = bytes.get(l4..end).map_or(0, |message| Sum::of(message).checksum());
-    if let Some(mut icmp) = icmpv4::Header::at_mut(bytes, l4) {
-        icmp.set_checksum(sum);
+        let checksum = icmp.checksum();
+        icmp.set_checksum(Delta::of_u16(untranslated, translated).apply(checksum));
     }
 }
 

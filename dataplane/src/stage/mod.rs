@@ -61,10 +61,16 @@ pub struct FirstPackets {
     decisions: [Decision; BURST],
 }
 
+impl Default for FirstPackets {
+    fn default() -> Self {
+        Self { mask: Mask::NONE, decisions: [Decision::NONE; BURST] }
+    }
+}
+
 impl FirstPackets {
-    /// Nothing is decided yet.
-    pub fn new(mask: Mask) -> Self {
-        Self { mask, decisions: [Decision::NONE; BURST] }
+    /// These packets are next; nothing is decided about them yet.
+    pub fn begin(&mut self, mask: Mask) {
+        self.mask = mask;
     }
 
     /// Those whose fate is still open.

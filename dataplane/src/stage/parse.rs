@@ -4,8 +4,8 @@
 
 use sluice_pkt::checksum::complete_partial;
 use sluice_pkt::ethernet::{self, Mac};
-use sluice_pkt::parse::{Flags, Headers, L3, parse};
-use sluice_pkt::{ipv4, ipv6};
+use sluice_pkt::ipv6;
+use sluice_pkt::parse::{Flags, Headers, L3};
 
 use crate::burst::Burst;
 use crate::snapshot::{PortConfig, Snapshot, Tags};
@@ -16,43 +16,70 @@ pub fn run(burst: &mut Burst, snapshot: &Snapshot) {
     let Some(port) = snapshot.ports.get(usize::from(burst.port)) else {
         return burst.live.for_each(|i| burst.drop(i, DropReason::VlanUnknown));
     };
+    // Nearly all frames are untagged and for the MAC address of the port's own interface.
+    let untagged = snapshot.interface_of(burst.port, Tags::default());
+    let (usual, ours) = untagged.map_or((0, None), |i| (i, Some(our_mac(snapshot, i))));
     for i in burst.live {
-        match parse(burst.bytes(i)) {
-            Ok(headers) => burst.headers[i] = headers,
-            Err(error) => {
-                burst.drop(i, error.into());
-                continue;
-            }
+        if let Err(error) = burst.parse(i) {
+            burst.drop(i, error.into());
+            continue;
         }
-        match admit(burst.bytes(i), &burst.headers[i], burst.port, port, snapshot) {
-            Ok(interface) => {
-                burst.interfaces[i] = interface;
-                let headers = burst.headers[i];
-                if headers.l3 == L3::Arp {
-                    burst.decide(i, Verdict::Local);
-                } else if port.complete_checksums {
-                    complete_partial(burst.bytes_mut(i), &headers);
-                }
-            }
-            Err(reason) => burst.drop(i, reason),
+        burst.interfaces[i] = usual;
+        let headers = &burst.headers[i];
+        let plain = headers.tags == 0 && matches!(headers.l3, L3::Ipv4 | L3::Ipv6);
+        if !plain
+            || headers.flags.has(Flags::SOURCE_ROUTE)
+            || ours.is_none_or(|ours| !between_stations(burst.bytes(i), ours))
+        {
+            unusual(burst, i, port, untagged, snapshot);
+        }
+    }
+    if port.complete_checksums {
+        for i in burst.live {
+            let headers = burst.headers[i];
+            complete_partial(burst.bytes_mut(i), &headers);
         }
     }
 }
 
-/// The interface that a frame came in by, if it may come in.
+/// Whether a frame is from one station to that with this MAC address.
 #[inline(always)]
-fn admit(
-    bytes: &[u8],
-    headers: &Headers,
-    index: u16,
-    port: &PortConfig,
-    snapshot: &Snapshot,
-) -> Result<u16, DropReason> {
-    let interface = snapshot.interface_of(index, tags(headers)).ok_or(DropReason::VlanUnknown)?;
+fn between_stations(bytes: &[u8], ours: Mac) -> bool {
+    let [a, b, c, d, e, f] = ours.0;
+    bytes.first_chunk().is_some_and(|&start| {
+        // Six bytes of destination, and the first of the source with its group bit.
+        (u64::from_be_bytes(start) ^ u64::from_be_bytes([a, b, c, d, e, f, 0, 0])) & !0xfeff == 0
+    })
+}
+
+/// Frames with tags, for groups, for other stations, ARP, and what no gateway takes.
+#[inline(never)]
+fn unusual(burst: &mut Burst, i: usize, port: &PortConfig, untagged: Option<u16>, snapshot: &Snapshot) {
+    let headers = &burst.headers[i];
+    let interface = match headers.tags {
+        0 => untagged,
+        _ => snapshot.interface_of(burst.port, tags(headers)),
+    };
+    let admitted = interface.ok_or(DropReason::VlanUnknown).and_then(|interface| {
+        admit(burst.bytes(i), headers, port, our_mac(snapshot, interface)).map(|()| interface)
+    });
+    match admitted {
+        Ok(interface) => {
+            burst.interfaces[i] = interface;
+            if burst.headers[i].l3 == L3::Arp {
+                burst.decide(i, Verdict::Local);
+            }
+        }
+        Err(reason) => burst.drop(i, reason),
+    }
+}
+
+/// Whether a frame may come in by an interface with this MAC address.
+fn admit(bytes: &[u8], headers: &Headers, port: &PortConfig, ours: Mac) -> Result<(), DropReason> {
     let frame = ethernet::Header::at(bytes, 0).ok_or(DropReason::Runt)?;
     let destination = frame.destination();
     let group = destination.is_multicast();
-    if !group && !port.any_mac && destination != our_mac(snapshot, interface) {
+    if !group && !port.any_mac && destination != ours {
         return Err(DropReason::NotOurMac);
     }
     if headers.l3 == L3::Other {
@@ -65,10 +92,10 @@ fn admit(
         return Err(DropReason::SourceRoute);
     }
     // RFC 1812 5.3.4: a link-layer broadcast is no way to have a unicast packet forwarded.
-    if group && headers.l3 != L3::Arp && !is_group_address(bytes, headers) {
+    if group && headers.l3 != L3::Arp && !is_for_group(bytes, headers) {
         return Err(DropReason::Multicast);
     }
-    Ok(interface)
+    Ok(())
 }
 
 #[inline]
@@ -95,15 +122,8 @@ fn tags(headers: &Headers) -> Tags {
     tags
 }
 
-/// Whether the destination is multicast or (IPv4) may be a broadcast, which `guard` knows in full.
-fn is_group_address(bytes: &[u8], headers: &Headers) -> bool {
-    let l3 = usize::from(headers.l3_offset);
-    match headers.l3 {
-        L3::Ipv4 => ipv4::Header::at(bytes, l3).is_some_and(|ip| {
-            let destination = ip.destination();
-            destination.is_multicast() || destination.octets()[3] == 255 || destination.is_broadcast()
-        }),
-        L3::Ipv6 => ipv6::Header::at(bytes, l3).is_some_and(|ip| ip.destination().is_multicast()),
-        L3::Arp | L3::Other => false,
-    }
+/// Whether the packet is for an IPv6 group, to which neighbour discovery speaks. No packet to an IPv4 group is of use.
+fn is_for_group(bytes: &[u8], headers: &Headers) -> bool {
+    headers.l3 == L3::Ipv6
+        && ipv6::Header::at(bytes, headers.l3_offset.into()).is_some_and(|ip| ip.destination().is_multicast())
 }

@@ -75,8 +75,11 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
         return;
     }
     for i in burst.live {
-        let bytes = burst.bytes(i).len();
         let limits = burst.actions[i].limits;
+        if limits == [NO_LIMIT; 2] {
+            continue;
+        }
+        let bytes = burst.bytes(i).len();
         let passed = limits.iter().all(|&limit| limit == NO_LIMIT || pass(shard, limit, burst.now, bytes));
         if !passed {
             burst.drop(i, DropReason::RateLimited);

@@ -5,38 +5,48 @@ use sluice_pkt::checksum::Delta;
 use sluice_pkt::parse::{Flags, Headers, L3};
 use sluice_pkt::{icmpv4, ipv4, ipv6, tcp, udp};
 
+use super::icmp_error;
+use crate::arena::Frame;
 use crate::burst::Burst;
 use crate::session::FlowAction;
 use crate::shard::Shard;
 
+/// What a TTL that is one less does to the header checksum; it is the high byte of its word.
+const TTL_LESS_ONE: Delta = Delta::of_u16(0x0100, 0);
+
 /// Runs the stage.
 pub fn run(burst: &mut Burst, shard: &mut Shard) {
     for i in burst.live {
-        let headers = burst.headers[i];
-        let action = burst.actions[i];
-        let hop = shard.neighbors.hop(action.next_hop);
-        let Some(frame) = burst.frame_mut(i) else { continue };
+        let Some((frame, headers, action)) = burst.leaving(i) else { continue };
         match headers.l3 {
-            L3::Ipv4 => rewrite4(frame.bytes_mut(), &headers, &action),
-            _ => rewrite6(frame.bytes_mut(), &headers),
+            L3::Ipv4 => rewrite4(frame.bytes_mut(), headers, action),
+            _ => rewrite6(frame.bytes_mut(), headers),
         }
-        // Ethernet padding stays behind: the link that it was needed on is not the one that it would go to.
-        frame.set_len(headers.end.into());
-        frame.shrink_front(headers.l3_offset.into());
-        let link = usize::from(hop.header_len).min(hop.header.len());
-        if frame.grow_front(link)
-            && let Some(room) = frame.bytes_mut().get_mut(..link)
-        {
-            room.copy_from_slice(&hop.header[..link]);
+        let hop = shard.neighbors.hop(action.next_hop);
+        match hop.header_len {
+            14 => put_link::<14>(frame, headers, &hop.header),
+            18 => put_link::<18>(frame, headers, &hop.header),
+            _ => put_link::<22>(frame, headers, &hop.header),
         }
     }
 }
 
-#[inline]
+/// Puts a link header of `LEN` bytes in the place of the packet's own; a constant length, so that a few moves do it.
+/// Ethernet padding stays behind: the link that it was needed on is not the one that it would go to.
+#[inline(always)]
+fn put_link<const LEN: usize>(frame: &mut Frame, headers: &Headers, link: &[u8; 22]) {
+    if frame.replace_front(headers.l3_offset.into(), LEN, headers.end.into())
+        && let (Some(room), Some(link)) =
+            (frame.bytes_mut().first_chunk_mut::<LEN>(), link.first_chunk::<LEN>())
+    {
+        *room = *link;
+    }
+}
+
+#[inline(always)]
 fn rewrite4(bytes: &mut [u8], headers: &Headers, action: &FlowAction) {
     let Some(mut ip) = ipv4::Header::at_mut(bytes, headers.l3_offset.into()) else { return };
-    // TTL is the high byte of its word.
-    let mut delta = Delta::of_u16(u16::from(headers.ttl) << 8, u16::from(headers.ttl - 1) << 8);
+    let mut delta = TTL_LESS_ONE;
     ip.set_ttl(headers.ttl - 1);
     if action.is(FlowAction::NAT) {
         delta += action.l3;
@@ -47,6 +57,8 @@ fn rewrite4(bytes: &mut [u8], headers: &Headers, action: &FlowAction) {
     ip.set_checksum(delta.apply(checksum));
     if action.is(FlowAction::NAT) && !headers.flags.has(Flags::LATER_FRAGMENT) {
         translate_transport(bytes, headers, action);
+    } else if action.is(FlowAction::QUOTATION) {
+        icmp_error::translate(bytes, headers, action);
     }
 }
 

@@ -45,22 +45,23 @@ fn discard(frame: Frame, reason: DropReason, shard: &mut Shard) {
 
 #[inline]
 fn forward(burst: &mut Burst, i: usize, shard: &mut Shard) {
-    let hop = *shard.neighbors.hop(burst.actions[i].next_hop);
-    let Some(frame) = burst.take(i) else { return };
+    let hop = shard.neighbors.hop(burst.actions[i].next_hop);
+    let (port, mtu) = (hop.port, hop.mtu);
     let link = usize::from(hop.header_len);
-    if frame.len() <= link + usize::from(hop.mtu) {
-        return send(frame, hop.port, shard);
+    let Some(frame) = burst.take(i) else { return };
+    if frame.len() <= link + usize::from(mtu) {
+        return send(frame, port, shard);
     }
     let Shard { pool, outboxes, counters, .. } = shard;
     let emit = |piece: Frame, pool: &mut crate::arena::FramePool| {
-        let outbox = outboxes.get_mut(usize::from(hop.port));
+        let outbox = outboxes.get_mut(usize::from(port));
         if let Err(piece) = outbox.map_or(Ok(()), |outbox| outbox.push(piece)) {
             counters.dropped(DropReason::TransmitQueueFull, 1);
             pool.give(piece);
         }
     };
     // In order on the wire: the first piece, then the others.
-    match fragment::split(frame, link, hop.mtu, pool, emit) {
+    match fragment::split(frame, link, mtu, pool, emit) {
         Ok(extra) => shard.counters.split_extra += extra,
         Err((frame, reason)) => discard(frame, reason, shard),
     }

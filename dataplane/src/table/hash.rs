@@ -128,6 +128,16 @@ impl<K: Key, V> HashTable<K, V> {
         self.records.len() as u32
     }
 
+    /// Where the table's memory lies: starts and bytes of buckets and records, for advice to the kernel. Reading it is
+    /// nobody's business.
+    #[must_use]
+    pub fn regions(&self) -> [(*const u8, usize); 2] {
+        [
+            (self.buckets.as_ptr().cast(), self.buckets.capacity() * size_of::<Bucket>()),
+            (self.records.as_ptr().cast(), self.records.capacity() * size_of::<Record<K, V>>()),
+        ]
+    }
+
     /// Memory taken, in bytes, all of it when the table was made.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -18,7 +18,7 @@ impl Neighbors {
         if now < self.next_purge {
             return Err(DropReason::NeighborTableFull);
         }
-        self.next_purge = now + SECOND;
+        self.next_purge = now.saturating_add(SECOND);
         let table = &mut self.table;
         self.unresolved.retain(|&index| {
             let failed = table.value(index.into()).is_some_and(|entry| entry.state == State::Failed);
@@ -45,7 +45,9 @@ impl Neighbors {
                 continue;
             };
             let used = entry.used != 0;
-            if !used || wanted && (entry.invented || entry.used.saturating_add(IDLE) <= now) {
+            let idle = entry.invented || entry.used.saturating_add(IDLE) <= now;
+            // One that was asked for at this very moment may be that of a packet which is on its way still.
+            if !used || wanted && idle && entry.used < now {
                 self.remove_resolved(index);
                 if used {
                     self.epoch = self.epoch.wrapping_add(1);

@@ -1,0 +1,173 @@
+//! A flow: one direction of a session, as its packets find it. The key, the compiled action, and what each packet writes.
+
+use sluice_pkt::checksum::Delta;
+
+use crate::clock::Nanos;
+use crate::snapshot::NONE16;
+
+/// "No limit" in [`FlowAction::limits`].
+pub const NO_LIMIT: u8 = u8::MAX;
+
+/// Which way a packet goes in its session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Direction {
+    /// As the first packet went.
+    #[default]
+    Forward,
+    /// As the replies go.
+    Reply,
+}
+
+impl Direction {
+    /// The other way.
+    #[inline]
+    pub const fn reverse(self) -> Self {
+        match self {
+            Self::Forward => Self::Reply,
+            Self::Reply => Self::Forward,
+        }
+    }
+}
+
+/// What is done to each packet of a flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct FlowAction {
+    /// Source address of an IPv4 packet when it leaves.
+    pub src: u32,
+    /// Destination address of an IPv4 packet when it leaves.
+    pub dst: u32,
+    /// Source port (or echo identifier) when it leaves.
+    pub src_port: u16,
+    /// Destination port (or echo identifier) when it leaves.
+    pub dst_port: u16,
+    /// What the new addresses do to the IPv4 header checksum.
+    pub l3: Delta,
+    /// What the new addresses and ports do to the transport checksum.
+    pub l4: Delta,
+    /// Index of the next hop.
+    pub next_hop: u16,
+    /// The ACL rule that let the flow pass or not, for its hit counter; [`NONE16`] without an ACL.
+    pub rule: u16,
+    /// The policers of the ingress and of the egress interface, [`NO_LIMIT`] for none.
+    pub limits: [u8; 2],
+    /// See the associated constants.
+    pub flags: u16,
+}
+
+impl FlowAction {
+    /// Addresses or ports change.
+    pub const NAT: u16 = 1;
+    /// Packets of this direction are dropped by the ACL rule.
+    pub const DENY: u16 = 2;
+    /// As `DENY`, and the sender is told.
+    pub const REJECT: u16 = 4;
+    /// The packet is an ICMP error, and the packet that it quotes is translated too.
+    pub const QUOTATION: u16 = 8;
+
+    /// Whether the flag is set.
+    #[inline]
+    pub const fn is(&self, flag: u16) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// One direction's record.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Flow {
+    /// What to do.
+    pub action: FlowAction,
+    /// The worker's [`Sessions::stamp`] under which the action was last found true.
+    pub stamp: u32,
+    /// When the last packet passed, in [`ticks`].
+    pub last_seen: u32,
+    /// Session index and direction, see [`Flow::session`].
+    pub(super) session: u32,
+    /// Packets since the sweep last moved them to the session.
+    pub packets: u32,
+    /// Bytes, with the Ethernet header, since the sweep last moved them.
+    pub bytes: u64,
+}
+
+impl Flow {
+    /// Index of the session.
+    #[inline]
+    pub const fn session(&self) -> u32 {
+        self.session >> 1
+    }
+
+    /// Which direction of the session this is.
+    #[inline]
+    pub const fn direction(&self) -> Direction {
+        if self.session & 1 == 0 { Direction::Forward } else { Direction::Reply }
+    }
+}
+
+/// Time as flows keep it: units of 2^24 ns (16.8 ms), wrapping after two years.
+#[inline]
+pub const fn ticks(now: Nanos) -> u32 {
+    (now >> 24) as u32
+}
+
+/// An IPv4 flow's key: addresses in one word; ports, ingress interface and protocol in the other.
+pub type Key4 = [u64; 2];
+/// An IPv6 flow's key.
+pub type Key6 = [u64; 5];
+
+/// Builds the key of an IPv4 flow.
+#[inline]
+pub const fn key4(src: u32, dst: u32, ports: (u16, u16), protocol: u8, interface: u16) -> Key4 {
+    [(src as u64) << 32 | dst as u64, low_word(ports, protocol, interface)]
+}
+
+/// Builds the key of an IPv6 flow.
+#[inline]
+pub const fn key6(src: u128, dst: u128, ports: (u16, u16), protocol: u8, interface: u16) -> Key6 {
+    let word = low_word(ports, protocol, interface);
+    [(src >> 64) as u64, src as u64, (dst >> 64) as u64, dst as u64, word]
+}
+
+#[inline]
+const fn low_word(ports: (u16, u16), protocol: u8, interface: u16) -> u64 {
+    (ports.0 as u64) << 48 | (ports.1 as u64) << 32 | (interface as u64) << 16 | protocol as u64
+}
+
+/// What a key's second half says, for listings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyFacts {
+    /// Source and destination port.
+    pub ports: (u16, u16),
+    /// IP protocol.
+    pub protocol: u8,
+    /// Ingress interface.
+    pub interface: u16,
+}
+
+impl KeyFacts {
+    /// Reads the last word of a key.
+    pub const fn of(word: u64) -> Self {
+        Self {
+            ports: ((word >> 48) as u16, (word >> 32) as u16),
+            protocol: word as u8,
+            interface: (word >> 16) as u16,
+        }
+    }
+}
+
+/// An action that only forwards.
+pub const fn plain_action(next_hop: u16) -> FlowAction {
+    FlowAction {
+        src: 0,
+        dst: 0,
+        src_port: 0,
+        dst_port: 0,
+        l3: Delta::NONE,
+        l4: Delta::NONE,
+        next_hop,
+        rule: NONE16,
+        limits: [NO_LIMIT; 2],
+        flags: 0,
+    }
+}

@@ -1,0 +1,196 @@
+//! Fragments, those that come and those that the gateway makes.
+
+use std::net::Ipv4Addr;
+
+use etherparse::Ipv4Header;
+use proptest::prelude::*;
+use sluice_dataplane::clock::SECOND;
+use sluice_dataplane::verdict::DropReason;
+
+use crate::lab::{HOST6, LAN, Lab, SERVER, SERVER6, WAN, host, snapshot};
+use crate::packets::{self, End, Ip, checksums_are_right, ends, frame, network, udp_segment, udp6};
+
+const FROM: End = (Ipv4Addr::new(192, 168, 1, 9), 4000);
+const TO: End = (SERVER, 53);
+
+/// Puts fragments together: the packet that they were, if none is missing and none overlaps.
+fn reassemble(fragments: &[Vec<u8>]) -> Vec<u8> {
+    let (mut header, _) = Ipv4Header::from_slice(&fragments[0]).unwrap();
+    let (mut payload, base) = (Vec::new(), header.fragment_offset.byte_offset());
+    let mut more = true;
+    for fragment in fragments {
+        let (this, rest) = Ipv4Header::from_slice(fragment).unwrap();
+        assert_eq!(this.fragment_offset.byte_offset() - base, payload.len() as u16, "in order on the wire");
+        assert_eq!((this.identification, this.protocol), (header.identification, header.protocol));
+        assert_eq!(
+            (this.source, this.destination, this.time_to_live),
+            (header.source, header.destination, 63)
+        );
+        assert_eq!(this.header_checksum, this.calc_header_checksum());
+        assert!(more, "nothing follows the last one");
+        more = this.more_fragments;
+        payload.extend(rest);
+    }
+    header.more_fragments = more;
+    header.total_len = (header.header_len() + payload.len()) as u16;
+    header.header_checksum = header.calc_header_checksum();
+    [&header.to_bytes()[..], &payload].concat()
+}
+
+fn options() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
+    // What the packet carries, and what every fragment but the first must carry.
+    prop::sample::select(vec![
+        (vec![], vec![]),
+        (vec![7, 7, 4, 0, 0, 0, 0, 0], vec![]),
+        (vec![148, 4, 0, 0], vec![148, 4, 0, 0]),
+        (vec![1, 7, 7, 4, 0, 0, 0, 0, 148, 4, 0, 0], vec![148, 4, 0, 0]),
+        (vec![0x86, 6, 1, 2, 3, 4, 1, 0], vec![0x86, 6, 1, 2, 3, 4, 0, 0]),
+        ([vec![0x88, 4, 0, 9], vec![68, 36, 5, 0], vec![0; 32]].concat(), vec![0x88, 4, 0, 9]),
+    ])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn what_is_split_is_the_packet_that_would_have_left(
+        size in 0..1680usize,
+        mtu in prop_oneof![68..200u16, 200..1500u16],
+        options in options(),
+        fragment in prop::sample::select(vec![(0u16, false), (0, true), (800, true), (64_000, false)]),
+    ) {
+        let mut whole = snapshot();
+        whole.interfaces[WAN].mtu = 1780;
+        let mut small = whole.clone();
+        small.interfaces[WAN].mtu = mtu;
+        let size = if fragment.1 { size.max(8) / 8 * 8 } else { size.max(1) };
+        let size = size.min(65_000 - usize::from(fragment.0));
+        let ip = Ip { fragment, options: options.0.clone(), id: 99, ..Ip::new(FROM.0, TO.0, packets::UDP) };
+        let data: Vec<u8> = (0..size).map(|n| (n * 7) as u8).collect();
+        let payload = udp_segment(FROM, TO, &data);
+        let sent = ip.packet(if fragment.1 && fragment.0 == 0 { &payload[..payload.len() / 8 * 8] } else {
+            &payload[..if fragment.1 { payload.len() / 8 * 8 } else { payload.len() }]
+        });
+        let first = Ip { fragment: (0, true), ..ip.clone() }.packet(&payload[..8]);
+        let mut expected = Vec::new();
+        for snapshot in [whole, small] {
+            let mut lab = Lab::new(snapshot);
+            if fragment.0 > 0 {
+                lab.forward(LAN, &first);
+            }
+            let extra = lab.counters().split_extra;
+            let out: Vec<_> = lab.pass(LAN, &sent).iter().map(|(_, f)| network(f).to_vec()).collect();
+            prop_assert_eq!(lab.counters().split_extra - extra, out.len() as u64 - 1);
+            if expected.is_empty() {
+                expected = out;
+                prop_assert_eq!(expected.len(), 1);
+            } else {
+                for (n, fragment) in out.iter().enumerate() {
+                    let (header, rest) = Ipv4Header::from_slice(fragment).unwrap();
+                    prop_assert!(fragment.len() <= mtu.into() && !rest.is_empty());
+                    prop_assert!(n + 1 == out.len() || rest.len().is_multiple_of(8));
+                    let carried = if n == 0 { &options.0 } else { &options.1 };
+                    prop_assert_eq!(header.options.as_slice(), &carried[..]);
+                }
+                prop_assert_eq!(reassemble(&out), expected[0].clone());
+                prop_assert_eq!(out.len() > 1, expected[0].len() > mtu.into());
+            }
+            lab.close();
+        }
+    }
+}
+
+fn fragments(id: u16, data: &[u8]) -> [Vec<u8>; 3] {
+    let datagram = udp_segment(FROM, TO, data);
+    let ip = Ip { id, ..Ip::new(FROM.0, TO.0, packets::UDP) };
+    [(0, 64, true), (64, 128, true), (128, datagram.len(), false)]
+        .map(|(at, end, more)| Ip { fragment: (at as u16, more), ..ip.clone() }.packet(&datagram[at..end]))
+}
+
+#[test]
+fn fragments_that_come_are_translated_like_their_datagram() {
+    let mut lab = Lab::new(snapshot());
+    let out: Vec<_> = fragments(1, &[9; 150]).iter().map(|f| lab.forward(LAN, f).1).collect();
+    let whole = reassemble(&out);
+    assert_eq!((ends(&whole).1, checksums_are_right(&whole)), (TO, (true, true)));
+    assert_eq!((lab.worker.shard().sessions.live(), whole.len()), (1, 178));
+    // The replies come in fragments, too.
+    let (outside, _) = ends(&whole);
+    let reply = udp_segment(TO, outside, &[8; 100]);
+    let ip = Ip { id: 77, ..Ip::new(TO.0, outside.0, packets::UDP) };
+    let parts = [(0, 56, true), (56, 108, false)];
+    let back = parts.map(|(at, end, more)| {
+        lab.forward(WAN, &Ip { fragment: (at as u16, more), ..ip.clone() }.packet(&reply[at..end])).1
+    });
+    let back = reassemble(&back);
+    assert_eq!((ends(&back), checksums_are_right(&back)), ((TO, FROM), (true, true)));
+    lab.close();
+}
+
+#[test]
+fn a_fragment_without_its_first_one_is_dropped_also_when_that_was_long_ago() {
+    let mut lab = Lab::new(snapshot());
+    let [first, second, third] = fragments(1, &[9; 150]);
+    assert_eq!(lab.dropped(LAN, &second), DropReason::FragmentUnknown);
+    lab.forward(LAN, &first);
+    lab.wait(15 * SECOND);
+    lab.forward(LAN, &third);
+    lab.wait(SECOND);
+    assert_eq!(lab.dropped(LAN, &second), DropReason::FragmentUnknown);
+    // Another datagram, another interface, another protocol: not the same.
+    lab.forward(LAN, &first);
+    assert_eq!(lab.dropped(LAN, &fragments(2, &[9; 150])[1]), DropReason::FragmentUnknown);
+    assert_eq!(lab.dropped(WAN, &second), DropReason::FragmentUnknown);
+    lab.close();
+}
+
+#[test]
+fn later_fragments_fare_as_their_first_one() {
+    let mut lab = Lab::new(snapshot());
+    let smtp = (SERVER, 137);
+    let datagram = udp_segment(FROM, smtp, &[1; 100]);
+    for (at, end, more) in [(0, 64, true), (64, 108, false)] {
+        let ip = Ip { fragment: (at as u16, more), ..Ip::new(FROM.0, smtp.0, packets::UDP) };
+        assert_eq!(lab.dropped(LAN, &ip.packet(&datagram[at..end])), DropReason::AclDeny);
+    }
+    lab.close();
+}
+
+#[test]
+fn what_may_not_be_split_is_refused_and_the_sender_told_the_mtu() {
+    let mut snapshot = snapshot();
+    snapshot.interfaces[WAN].mtu = 1300;
+    let mut lab = Lab::new(snapshot);
+    let ip = Ip { dont_fragment: true, ..Ip::new(FROM.0, TO.0, packets::UDP) };
+    let size = |len: usize| ip.packet(&udp_segment(FROM, TO, &vec![1; len - 28]));
+    lab.forward(LAN, &size(1300));
+    assert_eq!(lab.dropped(LAN, &size(1301)), DropReason::PacketTooBig);
+    let out = lab.collect();
+    assert_eq!((out.len(), out[0].0), (1, LAN));
+    assert_eq!(
+        network(&out[0].1)[20..28],
+        [&[3, 4][..], &network(&out[0].1)[22..24], &[0, 0, 5, 20]].concat()
+    );
+    let six = |len: usize| udp6((HOST6, 1), (SERVER6, 53), &vec![1; len - 48]);
+    lab.forward(LAN, &six(1300));
+    assert_eq!(lab.dropped(LAN, &six(1301)), DropReason::PacketTooBig);
+    let out = lab.collect();
+    assert_eq!((network(&out[0].1)[40], &network(&out[0].1)[44..48]), (2, &[0, 0, 5, 20][..]));
+    lab.close();
+}
+
+#[test]
+fn a_packet_that_finds_no_frames_to_be_split_into_is_dropped_whole() {
+    let mut snapshot = snapshot();
+    snapshot.sizes.frames = 4;
+    snapshot.interfaces[WAN].mtu = 68;
+    let mut lab = Lab::new(snapshot);
+    let large = Ip::new(FROM.0, TO.0, packets::UDP).packet(&udp_segment(FROM, TO, &[1; 400]));
+    lab.send(LAN, &frame(LAN, &large));
+    lab.poll();
+    assert_eq!((lab.collect(), lab.drops(DropReason::NoFrame)), (vec![], 1));
+    let fits = Ip::new(FROM.0, TO.0, packets::UDP).packet(&udp_segment(FROM, TO, &[1; 150]));
+    assert_eq!(lab.pass(LAN, &fits).len(), 4);
+    assert_eq!((host(9), lab.counters().split_extra), (FROM.0, 3));
+    lab.close();
+}

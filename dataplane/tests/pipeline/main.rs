@@ -1,0 +1,16 @@
+//! The whole data plane between memory ports: what goes in, what comes out, and what is counted.
+
+mod bursts;
+mod checksums;
+mod established;
+mod fragments;
+mod full;
+mod icmp_errors;
+mod lab;
+mod link;
+mod model;
+mod neighbors;
+mod oracle;
+mod packets;
+mod sessions;
+mod totality;
