@@ -1,7 +1,6 @@
 //! Packets, answers to what was sent, and steps of time through a whole worker over ports in memory. Packets are right,
-//! then perhaps bent. Every
-//! packet stays accounted for, every frame comes home, what leaves parses, and as long as nothing is bent all of its
-//! checksums are right.
+//! then perhaps bent. Every packet stays accounted for, every frame comes home, what leaves parses, and as long as
+//! nothing is bent all of its checksums are right.
 
 #![no_main]
 
