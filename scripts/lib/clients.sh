@@ -51,6 +51,8 @@ start_servers() {
 
 # start_gateway CONFIG: waits until it is ready. Sets gateway_pid.
 start_gateway() {
+    # An earlier gateway's "ready" is not this one's.
+    : >"$work/gateway.log"
     exec ip netns exec gw "$sluice" run "$1" >"$work/gateway.log" 2>&1 &
     gateway_pid=$!
     until_true 10 grep -q '^ready' "$work/gateway.log"
