@@ -98,18 +98,23 @@ pub fn listen(path: &Path) -> Result<UnixListener, ApiError> {
     Ok(listener)
 }
 
-/// A server that runs; dropping it removes the socket.
-pub struct Server(PathBuf);
+/// A server that runs; dropping it removes the socket, and lets go of the gateway's state.
+pub struct Server {
+    path: PathBuf,
+    _state: Arc<State>,
+}
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 
 /// Serves the socket from threads of its own.
 pub fn serve(listener: UnixListener, path: &Path, state: Arc<State>) -> Result<Server, ApiError> {
     let clients = Arc::new(AtomicUsize::new(0));
+    // The thread outlives the server, in accept(2); the devices that the state holds must not.
+    let weak = Arc::downgrade(&state);
     let accept = move || {
         for stream in listener.incoming() {
             let Ok(stream) = stream else {
@@ -118,7 +123,7 @@ pub fn serve(listener: UnixListener, path: &Path, state: Arc<State>) -> Result<S
                 continue;
             };
             let place = Place::take(&clients);
-            let state = state.clone();
+            let Some(state) = weak.upgrade() else { return };
             let client = move || match place {
                 Some(_place) => drop(converse(&stream, |line| reply(&state, line))),
                 None => {
@@ -130,7 +135,7 @@ pub fn serve(listener: UnixListener, path: &Path, state: Arc<State>) -> Result<S
     };
     let thread = thread::Builder::new().name("sluice-api-accept".into()).spawn(accept);
     thread.map_err(|source| ApiError::Socket { path: path.into(), source })?;
-    Ok(Server(path.into()))
+    Ok(Server { path: path.into(), _state: state })
 }
 
 /// One of the places for clients; dropping it frees it.
@@ -187,14 +192,20 @@ pub fn ask(path: &Path, request: Request) -> Result<Value, ApiError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Workers;
+    use crate::device::machine::Core;
+    use crate::plan::{self, PortQueues};
     use sluice_dataplane::counters::{self, Counters};
     use sluice_dataplane::snapshot::Snapshot;
 
     fn server(folder: &Path) -> (PathBuf, Server) {
         let path = folder.join("api.sock");
         let snapshot = Arc::new(Snapshot::default());
+        let cores = [Core { id: 0, node: 0, silicon: 0, isolated: false }];
+        let queues = [PortQueues { port: "lan".into(), queues: 2, node: None }];
+        let plan = plan::plan(&Workers::default(), &queues, &cores).unwrap();
         let (_, reader) = counters::channel(&Counters::new(&snapshot));
-        let state = Arc::new(State::new(snapshot, reader, None, Vec::new()));
+        let state = Arc::new(State::new(snapshot, reader, None, Vec::new(), plan));
         let server = serve(listen(&path).unwrap(), &path, state).unwrap();
         (path, server)
     }
@@ -230,6 +241,17 @@ mod tests {
         let silent: Vec<_> = (0..CLIENTS - 1).map(|_| UnixStream::connect(&path).unwrap()).collect();
         assert!(ask(&path, Request::Show(Topic::Acl)).is_ok());
         drop(silent);
+    }
+
+    #[test]
+    fn the_map_of_workers_is_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, _server) = server(folder.path());
+        let rows = ask(&path, Request::Show(Topic::Workers)).unwrap();
+        let expected = serde_json::json!([
+            { "worker": 0, "core": 0, "numa_node": 0, "queues": ["lan/0", "lan/1"] }
+        ]);
+        assert_eq!(rows, expected);
     }
 
     #[test]

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use crate::api::{self, Request};
 use crate::bench;
-use crate::config;
+use crate::config::{self, Config};
+use crate::doctor;
 use crate::state::Topic;
 use crate::{gateway, replay, table};
 
@@ -38,6 +39,11 @@ enum Command {
     /// Say what is wrong with a configuration, with line and column, and what would be right
     #[command(after_help = "Example: sluice check configs/home-gateway.toml")]
     Check(CheckArgs),
+    /// Say what on this machine is in the way of running well, and what to type; changes nothing
+    #[command(
+        after_help = "Example: sluice doctor eth1 eth2\n         sluice doctor --config /etc/sluice/sluice.toml"
+    )]
+    Doctor(DoctorArgs),
     /// Put captures through the pipeline: no privilege, no device, the same bytes each time
     #[command(
         after_help = "Example: sluice replay --config configs/demo.toml --in lan=lan.pcap --in wan=wan.pcap --out out/"
@@ -68,6 +74,19 @@ struct CheckArgs {
     /// The configuration file
     file: PathBuf,
     /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct DoctorArgs {
+    /// Devices; by default those of the configuration, or without one all that have hardware behind them
+    #[arg(value_name = "DEVICE")]
+    devices: Vec<String>,
+    /// The configuration that is to run here
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print the findings, and the facts they were made of, as JSON
     #[arg(long)]
     json: bool,
 }
@@ -143,6 +162,7 @@ pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Run(args) => run(args),
         Command::Check(args) => return check(&args),
+        Command::Doctor(args) => return run_doctor(&args),
         Command::Replay(args) => return run_replay(args),
         Command::Show(args) => show(&args),
         Command::Bench(args) => run_bench(&args),
@@ -190,6 +210,29 @@ fn check(args: &CheckArgs) -> ExitCode {
             ExitCode::from(FAILED)
         }
     }
+}
+
+fn run_doctor(args: &DoctorArgs) -> ExitCode {
+    let config: Option<Config> = match args.config.as_deref().map(config::load).transpose() {
+        Ok(loaded) => loaded.map(|(config, _)| config),
+        Err(report) => {
+            let _ = write!(io::stderr(), "{report}");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let diagnosis = match doctor::examine(&args.devices, config.as_ref()) {
+        Ok(diagnosis) => diagnosis,
+        Err(error) => {
+            complain(&format!("cannot ask the kernel for its devices: {error}"));
+            return ExitCode::from(FAILED);
+        }
+    };
+    if args.json {
+        print_json(&json!(diagnosis));
+    } else {
+        print(&diagnosis.to_string());
+    }
+    if diagnosis.problems == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
 }
 
 fn run_replay(args: ReplayArgs) -> ExitCode {

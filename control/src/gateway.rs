@@ -7,23 +7,30 @@ use std::time::{Duration, Instant, SystemTime};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use sluice_dataplane::arena::{ArenaError, FramePool, MAX_MTU, Pages};
+use sluice_dataplane::arena::{ArenaError, FramePool, Pages};
 use sluice_dataplane::live::{Habit, Running};
 use sluice_dataplane::port::Port;
 use sluice_dataplane::port::af_xdp::{
-    self, AttachedMode, DeviceControl, KernelMatch, OpenError, PortSpec, XdpMode,
+    self, AttachedMode, BusyPoll, DeviceChange, DeviceControl, KernelMatch, OpenError, PortSpec, XdpMode,
 };
 use sluice_dataplane::worker::Worker;
 use sluice_pkt::ethernet::Mac;
 
 use crate::api::{self, ApiError};
-use crate::config::{self, Config, Device, DeviceFacts, KernelFilter, Link, Poll, Report};
+use crate::config::{self, Config, Device, DeviceFacts, Host, KernelFilter, Link, Poll, Report, Workers};
+use crate::device::machine::Machine;
+use crate::host::{self, Follower, HostError};
+use crate::intake::{self, Intake, IntakeError};
+use crate::plan::{self, TooFewCores};
 use crate::state::State;
 
 /// Drivers whose frames may come from a sender on this very machine, with the checksum left to hardware that never sees
 /// them.
-const VIRTUAL_DRIVERS: [&str; 8] =
+pub const VIRTUAL_DRIVERS: [&str; 8] =
     ["veth", "virtio_net", "tun", "tap", "bridge", "macvlan", "netkit", "xen_netfront"];
+
+/// How often devices are looked at.
+const TEND: Duration = Duration::from_millis(250);
 
 /// Why the gateway could not run, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +41,15 @@ pub enum RunError {
     /// A device cannot be taken into service.
     #[error("{0}")]
     Open(#[from] OpenError),
+    /// A device must not be taken, or is not fit.
+    #[error("{0}")]
+    Intake(#[from] IntakeError),
+    /// The kernel cannot answer for the box's addresses.
+    #[error("{0}")]
+    Host(#[from] HostError),
+    /// There are not enough cores.
+    #[error("{0}")]
+    Plan(#[from] TooFewCores),
     /// A device cannot be asked for its properties.
     #[error(
         "{device}: cannot read the device's properties: {source}; `ip link show {device}` tells whether it is there"
@@ -94,7 +110,7 @@ pub enum RunError {
 
 /// Runs a gateway until SIGTERM or SIGINT. What there is to say goes to `log`, a line each.
 pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<(), RunError> {
-    let (config, warnings) = config::load(path)?;
+    let (mut config, warnings) = config::load(path)?;
     for warning in warnings {
         say(log, format_args!("{warning}"));
     }
@@ -105,8 +121,29 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     // Bound before any device is touched: a second gateway with the same socket changes nothing.
     let listener = api::listen(&socket)?;
 
+    // Dropped last: devices are set back once they are closed.
+    let Intake { mut changes, queues, lines } = intake::admit(&config)?;
+    lines.iter().for_each(|line| say(log, format_args!("{line}")));
+    let plan = plan::plan(&config.workers, &queues, &Machine::read().cores)?;
+    if plan.idle() > 0 {
+        let (idle, all) = (plan.idle(), plan.workers.len());
+        say(
+            log,
+            format_args!(
+                "workers: {idle} of {all} have no queue to receive from; more `channels` would give them some"
+            ),
+        );
+    }
+
+    let hosting = match host::plan(&mut config)? {
+        Some((hosting, lines)) => {
+            lines.iter().for_each(|line| say(log, format_args!("{line}")));
+            Some(hosting)
+        }
+        None => None,
+    };
     let facts = device_facts(&config)?;
-    check_mtus(&config, log)?;
+    check_mtus(&config)?;
     let mut snapshot = config::compile(&config, &facts);
     snapshot.seed = seed();
     let snapshot = Arc::new(snapshot);
@@ -137,10 +174,16 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     }
     let ports = ports.into_iter().map(|port| Box::new(port) as Box<dyn Port>).collect();
     let mut worker = Worker::new(snapshot.clone(), ports, pool);
-    let state = Arc::new(State::new(snapshot, worker.reader(), worker.inspector(), controls));
+    let follower = match hosting {
+        Some(hosting) => {
+            let tables = controls.iter().filter_map(DeviceControl::host_table).collect();
+            Some(Follower::start(hosting, tables, worker.mirror())?)
+        }
+        None => None,
+    };
+    let state = Arc::new(State::new(snapshot, worker.reader(), worker.inspector(), controls, plan.clone()));
 
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let core = config.workers.cores.first().copied().unwrap_or(cores - 1);
+    let core = plan.workers.first().map_or(0, |worker| worker.core);
     let habit = if config.workers.poll == Poll::Busy { Habit::Busy } else { Habit::Adaptive };
     let (running, pinned) =
         Running::start(worker, core, habit).map_err(system("cannot start the worker's thread"))?;
@@ -153,14 +196,17 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
         format_args!("ready: worker 0 on core {core}; `sluice show counters --socket {}`", socket.display()),
     );
 
-    let died = wait_for_end(&mut signals, &running, log);
+    let died = wait_for_end(&mut signals, &running, state.devices(), log);
     let begun = Instant::now();
-    drop(server);
+    drop((server, follower));
     let Some((counters, closed)) = running.stop() else { return Err(RunError::WorkerDied) };
     if died {
         return Err(RunError::WorkerDied);
     }
     let conserved = state.with_kernel(counters).conserved();
+    // The devices go with the last hold on the state.
+    drop(state);
+    changes.take_back().iter().for_each(|line| say(log, format_args!("{line}")));
     let milliseconds = begun.elapsed().as_millis();
     say(
         log,
@@ -180,8 +226,14 @@ fn say(log: &mut dyn Write, line: std::fmt::Arguments<'_>) {
     let _ = writeln!(log, "{line}").and_then(|()| log.flush());
 }
 
-/// Waits for a signal to end. True if the worker ended first.
-fn wait_for_end(signals: &mut Signals, running: &Running, log: &mut dyn Write) -> bool {
+/// Waits for a signal to end, and looks after the devices. True if the worker ended first.
+fn wait_for_end(
+    signals: &mut Signals,
+    running: &Running,
+    devices: &[DeviceControl],
+    log: &mut dyn Write,
+) -> bool {
+    let mut tended = Instant::now();
     loop {
         for signal in signals.pending() {
             if signal != SIGHUP {
@@ -195,7 +247,26 @@ fn wait_for_end(signals: &mut Signals, running: &Running, log: &mut dyn Write) -
         if running.is_finished() {
             return true;
         }
+        if tended.elapsed() >= TEND {
+            devices.iter().for_each(|device| tend(device, log));
+            tended = Instant::now();
+        }
         std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn tend(device: &DeviceControl, log: &mut dyn Write) {
+    let name = device.name();
+    match device.tend() {
+        Some(DeviceChange::Gone) => {
+            let device = device.info().device;
+            say(log, format_args!("{name}: the device {device} is gone; the port goes on when it is back"));
+        }
+        Some(DeviceChange::Back(_)) => say(log, format_args!("{}, back again", describe(device))),
+        Some(DeviceChange::Failed(reason)) => {
+            say(log, format_args!("{name}: it is back, but not in service: {reason}; it is tried again"));
+        }
+        None => {}
     }
 }
 
@@ -221,7 +292,7 @@ fn device_facts(config: &Config) -> Result<Vec<DeviceFacts>, RunError> {
 }
 
 /// A packet that is longer than the device's MTU would be lost without a word.
-fn check_mtus(config: &Config, log: &mut dyn Write) -> Result<(), RunError> {
+fn check_mtus(config: &Config) -> Result<(), RunError> {
     for (index, interface) in config.interfaces.iter().enumerate() {
         let Some(device) = config.device(index) else { continue };
         let Ok(facts) = af_xdp::device_facts(device) else { continue };
@@ -233,40 +304,38 @@ fn check_mtus(config: &Config, log: &mut dyn Write) -> Result<(), RunError> {
                 actual: facts.mtu,
             });
         }
-        if facts.mtu > u32::from(MAX_MTU) {
-            say(
-                log,
-                format_args!(
-                    "{device}: its MTU is {}, but packets over {MAX_MTU} bytes do not fit a buffer and are dropped; \
-                     `ip link set dev {device} mtu {}` makes senders cut them",
-                    facts.mtu, interface.mtu
-                ),
-            );
-        }
     }
     Ok(())
 }
 
-/// Each queue's rings get a share of the frames; a quarter stays free for packets on their way.
+/// Each queue's rings get a share of the frames, where the configuration does not size them; a quarter stays free for
+/// packets on their way.
 fn port_specs(config: &Config, facts: &[DeviceFacts], frames: u32) -> Vec<PortSpec> {
     let queues = |device: &Device| af_xdp::device_facts(&device.device).map_or(1, |facts| facts.queues);
     let rings: u32 = devices(config).map(|(_, device)| queues(device) + 1).sum();
     let share = frames / 4 * 3 / rings.max(1);
     let ring = if share == 0 { 64 } else { (1 << share.ilog2()).clamp(64, 2048) };
-    debug_assert_eq!(facts.len(), devices(config).count());
-    let spec = |(name, device): (&str, &Device)| PortSpec {
+    let Workers { batch, busy_poll, busy_poll_budget: budget, .. } = config.workers;
+    let spec = |((name, device), facts): ((&str, &Device), &DeviceFacts)| PortSpec {
         name: name.into(),
         device: device.device.clone(),
         mode: match device.xdp {
             config::XdpMode::Auto => XdpMode::Auto,
+            config::XdpMode::ZeroCopy => XdpMode::ZeroCopy,
             config::XdpMode::Native => XdpMode::Native,
             config::XdpMode::Generic => XdpMode::Generic,
         },
         kernel: device.kernel.iter().map(kernel_match).collect(),
-        rx_ring: ring,
-        tx_ring: ring,
+        mac: Some(device.mac.unwrap_or(facts.mac.0)),
+        replace: device.xdp_replace,
+        rx_ring: device.rx_ring.unwrap_or(ring),
+        tx_ring: device.tx_ring.unwrap_or(ring),
+        batch,
+        busy_poll: (busy_poll != 0).then_some(BusyPoll { microseconds: busy_poll, budget }),
+        apart: false,
+        host_is_kernel: device.host == Host::Kernel,
     };
-    devices(config).map(spec).collect()
+    devices(config).zip(facts).map(spec).collect()
 }
 
 fn kernel_match(filter: &KernelFilter) -> KernelMatch {
@@ -281,14 +350,14 @@ fn kernel_match(filter: &KernelFilter) -> KernelMatch {
 
 fn describe(control: &DeviceControl) -> String {
     let info = control.info();
-    let copy = if info.zero_copy { "zero-copy" } else { "copy" };
     let plural = if info.queues == 1 { "" } else { "s" };
     let mut text = format!(
-        "{}: {} ({}), {} XDP, {copy}, {} queue{plural}, MTU {}",
+        "{}: {} ({}), {} XDP, group {}, {} queue{plural}, MTU {}",
         control.name(),
         info.device,
         info.driver,
-        info.mode.name(),
+        info.achieved(),
+        info.group,
         info.queues,
         info.mtu
     );

@@ -12,6 +12,7 @@ use sluice_dataplane::snapshot::{NONE16, Snapshot};
 
 use crate::config::protocol_name;
 use crate::figures;
+use crate::plan::Plan;
 
 /// How long a worker may take for a listing.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -36,6 +37,8 @@ pub enum Topic {
     Routes,
     /// Limits with what they passed and dropped
     Limits,
+    /// Workers: core, NUMA node, the receive queues that they own
+    Workers,
 }
 
 /// A running gateway, seen from the control side.
@@ -44,17 +47,24 @@ pub struct State {
     counters: Reader,
     inspector: Mutex<Option<Inspector>>,
     devices: Vec<DeviceControl>,
+    plan: Plan,
 }
 
 impl State {
-    /// Of one worker and its devices, in the order of the snapshot's ports.
+    /// Of one worker, its devices in the order of the snapshot's ports, and the map of workers.
     pub fn new(
         snapshot: Arc<Snapshot>,
         counters: Reader,
         inspector: Option<Inspector>,
         devices: Vec<DeviceControl>,
+        plan: Plan,
     ) -> Self {
-        Self { snapshot, counters, inspector: Mutex::new(inspector), devices }
+        Self { snapshot, counters, inspector: Mutex::new(inspector), devices, plan }
+    }
+
+    /// The devices, in the order of the ports.
+    pub fn devices(&self) -> &[DeviceControl] {
+        &self.devices
     }
 
     /// Adds what the XDP program left to the kernel: received, and punted.
@@ -77,6 +87,7 @@ impl State {
             Topic::Counters => figures::counters(&self.snapshot, &self.with_kernel(counters)),
             Topic::Acl => figures::rules(&self.snapshot, &counters),
             Topic::Limits => figures::limits(&self.snapshot, &counters),
+            Topic::Workers => json!(self.plan.rows()),
             Topic::Routes => figures::routes(&self.snapshot),
             Topic::Interfaces => self.interfaces(&self.with_kernel(counters)),
             Topic::Flows => self.list(Question::Sessions)?.iter().map(|row| self.row(row)).collect(),
@@ -130,10 +141,9 @@ impl State {
         let seconds = |nanos: u64| nanos as f64 / 1e9;
         let way = |flow: &FlowRow| {
             let nat = flow.action.is(FlowAction::NAT).then(|| {
-                let address = std::net::Ipv4Addr::from_bits;
                 json!({
-                    "source": endpoint(address(flow.action.src), flow.action.src_port),
-                    "destination": endpoint(address(flow.action.dst), flow.action.dst_port),
+                    "source": endpoint(flow.action.new.source(), flow.action.new.source_port()),
+                    "destination": endpoint(flow.action.new.destination(), flow.action.new.destination_port()),
                 })
             });
             let rule = self.snapshot.rules.get(usize::from(flow.action.rule));
@@ -166,6 +176,7 @@ impl State {
             let is_port = interface.tags.count == 0;
             let device = self.devices.get(port);
             let info = device.map(DeviceControl::info);
+            let info = info.as_ref();
             let addresses = interface.v4.iter().map(|(address, len)| format!("{address}/{len}"));
             let addresses =
                 addresses.chain(interface.v6.iter().map(|(address, len)| format!("{address}/{len}")));
@@ -183,8 +194,9 @@ impl State {
                 let passed = device.passed();
                 let count = counters.ports.get(port).copied().unwrap_or_default();
                 row["driver"] = info.driver.clone().into();
-                row["xdp"] = info.mode.name().into();
-                row["zero_copy"] = info.zero_copy.into();
+                row["xdp"] = info.achieved().into();
+                row["zero_copy_by_queue"] = device.zero_copy_by_queue().into();
+                row["group"] = info.group.into();
                 row["queues"] = info.queues.into();
                 row["fallback"] = info.fallback.clone().into();
                 row["completes_checksums"] =

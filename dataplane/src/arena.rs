@@ -2,11 +2,19 @@
 //!
 //! A `Frame` owns its chunk: it is neither `Copy` nor `Clone`, so a frame cannot be sent twice, or used after it was
 //! sent, without the compiler's objection. Chunks that are lent to the kernel have no `Frame` until they come back.
+//!
+//! A packet that one chunk cannot hold is a chain (`chain.rs`): its frame is the head, and owns the frames behind it.
 #![allow(unsafe_code)]
+
+mod chain;
+mod huge;
 
 use std::ffi::CStr;
 use std::io;
 use std::ptr::NonNull;
+use std::sync::Arc;
+
+pub use self::huge::{HugePages, HugeVec};
 
 /// Bytes of one chunk. With the kernel's and our headroom gone, a frame of a 1,500-byte MTU and two VLAN tags fits.
 pub const CHUNK: usize = 2048;
@@ -14,25 +22,35 @@ pub const CHUNK: usize = 2048;
 pub const HEADROOM: usize = 256;
 /// The longest frame that a chunk holds.
 pub const MAX_FRAME: usize = CHUNK - HEADROOM;
-/// The largest MTU whose packets fit into a chunk behind an Ethernet header with two VLAN tags.
-pub const MAX_MTU: u16 = (MAX_FRAME - 22) as u16;
+/// The largest link header: Ethernet with two VLAN tags.
+pub(crate) const MAX_LINK_HEADER: usize = 22;
+/// The largest MTU whose packets fit into one chunk.
+pub const CHUNK_MTU: u16 = (MAX_FRAME - MAX_LINK_HEADER) as u16;
+/// The largest MTU; its packets are chains.
+pub const MAX_MTU: u16 = 9216;
+/// The longest packet.
+pub const MAX_PACKET: usize = MAX_MTU as usize + MAX_LINK_HEADER;
 
 const HUGE_PAGE: usize = 2 << 20;
 
-/// A packet's bytes within one chunk of a [`FramePool`], owned.
+/// A packet's bytes within one chunk of a [`FramePool`], owned; or the first of them, with the frames of the others.
 #[derive(Debug)]
 pub struct Frame {
     chunk: NonNull<u8>,
+    /// The chunk's number, and [`CHAINED`] if a link to the next frame lies at the chunk's beginning.
     index: u32,
     start: u16,
     len: u16,
 }
 
+/// In [`Frame::index`]: there are frames behind this one. A pool has fewer chunks than this.
+const CHAINED: u32 = 1 << 31;
+
 // SAFETY: a frame is the only access to its chunk, wherever it goes.
 unsafe impl Send for Frame {}
 
 impl Frame {
-    /// The packet's bytes.
+    /// The packet's bytes in the head: all of them, if it is no chain.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: start + len <= CHUNK (kept by every method that sets them), the chunk is mapped while a frame of it
@@ -40,7 +58,7 @@ impl Frame {
         unsafe { std::slice::from_raw_parts(self.chunk.as_ptr().add(self.start as usize), self.len as usize) }
     }
 
-    /// The packet's bytes, to be changed in place.
+    /// The same, to be changed in place.
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `bytes`; `&mut self` makes the access exclusive.
@@ -49,22 +67,34 @@ impl Frame {
         }
     }
 
-    /// Length of the packet in bytes.
+    /// Length of the packet in bytes, whatever it takes to hold them.
     #[inline]
     pub fn len(&self) -> usize {
-        self.len as usize
+        if self.is_chain() { self.len as usize + self.rest() } else { self.len as usize }
     }
 
     /// Whether the packet has no bytes.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
+    }
+
+    /// Whether the packet's bytes go on behind those of the head.
+    #[inline]
+    pub fn is_chain(&self) -> bool {
+        self.index & CHAINED != 0
+    }
+
+    /// The chunk's number.
+    #[inline]
+    fn number(&self) -> u32 {
+        self.index & !CHAINED
     }
 
     /// Takes `bytes` of headroom into the packet, at its front. False, and nothing changed, if there is less.
     #[inline]
     pub fn grow_front(&mut self, bytes: usize) -> bool {
-        if bytes > self.start as usize {
+        if bytes > self.headroom() {
             return false;
         }
         self.start -= bytes as u16;
@@ -72,7 +102,14 @@ impl Frame {
         true
     }
 
-    /// Cuts `bytes` off the packet's front (at most all of it).
+    /// Bytes before the packet that are free.
+    #[inline]
+    fn headroom(&self) -> usize {
+        let taken = if self.is_chain() { chain::LINK } else { 0 };
+        (self.start as usize).saturating_sub(taken)
+    }
+
+    /// Cuts `bytes` off the packet's front (at most all of the head).
     #[inline]
     pub fn shrink_front(&mut self, bytes: usize) {
         let bytes = bytes.min(self.len as usize) as u16;
@@ -80,31 +117,49 @@ impl Frame {
         self.len -= bytes;
     }
 
+    /// Cuts the packet off behind its first `len` bytes, if it has more.
+    #[inline]
+    pub fn truncate(&mut self, len: usize) {
+        if self.is_chain() {
+            return self.cut(len);
+        }
+        self.len = len.min(self.len as usize) as u16;
+    }
+
     /// Gives the packet another front: of its first `end` bytes, the first `old` become `new` others, whose contents are
     /// left as they lie. False, and nothing changed, if there are no such bytes or no headroom for them.
     #[inline]
     pub fn replace_front(&mut self, old: usize, new: usize, end: usize) -> bool {
-        let (start, len) = (self.start as usize, self.len as usize);
-        if old > end || end > len || start + old < new {
+        if old > end || old > self.len as usize || end > self.len() || self.headroom() + old < new {
             return false;
         }
-        self.start = (start + old - new) as u16;
-        self.len = (end - old + new) as u16;
+        if self.is_chain() {
+            self.cut(end);
+        } else {
+            self.len = end as u16;
+        }
+        self.start = (self.start as usize + old - new) as u16;
+        self.len = (self.len as usize - old + new) as u16;
         true
     }
 
-    /// Sets the packet's length, keeping its front. False, and nothing changed, if the chunk ends before.
+    /// Sets the packet's length, keeping its front. False, and nothing changed, if the chunk ends before, or if it is a
+    /// chain.
     #[inline]
     pub fn set_len(&mut self, len: usize) -> bool {
-        if self.start as usize + len > CHUNK {
+        if self.start as usize + len > CHUNK || self.is_chain() {
             return false;
         }
         self.len = len as u16;
         true
     }
 
-    /// Makes the packet a copy of `bytes`, with the usual headroom. False, and the packet left empty, if it is too long.
+    /// Makes the packet a copy of `bytes`, with the usual headroom. False, and the packet left empty, if it is too long for
+    /// a chunk; false, and nothing changed, if it is a chain.
     pub fn copy_from(&mut self, bytes: &[u8]) -> bool {
+        if self.is_chain() {
+            return false;
+        }
         self.start = HEADROOM as u16;
         self.len = 0;
         if !self.set_len(bytes.len()) {
@@ -144,11 +199,54 @@ pub enum ArenaError {
     Count(u32),
 }
 
-/// A memfd-backed mapping.
+/// A memfd-backed mapping, unmapped when dropped.
 #[derive(Debug)]
 struct Mapping {
     base: NonNull<u8>,
     bytes: usize,
+}
+
+// SAFETY: an address range; what may be done in it is the frames' business.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: nothing refers to the mapping any more: a pool with frames outside keeps it for good.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// The memory of a [`FramePool`], kept mapped: what a UMEM is made of. It reaches no frame.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    mapping: Arc<Mapping>,
+    pages: Pages,
+    stride: usize,
+    count: u32,
+}
+
+impl Memory {
+    /// What pages it got.
+    pub fn pages(&self) -> Pages {
+        self.pages
+    }
+
+    /// How many chunks it has.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Address and bytes of all chunks, for registration as a UMEM.
+    pub(crate) fn region(&self) -> (NonNull<u8>, usize) {
+        (self.mapping.base, self.count as usize * self.stride)
+    }
+
+    /// Whether each chunk follows upon the one before, as a UMEM in aligned mode needs it.
+    pub(crate) fn is_contiguous(&self) -> bool {
+        self.stride == CHUNK
+    }
 }
 
 impl Mapping {
@@ -179,25 +277,12 @@ impl Mapping {
     }
 }
 
-/// Asks the kernel for huge pages where it keeps them for those who ask (`transparent_hugepage/enabled` is `madvise`), for
-/// memory that is looked up at random: a table of a million flows has a quarter of a million ordinary pages, far more than
-/// a core remembers the places of. Advice only: where it is not taken, nothing changes but the speed.
-pub fn prefer_huge_pages((start, bytes): (*const u8, usize)) {
-    let first = (start as usize).next_multiple_of(HUGE_PAGE);
-    let end = (start as usize + bytes) / HUGE_PAGE * HUGE_PAGE;
-    if first < end {
-        // SAFETY: MADV_HUGEPAGE changes how memory is backed, never what it holds; an address range that is not mapped is
-        // an error, which is ignored.
-        unsafe { libc::madvise(first as *mut libc::c_void, end - first, libc::MADV_HUGEPAGE) };
-    }
-}
-
 /// The frames of one worker: a mapping, and a last-in-first-out list of the chunks that are free (those most likely to
 /// be in the cache still).
 #[derive(Debug)]
 pub struct FramePool {
-    mapping: Mapping,
-    pages: Pages,
+    memory: Memory,
+    base: NonNull<u8>,
     stride: usize,
     count: u32,
     free: Vec<u32>,
@@ -220,12 +305,19 @@ impl FramePool {
             Ok(mapping) => (mapping, Pages::Huge),
             Err(_) => (Mapping::new(c"sluice-frames", bytes, Pages::Ordinary)?, Pages::Ordinary),
         };
-        Ok(Self { mapping, pages, stride, count, free: (0..count).rev().collect() })
+        let base = mapping.base;
+        let memory = Memory { mapping: Arc::new(mapping), pages, stride, count };
+        Ok(Self { memory, base, stride, count, free: (0..count).rev().collect() })
+    }
+
+    /// The frames' memory.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// What pages the memory got.
     pub fn pages(&self) -> Pages {
-        self.pages
+        self.memory.pages
     }
 
     /// How many frames there are in all.
@@ -241,7 +333,7 @@ impl FramePool {
     fn frame(&self, index: u32, start: u16, len: u16) -> Frame {
         debug_assert!(index < self.count && start as usize + len as usize <= CHUNK);
         // SAFETY: index < count, so the chunk lies within the mapping.
-        let chunk = unsafe { self.mapping.base.add(index as usize * self.stride) };
+        let chunk = unsafe { self.base.add(index as usize * self.stride) };
         Frame { chunk, index, start, len }
     }
 
@@ -252,26 +344,21 @@ impl FramePool {
         Some(self.frame(index, HEADROOM as u16, 0))
     }
 
-    /// Brings a frame home.
+    /// Brings a frame home, with those behind it.
     #[inline]
     pub fn give(&mut self, frame: Frame) {
-        debug_assert_eq!(self.frame(frame.index, 0, 0).chunk, frame.chunk, "a frame of another pool");
+        debug_assert_eq!(self.frame(frame.number(), 0, 0).chunk, frame.chunk, "a frame of another pool");
+        if frame.is_chain() {
+            return self.give_chain(frame);
+        }
         self.free.push(frame.index);
     }
 
-    /// The mapping, for registration as a UMEM.
-    pub(crate) fn region(&self) -> (NonNull<u8>, usize) {
-        (self.mapping.base, self.count as usize * self.stride)
-    }
-
-    /// Whether each chunk follows upon the one before, as a UMEM in aligned mode needs it.
-    pub(crate) fn is_contiguous(&self) -> bool {
-        self.stride == CHUNK
-    }
-
-    /// Turns a frame into the UMEM address of its packet and the packet's length: the kernel owns the chunk now.
+    /// Turns a frame that is no chain into the UMEM address of its packet and the packet's length: the kernel owns the
+    /// chunk now.
     #[inline]
     pub(crate) fn lend(&mut self, frame: Frame) -> (u64, u32) {
+        debug_assert!(!frame.is_chain(), "a chain is lent frame by frame");
         (frame.index as u64 * self.stride as u64 + frame.start as u64, frame.len as u32)
     }
 
@@ -301,12 +388,11 @@ impl FramePool {
 }
 
 impl Drop for FramePool {
-    /// Unmaps the memory if every frame is home. One that is still out, or with the kernel, keeps it mapped for good:
+    /// Lets go of the memory if every frame is home. One that is still out, or with the kernel, keeps it mapped for good:
     /// a leak is harmless where a dangling frame is not.
     fn drop(&mut self) {
-        if self.free.len() == self.count as usize {
-            // SAFETY: no frame exists, so nothing refers to the mapping any more.
-            unsafe { libc::munmap(self.mapping.base.as_ptr().cast(), self.mapping.bytes) };
+        if self.free.len() != self.count as usize {
+            std::mem::forget(self.memory.clone());
         }
     }
 }
@@ -385,15 +471,6 @@ mod tests {
         // SAFETY: lent just above, to nobody.
         unsafe { pool.reclaim((address / CHUNK as u64) as u32) };
         assert_eq!(pool.free(), 2);
-    }
-
-    #[test]
-    fn advice_changes_nothing() {
-        let memory = vec![7u8; 3 * HUGE_PAGE];
-        prefer_huge_pages((memory.as_ptr(), memory.len()));
-        prefer_huge_pages((std::ptr::null(), 0));
-        prefer_huge_pages((memory.as_ptr(), 1));
-        assert!(memory.iter().all(|&byte| byte == 7));
     }
 
     #[test]

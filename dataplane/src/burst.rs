@@ -1,9 +1,11 @@
 //! A burst: up to 64 packets on their way through the stages together. Sets of packets are bits of a [`Mask`].
 
-use sluice_pkt::parse::{Headers, ParseError, parse_into};
+use sluice_pkt::checksum::{complete_partial, complete_partial_chain};
+use sluice_pkt::parse::{Headers, ParseError, parse_head};
 
 use crate::arena::Frame;
 use crate::clock::Nanos;
+use crate::local::neighbor::Egress;
 use crate::session::{FlowAction, NONE};
 use crate::verdict::{Answer, DropReason, Verdict};
 
@@ -120,6 +122,10 @@ pub struct Burst {
     pub actions: [FlowAction; BURST],
     /// The record of each packet's flow in the table of its family, or [`NONE`] for a packet without a session.
     pub flows: [u32; BURST],
+    /// Packets that leave as they are; of those that are to leave and are not in it, something is wanted still.
+    pub ready: Mask,
+    /// The link that each packet leaves by, once it is known.
+    pub egress: [Egress; BURST],
     frames: [Option<Frame>; BURST],
     len: usize,
     wire_bytes: u64,
@@ -131,11 +137,13 @@ impl Default for Burst {
             now: 0,
             port: 0,
             live: Mask::NONE,
+            ready: Mask::NONE,
             verdicts: [Verdict::Forward; BURST],
             headers: [Headers::default(); BURST],
             interfaces: [0; BURST],
             actions: [FlowAction::default(); BURST],
             flows: [NONE; BURST],
+            egress: [Egress::default(); BURST],
             frames: [const { None }; BURST],
             len: 0,
             wire_bytes: 0,
@@ -181,6 +189,7 @@ impl Burst {
         self.len = 0;
         self.wire_bytes = 0;
         self.live = Mask::NONE;
+        self.ready = Mask::NONE;
     }
 
     /// Bytes of all packets, as they were put in.
@@ -189,7 +198,13 @@ impl Burst {
         self.wire_bytes
     }
 
-    /// Packet `i`'s bytes; none if its frame was taken.
+    /// Length of packet `i` in bytes; of a chain, all of it.
+    #[inline]
+    pub fn packet_len(&self, i: usize) -> usize {
+        self.frames[i].as_ref().map_or(0, Frame::len)
+    }
+
+    /// Packet `i`'s bytes, of a chain those in the head; none if its frame was taken.
     #[inline]
     pub fn bytes(&self, i: usize) -> &[u8] {
         self.frames[i].as_ref().map_or(&[], Frame::bytes)
@@ -202,16 +217,34 @@ impl Burst {
     }
 
     /// Finds packet `i`'s headers.
-    #[inline(always)]
     pub fn parse(&mut self, i: usize) -> Result<(), ParseError> {
-        let bytes = self.frames[i].as_ref().map_or(&[][..], Frame::bytes);
-        parse_into(bytes, &mut self.headers[i])
+        let Some(frame) = self.frames[i].as_ref() else { return Err(ParseError::Runt) };
+        self.headers[i] = parse_head(frame.bytes(), frame.len())?;
+        Ok(())
     }
 
-    /// Packet `i`'s frame with what is to be done to it.
+    /// Completes packet `i`'s checksum if its sender left it partial.
     #[inline]
-    pub fn leaving(&mut self, i: usize) -> Option<(&mut Frame, &Headers, &FlowAction)> {
-        Some((self.frames[i].as_mut()?, &self.headers[i], &self.actions[i]))
+    pub fn complete_checksum(&mut self, i: usize) {
+        let Some(frame) = self.frames[i].as_mut() else { return };
+        if frame.is_chain() {
+            let (head, rest) = frame.parts_mut();
+            complete_partial_chain(head, rest, &self.headers[i]);
+        } else {
+            complete_partial(frame.bytes_mut(), &self.headers[i]);
+        }
+    }
+
+    /// Packet `i`'s frame, to be changed.
+    #[inline(always)]
+    pub fn frame_mut(&mut self, i: usize) -> Option<&mut Frame> {
+        self.frames[i].as_mut()
+    }
+
+    /// Packet `i`'s frame with what is to be done to it, and where its way out is to be noted.
+    #[inline]
+    pub fn leaving(&mut self, i: usize) -> Option<(&mut Frame, &Headers, &FlowAction, &mut Egress)> {
+        Some((self.frames[i].as_mut()?, &self.headers[i], &self.actions[i], &mut self.egress[i]))
     }
 
     /// Takes packet `i`'s frame out of the burst.

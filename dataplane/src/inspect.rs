@@ -213,7 +213,7 @@ fn session_row(session: &Session, shard: &Shard, now: Nanos) -> SessionRow {
 mod tests {
     use super::*;
     use crate::arena::FramePool;
-    use crate::session::{NewSession, key4, plain_action};
+    use crate::session::{NewSession, addresses, key4, plain_action, ports};
     use crate::snapshot::Snapshot;
 
     #[test]
@@ -223,7 +223,10 @@ mod tests {
         let mut shard = Shard::new(&snapshot, FramePool::new(1, false).unwrap());
         for port in 0..3000 {
             let new = NewSession {
-                keys: [key4(1, 2, (port, 80), 17, 0), key4(2, 1, (80, port), 17, 1)],
+                keys: [
+                    key4(addresses(1, 2), ports(port, 80), 17, 0),
+                    key4(addresses(2, 1), ports(80, port), 17, 1),
+                ],
                 actions: [plain_action(0); 2],
                 protocol: 17,
                 binding: NONE,

@@ -1,14 +1,14 @@
 //! A worker on its own pinned thread, in the machine's time.
 
 use std::os::fd::RawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::clock::{Clock, MILLISECOND, Nanos};
 use crate::counters::Counters;
-use crate::port::af_xdp::wait;
+use crate::port::af_xdp::{MOST_DESCRIPTORS, wait};
 use crate::worker::{Closed, Worker};
 
 /// Empty polls for this long, and an adaptive worker goes to sleep.
@@ -37,13 +37,14 @@ impl Running {
     pub fn start(worker: Worker, core: usize, habit: Habit) -> std::io::Result<(Self, bool)> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
-        let pinnable = core_affinity::get_core_ids().unwrap_or_default().iter().any(|id| id.id == core);
+        let (tell, pinned) = mpsc::sync_channel(1);
         let body = move || {
-            let _ = core_affinity::set_for_current(core_affinity::CoreId { id: core });
+            // Asked of the kernel: the list of cores in use leaves out those that are isolated, which are the best.
+            let _ = tell.send(core_affinity::set_for_current(core_affinity::CoreId { id: core }));
             run(worker, habit, &stopped)
         };
         let thread = thread::Builder::new().name("sluice-worker-0".into()).spawn(body)?;
-        Ok((Self { thread, stop }, pinnable))
+        Ok((Self { thread, stop }, pinned.recv().unwrap_or(false)))
     }
 
     /// Whether the worker has ended by itself, which it never should.
@@ -60,8 +61,7 @@ impl Running {
 
 fn run(mut worker: Worker, habit: Habit, stop: &AtomicBool) -> (Counters, Closed) {
     let clock = Clock::monotonic();
-    let descriptors: Vec<RawFd> =
-        worker.ports().iter().flat_map(|port| port.descriptors()).copied().collect();
+    let mut descriptors: Vec<RawFd> = Vec::with_capacity(MOST_DESCRIPTORS);
     let mut busy_until = 0;
     while !stop.load(Ordering::Relaxed) {
         let now = clock.now();
@@ -70,6 +70,10 @@ fn run(mut worker: Worker, habit: Habit, stop: &AtomicBool) -> (Counters, Closed
         } else if habit == Habit::Adaptive && now > busy_until {
             worker.publish(now);
             let due = worker.next_due().clamp(now, now + SLEEP);
+            // A port whose device came back has others than before.
+            descriptors.clear();
+            let ports = worker.ports().iter().flat_map(|port| port.descriptors());
+            descriptors.extend(ports.take(MOST_DESCRIPTORS));
             wait(&descriptors, Duration::from_nanos(due - now));
         }
     }

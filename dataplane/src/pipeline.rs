@@ -9,12 +9,25 @@ use crate::probe::Probe;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::stage::{
-    FirstPackets, acl, flow, fragment, guard, icmp_error, nat, parse, police, rewrite, route, transmit,
+    FirstPackets, acl, fastpath, flow, fragment, guard, icmp_error, nat, parse, police, rewrite, route,
+    transmit,
 };
 
 /// Takes a received burst to its end: every packet is transmitted, held, punted or dropped, and counted as that.
 /// `probe` is told of each stage; `&mut ()` where nobody asks.
 pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
+    let admitted = probe.stage("admit", || fastpath::admit(burst, shard, snapshot));
+    probe.stage("look_up", || fastpath::look_up(admitted, shard));
+    probe.stage("forward", || fastpath::forward(burst, admitted, shard));
+
+    if !burst.live.is_empty() {
+        stages(burst, shard, snapshot, probe);
+    }
+    probe.stage("transmit", || transmit::run(burst, shard, snapshot));
+}
+
+/// All that can be done with a packet, one stage after the other.
+fn stages(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
     probe.stage("parse", || parse::run(burst, snapshot));
     probe.stage("fragment", || fragment::run(burst, shard, snapshot));
 
@@ -27,7 +40,6 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mu
     probe.stage("police", || police::run(burst, shard, snapshot));
     probe.stage("account", || flow::account(burst, shard));
     probe.stage("rewrite", || rewrite::run(burst, shard));
-    probe.stage("transmit", || transmit::run(burst, shard, snapshot));
 }
 
 /// The slow path: decides what becomes of packets that belong to no flow yet. One after the other, as the session that

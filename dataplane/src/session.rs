@@ -4,15 +4,17 @@
 //! packet needs: the compiled [`FlowAction`], stamps, counters. It is one cache line for IPv4. What only first packets,
 //! TCP flags, ageing and listings touch lies apart, in [`Session`].
 
+mod batch;
 mod flow;
 
 use sluice_pkt::{ipv4, tcp};
 
+pub use self::batch::Batch;
 pub use self::flow::{
-    Direction, Flow, FlowAction, Key4, Key6, KeyFacts, NO_LIMIT, key4, key6, plain_action, ticks,
+    Direction, Flow, FlowAction, Key4, Key6, KeyFacts, NO_LIMIT, addresses, key4, key6, plain_action, ports,
+    ticks,
 };
 
-use crate::arena::prefer_huge_pages;
 use crate::clock::{Nanos, SECOND};
 use crate::counters::Counters;
 use crate::nat::Nat;
@@ -170,7 +172,6 @@ impl Sessions {
         let v4 = HashTable::<Key4, Flow>::with_capacity(sessions.saturating_mul(2), snapshot.seed);
         let v6 =
             HashTable::<Key6, Flow>::with_capacity(sessions.saturating_mul(2), snapshot.seed.rotate_left(32));
-        v4.regions().into_iter().chain(v6.regions()).for_each(prefer_huge_pages);
         Self {
             v4,
             v6,
@@ -379,7 +380,10 @@ mod tests {
 
     fn new(port: u16, protocol: u8) -> NewSession<Key4> {
         NewSession {
-            keys: [key4(1, 2, (port, 80), protocol, 0), key4(2, 1, (80, port), protocol, 1)],
+            keys: [
+                key4(addresses(1, 2), ports(port, 80), protocol, 0),
+                key4(addresses(2, 1), ports(80, port), protocol, 1),
+            ],
             actions: [plain_action(0); 2],
             protocol,
             binding: NONE,

@@ -7,9 +7,9 @@ use crate::local::neighbor::Neighbors;
 use crate::local::{self, Local};
 use crate::nat::Nat;
 use crate::port::Outbox;
-use crate::session::Sessions;
+use crate::session::{Batch, Key4, Key6, Sessions};
 use crate::snapshot::Snapshot;
-use crate::stage::{fragment::Fragments, police::Meters};
+use crate::stage::{fragment::Fragments, police::Limiters};
 
 /// How many frames wait for one port at most, beyond what its own ring holds.
 const OUTBOX: usize = 512;
@@ -20,10 +20,14 @@ pub struct Shard {
     pub pool: FramePool,
     /// Sessions and their flows.
     pub sessions: Sessions,
+    /// Look-ups of IPv4 flows under way.
+    pub batch4: Box<Batch<Key4>>,
+    /// Look-ups of IPv6 flows under way.
+    pub batch6: Box<Batch<Key6>>,
     /// NAT bindings and the external ports in use.
     pub nat: Nat,
     /// Token buckets of the limits.
-    pub meters: Meters,
+    pub limiters: Limiters,
     /// What first fragments said.
     pub fragments: Fragments,
     /// Next hops.
@@ -42,8 +46,10 @@ impl Shard {
         Self {
             pool,
             sessions: Sessions::new(snapshot),
+            batch4: Box::default(),
+            batch6: Box::default(),
             nat: Nat::new(snapshot),
-            meters: Meters::new(snapshot),
+            limiters: Limiters::new(snapshot),
             fragments: Fragments::new(snapshot),
             neighbors: Neighbors::new(snapshot),
             local: Local::new(snapshot),

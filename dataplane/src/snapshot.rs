@@ -26,6 +26,8 @@ pub struct PortConfig {
     pub any_mac: bool,
     /// Do not ask for neighbours: make their MAC addresses up from their IP addresses (replay).
     pub invent_neighbors: bool,
+    /// The kernel answers for the box's own addresses there, and alone speaks ARP and ND.
+    pub host_is_kernel: bool,
 }
 
 /// VLAN tags, outermost first, as they stand on the wire behind the MAC addresses.
@@ -280,6 +282,8 @@ pub struct Snapshot {
     pub sizes: Sizes,
     /// Seed of the hash functions and of random choices; fixed in a replay.
     pub seed: u64,
+    /// Whether no packet takes the fast path, as tests want it. What becomes of each is the same either way.
+    pub stages_only: bool,
 }
 
 impl Snapshot {

@@ -63,7 +63,7 @@ macro_rules! drop_reasons {
 }
 
 drop_reasons! {
-    /// The frame is longer than a packet buffer holds; segmentation offload at the sender is the usual cause.
+    /// The frame is longer than any of its link's MTU; segmentation offload at the sender is the usual cause.
     FrameTooLong = "frame_too_long",
     /// The capture holds only a part of the frame.
     CaptureTruncated = "capture_truncated",

@@ -9,6 +9,7 @@ use crate::burst::Burst;
 use crate::clock::{MILLISECOND, Nanos};
 use crate::counters::{Counters, Publisher, Reader, channel};
 use crate::inspect::{self, Inspected, Inspector};
+use crate::local::mirror::{self, MirrorControl};
 use crate::pipeline;
 use crate::port::{Port, Refused};
 use crate::probe::Probe;
@@ -58,6 +59,13 @@ impl Worker {
             inspector: Some(inspector),
             published: 0,
         }
+    }
+
+    /// The end by which it is told of neighbours on ports where the kernel alone speaks ARP and ND.
+    pub fn mirror(&mut self) -> MirrorControl {
+        let (mirror, control) = mirror::channel();
+        self.shard.local.set_mirror(mirror);
+        control
     }
 
     /// The end from which its tables are listed; there is one.
@@ -162,6 +170,9 @@ impl Worker {
         shard.counters.held = held;
         shard.counters.sessions = shard.sessions.live().into();
         shard.counters.bindings = shard.nat.live().into();
+        for (published, count) in shard.counters.limits.iter_mut().zip(shard.limiters.counts()) {
+            *published = count;
+        }
         self.publisher.publish(&mut shard.counters);
     }
 

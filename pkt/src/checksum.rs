@@ -80,6 +80,22 @@ pub fn pseudo_ipv6(source: &[u8; 16], destination: &[u8; 16], protocol: u8, len:
     Sum::of(source).add_bytes(destination).add_u32(len).add_u16(protocol.into())
 }
 
+/// Whether the checksum of an IPv4 header without options is right.
+#[inline(always)]
+pub fn verify_plain_ipv4_header(header: &[u8; ipv4::LEN]) -> bool {
+    let &[a @ .., _, _, _, _, _, _, _, _, _, _, _, _] = header;
+    let &[_, _, _, _, _, _, _, _, b @ .., _, _, _, _] = header;
+    let &[_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, c @ ..] = header;
+    // 64 bits at a time, each carry added in (RFC 1071 2C), then folded twice.
+    let (sum, carry) = u64::from_ne_bytes(a).overflowing_add(u64::from_ne_bytes(b));
+    let (sum, carry) = sum.overflowing_add(u64::from(u32::from_ne_bytes(c)) + u64::from(carry));
+    let sum = sum + u64::from(carry);
+    let (sum, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
+    let sum = sum + u32::from(carry);
+    let (sum, carry) = (sum as u16).overflowing_add((sum >> 16) as u16);
+    sum + u16::from(carry) == 0xffff
+}
+
 /// Whether an IPv4 header's checksum is right; `header` is all of it, with its options, and nothing else.
 #[inline]
 pub fn verify_ipv4_header(header: &[u8]) -> bool {
@@ -94,6 +110,8 @@ pub fn verify_ipv4_header(header: &[u8]) -> bool {
 /// It is RFC 1624's equation 3. Zero has two forms in one's complement, and the RFC's section 3 shows how the older
 /// equation ends at the wrong one. Here a difference of zero is always kept as all ones, so that the sum under the
 /// complement is never zero and the result is what a full computation gives: never 0xffff.
+///
+/// Like [`Sum`], it holds words as they lie in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delta(u16);
 
@@ -121,7 +139,7 @@ impl Delta {
 
     #[inline]
     const fn between(old: u16, new: u16) -> Self {
-        Self(add(!old, new)).never_zero()
+        Self(add(!old.to_be(), new.to_be())).never_zero()
     }
 
     #[inline]
@@ -132,7 +150,7 @@ impl Delta {
     /// The checksum field after the change. For UDP there is [`apply_udp`](Self::apply_udp).
     #[inline]
     pub const fn apply(self, field: u16) -> u16 {
-        !add(!field, self.0)
+        u16::from_be(!add(!field.to_be(), self.0))
     }
 
     /// The checksum field of a UDP datagram after the change: "none" stays "none", and a computed zero is written as all
@@ -241,6 +259,38 @@ fn finish(frame: &mut [u8], headers: &Headers, pseudo: Sum, len: u16, at: usize)
     true
 }
 
+/// As [`complete_partial`], of a packet in several pieces: `head` has all its headers, `rest` what is behind, in order.
+pub fn complete_partial_chain<'a>(
+    head: &mut [u8],
+    rest: impl IntoIterator<Item = &'a [u8]>,
+    headers: &Headers,
+) -> bool {
+    let Some((pseudo, len, at)) = transport(head, headers) else { return false };
+    let l4 = usize::from(headers.l4_offset);
+    let Some(start) = head.get_mut(l4..).filter(|_| at + 2 > l4) else { return false };
+    let start_len = start.len().min(len.into());
+    let start = &mut start[..start_len];
+    let field = at - l4;
+    if read_u16(start, field) != Some(pseudo.fold()) {
+        return false;
+    }
+    start[field..field + 2].fill(0);
+    let mut sum = pseudo.add_bytes(start);
+    let (mut left, mut odd) = (usize::from(len) - start_len, start_len % 2 == 1);
+    for piece in rest {
+        let piece = &piece[..piece.len().min(left)];
+        // A piece at an odd offset has its bytes in the other half of each word (RFC 1071 2B).
+        let part = Sum::of(piece).fold();
+        sum = sum.add_u16(if odd { part.swap_bytes() } else { part });
+        odd ^= piece.len() % 2 == 1;
+        left -= piece.len();
+    }
+    let computed = sum.checksum();
+    let computed = if headers.protocol == ipv4::UDP { udp::checksum_field(computed) } else { computed };
+    start[field..field + 2].copy_from_slice(&computed.to_be_bytes());
+    left == 0
+}
+
 #[inline]
 fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk().map(|word| u16::from_be_bytes(*word))
@@ -249,6 +299,32 @@ fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_partial_checksum_is_completed_in_pieces_as_in_one() {
+        let mut whole =
+            vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0, 0, 89, 0, 0, 0, 0, 64, 17, 0, 0];
+        whole.extend([192, 0, 2, 1, 198, 51, 100, 7, 1, 2, 3, 4, 0, 69, 0, 0]);
+        whole.extend((0..61u16).map(|i| (i * 5) as u8));
+        let checksum = Sum::of(&whole[14..34]).checksum();
+        whole[24..26].copy_from_slice(&checksum.to_be_bytes());
+        let headers = crate::parse::parse(&whole).unwrap();
+        let partial = pseudo_ipv4(0xc000_0201, 0xc633_6407, 17, 69).fold();
+        whole[40..42].copy_from_slice(&partial.to_be_bytes());
+        let mut expected = whole.clone();
+        assert!(complete_partial(&mut expected, &headers));
+        for head in 42..=whole.len() {
+            for middle in head..=whole.len() {
+                let mut start = whole[..head].to_vec();
+                let rest = [&whole[head..middle], &whole[middle..]];
+                assert!(complete_partial_chain(&mut start, rest, &headers));
+                assert_eq!(start, expected[..head], "{head} {middle}");
+                // It is complete now, and the packet must not end early.
+                assert!(!complete_partial_chain(&mut start, rest, &headers));
+            }
+        }
+        assert!(!complete_partial_chain(&mut whole[..60].to_vec(), [], &headers));
+    }
 
     #[test]
     fn the_example_of_rfc_1071() {
@@ -263,6 +339,30 @@ mod tests {
     fn the_example_of_rfc_1624() {
         // Section 4: 0xdd2f over data in which 0x5555 becomes 0x3285; the older equation ends at 0xffff.
         assert_eq!(Delta::of_u16(0x5555, 0x3285).apply(0xdd2f), 0x0000);
+    }
+
+    #[test]
+    fn both_ways_to_verify_a_header_agree() {
+        let mut state = 1u64;
+        let mut right = 0;
+        for round in 0..100_000 {
+            let mut header = [0; ipv4::LEN];
+            for byte in &mut header {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                // Many extremes, where carries go far.
+                *byte = [(state >> 56) as u8, 0xff, 0][(state >> 40) as usize % 3];
+            }
+            if round % 2 == 0 {
+                header[10..12].fill(0);
+                let checksum = Sum::of(&header).checksum();
+                header[10..12].copy_from_slice(&checksum.to_be_bytes());
+            }
+            let expected = verify_ipv4_header(&header);
+            assert_eq!(verify_plain_ipv4_header(&header), expected, "{header:x?}");
+            right += usize::from(expected);
+        }
+        assert!((49_000..51_000).contains(&right));
+        assert!(!verify_plain_ipv4_header(&[0; ipv4::LEN]) && verify_plain_ipv4_header(&[0xff; ipv4::LEN]));
     }
 
     #[test]

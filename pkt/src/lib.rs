@@ -6,9 +6,11 @@
 //! | module | what it knows |
 //! |---|---|
 //! | [`parse`] | bytes to offsets, 5-tuple and flags; the packet that an ICMP error quotes |
+//! | [`plain`] | the same for the one kind of packet that nearly all are, in a few instructions |
 //! | [`ethernet`], [`vlan`] | MAC addresses, EtherTypes, 802.1Q and QinQ tags |
 //! | [`arp`], [`ipv4`], [`ipv6`] | network headers, options and extension headers |
 //! | [`tcp`], [`udp`], [`icmpv4`], [`icmpv6`] | transport headers |
+//! | [`translation`] | new addresses and ports, and what they do to checksums |
 //! | [`checksum`] | the Internet checksum: full, incremental, and completed for a sender that left it half done |
 //!
 //! # Headers as typed arrays
@@ -41,6 +43,8 @@ pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
 pub mod parse;
+pub mod plain;
 pub mod tcp;
+pub mod translation;
 pub mod udp;
 pub mod vlan;

@@ -7,7 +7,7 @@ mod transport;
 
 pub use quoted::{Quoted, parse_quoted};
 
-use crate::{arp, checksum, ethernet, ipv4, tcp, udp, vlan};
+use crate::{arp, ethernet, vlan};
 
 /// What the Ethernet payload is, behind any VLAN tags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -149,21 +149,9 @@ pub const MAX_EXTENSIONS: usize = 8;
 /// # Errors
 /// Says which header is not as its RFC has it. A frame that Sluice merely does not forward is no error: it is
 /// [`L3::Other`], and so is 802.3 with LLC. For ARP and others `l4_offset` equals `l3_offset`.
-#[inline(always)]
+#[inline]
 pub fn parse(frame: &[u8]) -> Result<Headers, ParseError> {
     parse_head(frame, frame.len())
-}
-
-/// As [`parse`], with the result written where it is wanted, once. After an error nothing is written.
-///
-/// # Errors
-/// As [`parse`].
-#[inline(always)]
-pub fn parse_into(frame: &[u8], headers: &mut Headers) -> Result<(), ParseError> {
-    if plain(frame, frame.len(), headers).is_none() {
-        *headers = parse_any(frame, frame.len())?;
-    }
-    Ok(())
 }
 
 /// Parses a frame of `frame_len` bytes of which `head` is the first piece, as for jumbo frames in several segments. All
@@ -172,82 +160,7 @@ pub fn parse_into(frame: &[u8], headers: &mut Headers) -> Result<(), ParseError>
 ///
 /// # Errors
 /// As [`parse`].
-#[inline(always)]
 pub fn parse_head(head: &[u8], frame_len: usize) -> Result<Headers, ParseError> {
-    let mut headers = Headers::default();
-    match plain(head, frame_len, &mut headers) {
-        Some(()) => Ok(headers),
-        None => parse_any(head, frame_len),
-    }
-}
-
-/// The one kind of packet that nearly all are: untagged IPv4 without options, no fragment, with TCP or UDP; and nothing
-/// wrong with it. `None` for all else: [`parse_any`] finds out what it is. It knows every offset beforehand, and takes a
-/// third of the instructions.
-#[inline(always)]
-fn plain(head: &[u8], frame_len: usize, headers: &mut Headers) -> Option<()> {
-    const L3: usize = ethernet::LEN;
-    const L4: usize = L3 + ipv4::LEN;
-    // As far as the TCP flags; a shorter datagram is for the others.
-    let bytes: &[u8; L4 + tcp::WINDOW] = head.first_chunk()?;
-    let word = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
-    let (ip, _) = bytes[L3..].split_first_chunk::<{ ipv4::LEN }>()?;
-    let total_len = word(L3 + ipv4::TOTAL_LEN);
-    let end = usize::from(total_len) + L3;
-    let fragment = word(L3 + ipv4::FLAGS_FRAGMENT);
-    let is_plain = word(ethernet::ETHERTYPE) == ethernet::IPV4
-        && bytes[L3] == 0x45
-        && fragment & (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK) == 0
-        && end <= frame_len.min(usize::from(u16::MAX))
-        && checksum::verify_ipv4_header(ip);
-    if !is_plain {
-        return None;
-    }
-    let mut flags = Flags::PORTS;
-    flags.0 |= (fragment & ipv4::DONT_FRAGMENT) / ipv4::DONT_FRAGMENT * Flags::DONT_FRAGMENT.0;
-    let payload_len = usize::from(total_len).checked_sub(ipv4::LEN)?;
-    let protocol = bytes[L3 + ipv4::PROTOCOL];
-    let mut tcp_flags = 0;
-    match protocol {
-        ipv4::UDP => {
-            let len = usize::from(word(L4 + udp::DATAGRAM_LEN));
-            if len < udp::LEN || len > payload_len {
-                return None;
-            }
-            if word(L4 + udp::CHECKSUM) == udp::NO_CHECKSUM {
-                flags.set(Flags::NO_CHECKSUM);
-            }
-        }
-        ipv4::TCP => {
-            let len = usize::from(bytes[L4 + tcp::DATA_OFFSET] >> 4) * 4;
-            if len < tcp::LEN || len > payload_len || L4 + len > head.len() {
-                return None;
-            }
-            tcp_flags = bytes[L4 + tcp::FLAGS];
-        }
-        _ => return None,
-    }
-    *headers = Headers {
-        l3: self::L3::Ipv4,
-        tags: 0,
-        tci: [0, 0],
-        l3_offset: L3 as u16,
-        l4_offset: L4 as u16,
-        end: end as u16,
-        protocol,
-        ttl: bytes[L3 + ipv4::TTL],
-        tcp_flags,
-        icmp_type: 0,
-        flags,
-        src_port: word(L4),
-        dst_port: word(L4 + 2),
-    };
-    Some(())
-}
-
-/// The pass in full.
-#[inline(never)]
-fn parse_any(head: &[u8], frame_len: usize) -> Result<Headers, ParseError> {
     let link = link(head)?;
     match link.ethertype {
         ethernet::IPV4 => whole(head, link, L3::Ipv4, network::ipv4(head, frame_len, link.len)?),
@@ -335,6 +248,6 @@ mod tests;
 pub fn fragment_header(frame: &[u8], headers: &Headers) -> Option<usize> {
     let l3 = usize::from(headers.l3_offset);
     let ip = crate::ipv6::Header::at(frame, l3).filter(|_| headers.l3 == L3::Ipv6)?;
-    let packet = frame.get(..usize::from(headers.end))?;
+    let packet = frame.get(..frame.len().min(headers.end.into()))?;
     extensions::walk(packet, l3 + crate::ipv6::LEN, ip.next_header())?.fragment.map(|part| part.header)
 }

@@ -91,7 +91,13 @@ pub(super) fn snapshot(options: &PipelineOptions) -> Snapshot {
 }
 
 fn port(name: &str) -> PortConfig {
-    PortConfig { name: name.into(), complete_checksums: false, any_mac: false, invent_neighbors: true }
+    PortConfig {
+        name: name.into(),
+        complete_checksums: false,
+        any_mac: false,
+        invent_neighbors: true,
+        host_is_kernel: false,
+    }
 }
 
 fn interface(name: &str, port: u16, mac: Mac, address: (Ipv4Addr, u8)) -> Interface {

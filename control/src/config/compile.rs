@@ -10,7 +10,9 @@ use sluice_dataplane::table::classifier::{self, Classifier, Rule};
 use sluice_dataplane::table::meter;
 use sluice_pkt::ethernet::Mac;
 
-use super::model::{Action, Checksum, Config, Direction, Interface, Link, Match, PortRange, Prefix, Target};
+use super::model::{
+    Action, Checksum, Config, Direction, Host, Interface, Link, Match, PortRange, Prefix, Target,
+};
 use super::protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name};
 
 /// What only the device itself can tell of a port.
@@ -87,6 +89,7 @@ fn interfaces(config: &Config, devices: &[DeviceFacts], snapshot: &mut Snapshot)
             },
             any_mac: false,
             invent_neighbors: false,
+            host_is_kernel: device.host == Host::Kernel,
         });
     }
     for (number, interface) in config.interfaces.iter().enumerate() {

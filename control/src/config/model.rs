@@ -110,10 +110,22 @@ pub struct Device {
     pub mac: Option<[u8; 6]>,
     /// What L4 checksums of received frames are worth.
     pub checksum: Checksum,
-    /// How the XDP program is attached.
+    /// How it is driven.
     pub xdp: XdpMode,
+    /// Whether another XDP program is taken off it.
+    pub xdp_replace: bool,
+    /// Frames that each queue's fill and receive ring hold, a power of two from 64 to 32,768; by `tables.frames` if none.
+    pub rx_ring: Option<u32>,
+    /// Frames that the transmit and completion ring hold; likewise.
+    pub tx_ring: Option<u32>,
+    /// Queues of each direction that the device is to have; none to leave them.
+    pub channels: Option<u32>,
     /// What the XDP program leaves to the kernel; at most 32 entries.
     pub kernel: Vec<KernelFilter>,
+    /// Who answers for the box's own addresses there.
+    pub host: Host,
+    /// Whether it may be taken although the default route or the operator's own connection is on it.
+    pub takeover: bool,
 }
 
 /// What L4 checksums of received frames are worth.
@@ -129,17 +141,30 @@ pub enum Checksum {
     Trust,
 }
 
-/// How the XDP program is attached.
+/// How a device is driven.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 pub enum XdpMode {
-    /// In the driver where it can, else generic.
+    /// The first of the others that can be had.
     #[default]
     Auto,
-    /// In the driver, or not at all.
+    /// The driver moves frames to and from our memory, or not at all.
+    ZeroCopy,
+    /// The XDP program runs in the driver, or not at all, and the kernel copies frames.
     Native,
-    /// In the kernel's generic hook.
+    /// The XDP program runs in the kernel's generic hook.
     Generic,
+}
+
+/// Who answers for the box's own addresses on a device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Host {
+    /// Sluice: ARP, ND, ping.
+    #[default]
+    Sluice,
+    /// The kernel's stack, with its services; the interfaces' addresses are its own, too.
+    Kernel,
 }
 
 /// Packets that go to the kernel's own stack.
@@ -300,12 +325,33 @@ pub enum Direction {
 }
 
 /// The poll loops.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Workers {
-    /// The core of each; empty: one on the last core.
+    /// How many; at least one.
+    pub count: usize,
+    /// The core of each, no two alike; empty: chosen by where the devices are.
     pub cores: Vec<usize>,
     /// How they wait.
     pub poll: Poll,
+    /// Frames that a worker takes from a port at a time, 1 to 64.
+    pub batch: u32,
+    /// For how long a system call may poll a device, in microseconds; 0: not at all.
+    pub busy_poll: u32,
+    /// How many packets such a call may take.
+    pub busy_poll_budget: u32,
+}
+
+impl Default for Workers {
+    fn default() -> Self {
+        Self {
+            count: 1,
+            cores: Vec::new(),
+            poll: Poll::default(),
+            batch: 64,
+            busy_poll: 0,
+            busy_poll_budget: 64,
+        }
+    }
 }
 
 /// How a worker waits for packets.

@@ -28,7 +28,24 @@ pub const FILE: Section = Section {
 /// `[interfaces.NAME]`
 pub const INTERFACE: Section = Section {
     name: "[interfaces.NAME]",
-    keys: &["device", "address", "mtu", "mac", "acl", "checksum", "xdp", "kernel", "parent", "vlan"],
+    keys: &[
+        "device",
+        "address",
+        "mtu",
+        "mac",
+        "acl",
+        "checksum",
+        "xdp",
+        "xdp-replace",
+        "channels",
+        "rx-ring",
+        "tx-ring",
+        "kernel",
+        "host",
+        "takeover",
+        "parent",
+        "vlan",
+    ],
 };
 /// `[[routes]]`
 pub const ROUTE: Section =
@@ -67,7 +84,10 @@ pub const LIMIT: Section = Section {
 /// `[icmp]`
 pub const ICMP: Section = Section { name: "[icmp]", keys: &["errors-per-second"] };
 /// `[workers]`
-pub const WORKERS: Section = Section { name: "[workers]", keys: &["cores", "poll"] };
+pub const WORKERS: Section = Section {
+    name: "[workers]",
+    keys: &["cores", "count", "poll", "batch", "busy-poll", "busy-poll-budget"],
+};
 /// `[tables]`
 pub const TABLES: Section =
     Section { name: "[tables]", keys: &["sessions", "neighbors", "fragments", "frames"] };

@@ -33,12 +33,13 @@ impl Announcements {
         }
         addresses.extend(snapshot.local4.iter().map(|(&address, &(on, _))| (on, IpAddr::V4(address))));
         addresses.extend(snapshot.local6.iter().map(|(&address, &(on, _))| (on, IpAddr::V6(address))));
-        let replays = |interface: u16| {
+        // The kernel announces its own.
+        let silent = |interface: u16| {
             let link = snapshot.interfaces.get(usize::from(interface));
             let port = link.and_then(|link| snapshot.ports.get(usize::from(link.port)));
-            port.is_none_or(|port| port.invent_neighbors)
+            port.is_none_or(|port| port.invent_neighbors || port.host_is_kernel)
         };
-        addresses.retain(|&(interface, _)| !replays(interface));
+        addresses.retain(|&(interface, _)| !silent(interface));
         addresses.sort_unstable();
         addresses.dedup();
         let due = if addresses.is_empty() { Nanos::MAX } else { 0 };

@@ -50,17 +50,12 @@ impl Context<'_> {
     /// Makes a frame of these parts and puts it into the port's outbox. Without a free frame it is not made; one that the
     /// outbox has no room for is counted both as made and as dropped.
     pub(super) fn originate(&mut self, port: u16, link: &LinkHeader, parts: &[&[u8]]) {
-        let Some(mut frame) = self.pool.take() else { return };
         let len = link.len + parts.iter().map(|part| part.len()).sum::<usize>();
-        if !frame.set_len(len) {
-            self.pool.give(frame);
-            return;
-        }
-        let mut rest = frame.bytes_mut();
+        let Some(mut frame) = self.pool.take_len(len) else { return };
+        let mut at = 0;
         for part in std::iter::once(&link.bytes()).chain(parts) {
-            let Some((front, behind)) = rest.split_at_mut_checked(part.len()) else { break };
-            front.copy_from_slice(part);
-            rest = behind;
+            frame.put(at, part);
+            at += part.len();
         }
         self.counters.originated += 1;
         let refused = match self.outboxes.get_mut(usize::from(port)) {

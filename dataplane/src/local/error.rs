@@ -98,7 +98,8 @@ impl Context<'_> {
     /// RFC 9293 3.10.7.1. A reset comes from the address that the segment was sent to.
     fn reset(&mut self, packet: &Packet<'_>, back: &LinkHeader) {
         let Some(segment) = tcp::Header::at(packet.transport(), 0) else { return };
-        let data = packet.transport().len().saturating_sub(segment.header_len());
+        let payload = packet.headers.end.saturating_sub(packet.headers.l4_offset);
+        let data = usize::from(payload).saturating_sub(segment.header_len());
         let Some(mut reset) = tcp::Header::reset(&segment, data as u32) else { return };
         if packet.headers.flags.has(Flags::FRAGMENT) || !self.may_tell() {
             return;

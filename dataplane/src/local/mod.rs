@@ -13,6 +13,7 @@ mod emit;
 mod error;
 mod icmp;
 mod link;
+pub mod mirror;
 mod nd;
 pub mod neighbor;
 
@@ -20,12 +21,13 @@ use std::net::IpAddr;
 
 use sluice_pkt::checksum;
 use sluice_pkt::ethernet::{self, Mac};
-use sluice_pkt::parse::{Flags, Headers, L3, parse};
+use sluice_pkt::parse::{Flags, Headers, L3, parse_head};
 use sluice_pkt::{icmpv6, ipv4, ipv6, vlan};
 
 use self::announce::Announcements;
+use self::mirror::{Mirror, Wanted};
 use self::neighbor::Neighbors;
-use crate::arena::{Frame, FramePool};
+use crate::arena::{Frame, FramePool, MAX_PACKET};
 use crate::burst::Burst;
 use crate::clock::Nanos;
 use crate::counters::Counters;
@@ -45,6 +47,10 @@ pub struct Local {
     /// Echo replies have a budget of their own: a flood of pings must not silence path MTU discovery.
     echoes: PacketMeter,
     announcements: Announcements,
+    /// Where a packet for us that came as a chain is made one piece.
+    buffer: Vec<u8>,
+    /// The way to the kernel's neighbours, where some port has them.
+    mirror: Option<Mirror>,
 }
 
 impl Local {
@@ -55,7 +61,14 @@ impl Local {
             errors: PacketMeter::new(rate, rate),
             echoes: PacketMeter::new(rate, rate),
             announcements: Announcements::new(snapshot),
+            buffer: vec![0; MAX_PACKET],
+            mirror: None,
         }
+    }
+
+    /// From now on, neighbours on ports whose `host_is_kernel` is set are asked for here.
+    pub fn set_mirror(&mut self, mirror: Mirror) {
+        self.mirror = Some(mirror);
     }
 
     /// When there is something to announce; it may lie in the past.
@@ -110,14 +123,19 @@ impl<'a> Packet<'a> {
         ipv6::Header::at(self.bytes, self.headers.l3_offset.into())
     }
 
-    /// The IP packet, without Ethernet header and padding.
+    /// The IP packet, without Ethernet header and padding; of a chain what the head has.
     fn network(&self) -> &'a [u8] {
-        self.bytes.get(self.headers.l3_offset.into()..self.headers.end.into()).unwrap_or_default()
+        self.until_end(self.headers.l3_offset)
     }
 
-    /// The transport header and what is behind it.
+    /// The transport header and what is behind it; of a chain what the head has.
     fn transport(&self) -> &'a [u8] {
-        self.bytes.get(self.headers.l4_offset.into()..self.headers.end.into()).unwrap_or_default()
+        self.until_end(self.headers.l4_offset)
+    }
+
+    fn until_end(&self, start: u16) -> &'a [u8] {
+        let end = self.bytes.len().min(self.headers.end.into());
+        self.bytes.get(start.into()..end).unwrap_or_default()
     }
 
     fn destination(&self) -> Option<IpAddr> {
@@ -155,15 +173,17 @@ impl Context<'_> {
         let (Some(&headers), Some(&interface)) = (burst.headers.get(i), burst.interfaces.get(i)) else {
             return;
         };
-        let Some(mut frame) = burst.take(i) else { return };
         if self.snapshot.ports.get(usize::from(burst.port)).is_some_and(|port| port.complete_checksums) {
-            checksum::complete_partial(frame.bytes_mut(), &headers);
+            burst.complete_checksum(i);
         }
-        let packet = Packet::new(frame.bytes(), &headers, interface, self.snapshot);
+        let Some(frame) = burst.take(i) else { return };
+        let mut buffer = std::mem::take(&mut self.local.buffer);
+        let packet = Packet::new(frame.whole(&mut buffer), &headers, interface, self.snapshot);
         match packet.map_or(Err(DropReason::LocalUnwanted), |packet| self.deliver(&packet)) {
             Ok(()) => self.counters.punted += 1,
             Err(reason) => self.counters.dropped(reason, 1),
         }
+        self.local.buffer = buffer;
         self.pool.give(frame);
     }
 
@@ -180,6 +200,7 @@ impl Context<'_> {
     /// Does what is due: announcements, requests for neighbours, and the end of those that did not answer. One call does a
     /// bounded part of it; nothing is lost if the next one comes late.
     pub fn tick(&mut self) {
+        self.take_in_known();
         if self.now < self.neighbors.next_due().min(self.local.announcements.next_due()) {
             return;
         }
@@ -197,23 +218,27 @@ impl Context<'_> {
     /// if the next hop does not answer.
     pub fn undeliverable(&mut self, port: u16, frame: Frame, reason: DropReason) {
         if reason == DropReason::NeighborUnreachable {
-            self.tell_unreachable(port, frame.bytes());
+            self.tell_unreachable(port, &frame);
         }
         self.counters.dropped(reason, 1);
         self.pool.give(frame);
     }
 
     /// What was found out about the packet when it came was not kept.
-    fn tell_unreachable(&mut self, port: u16, bytes: &[u8]) {
-        let Ok(headers) = parse(bytes) else { return };
+    fn tell_unreachable(&mut self, port: u16, frame: &Frame) {
+        let Ok(headers) = parse_head(frame.bytes(), frame.len()) else { return };
         let Some(interface) = self.snapshot.interface_of(port, tags(&headers)) else { return };
-        if let Some(packet) = Packet::new(bytes, &headers, interface, self.snapshot) {
+        if let Some(packet) = Packet::new(frame.bytes(), &headers, interface, self.snapshot) {
             self.tell(&packet, Answer::HostUnreachable);
         }
     }
 
     fn ask(&mut self, request: &neighbor::Request) {
         let Some(link) = self.snapshot.interfaces.get(usize::from(request.interface)) else { return };
+        let kernels = self.snapshot.ports.get(usize::from(link.port)).is_some_and(|port| port.host_is_kernel);
+        if let Some(mirror) = self.local.mirror.as_mut().filter(|_| kernels) {
+            return mirror.ask(Wanted { interface: request.interface, address: request.address });
+        }
         match request.address {
             IpAddr::V4(address) => self.ask_arp(link, address, request.mac),
             IpAddr::V6(address) => self.ask_nd(link, address, request.mac),

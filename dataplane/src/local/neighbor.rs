@@ -26,7 +26,7 @@ use sluice_pkt::ethernet::Mac;
 
 use self::hold::{HoldQueue, PER_NEIGHBOR, Undelivered};
 use self::hop::NOWHERE;
-pub use self::hop::{NextHop, invented_mac};
+pub use self::hop::{Egress, NextHop, invented_mac};
 pub use self::list::Neighbor;
 use self::list::{NeighborKey, address_of, interface_of, key};
 pub use self::room::IDLE;

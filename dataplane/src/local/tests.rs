@@ -8,11 +8,13 @@ use etherparse::PacketBuilder;
 use super::*;
 use crate::clock::SECOND;
 use crate::snapshot::{PortConfig, Sizes};
+use sluice_pkt::parse::parse;
 
 mod answers;
 mod arp_nd;
 mod echo;
 mod fuzz;
+mod mirror;
 mod scan;
 mod time;
 
@@ -41,6 +43,7 @@ pub(super) fn snapshot() -> Snapshot {
         complete_checksums: false,
         any_mac: false,
         invent_neighbors: name == "replay",
+        host_is_kernel: name == "host",
     };
     let wan_local = "fe80::2".parse().unwrap();
     let replay4 = Ipv4Addr::new(203, 0, 113, 1);

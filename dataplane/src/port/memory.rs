@@ -7,23 +7,31 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use ringbuf::traits::{Consumer, Observer, Producer, Split};
 use ringbuf::{HeapCons, HeapProd, HeapRb};
 
-use crate::arena::{CHUNK, FramePool, MAX_FRAME};
+use crate::arena::{Frame, FramePool, MAX_FRAME, MAX_PACKET};
 use crate::burst::Burst;
 use crate::clock::Nanos;
 use crate::port::{Outbox, Port, Refused, Sent};
+
+/// The longest packet that a peer can send: longer than a port takes.
+pub const SLOT: usize = MAX_PACKET.next_multiple_of(1024);
 
 /// A packet in a ring. Its bytes lie inline, so that a port in memory allocates nothing per packet.
 struct Slot {
     time: Nanos,
     len: usize,
-    bytes: [u8; CHUNK],
+    bytes: [u8; SLOT],
 }
 
 impl Slot {
     fn new(time: Nanos, packet: &[u8]) -> Option<Self> {
-        let mut slot = Self { time, len: packet.len(), bytes: [0; CHUNK] };
+        let mut slot = Self { time, len: packet.len(), bytes: [0; SLOT] };
         slot.bytes.get_mut(..packet.len())?.copy_from_slice(packet);
         Some(slot)
+    }
+
+    fn of(time: Nanos, frame: &Frame) -> Option<Self> {
+        let mut slot = Self { time, len: frame.len(), bytes: [0; SLOT] };
+        frame.copy_to(0, slot.bytes.get_mut(..frame.len())?).then_some(slot)
     }
 
     fn bytes(&self) -> &[u8] {
@@ -55,7 +63,7 @@ pub fn pair(capacity: usize) -> (MemoryPort, MemoryPeer) {
 
 impl MemoryPeer {
     /// Sends the port a packet, which arrives at `time`. False, and nothing sent, if the ring is full or the packet is
-    /// longer than [`CHUNK`]. (One longer than [`MAX_FRAME`] is for the port to refuse.)
+    /// longer than [`SLOT`]. (One longer than [`MAX_PACKET`] is for the port to refuse.)
     pub fn inject(&mut self, time: Nanos, packet: &[u8]) -> bool {
         Slot::new(time, packet).is_some_and(|slot| self.arriving.try_push(slot).is_ok())
     }
@@ -71,11 +79,10 @@ impl Port for MemoryPort {
         let mut refused = Refused::default();
         for _ in 0..burst.room() {
             let Some(slot) = self.arriving.first().filter(|slot| slot.time <= now) else { break };
-            if slot.len > MAX_FRAME {
+            if slot.len > MAX_PACKET {
                 refused.too_long += 1;
                 refused.bytes += slot.len as u64;
-            } else if let Some(mut frame) = pool.take() {
-                frame.copy_from(slot.bytes());
+            } else if let Some(frame) = pool.copy_in(slot.bytes()) {
                 if let Err(frame) = burst.push(frame) {
                     pool.give(frame);
                 }
@@ -91,8 +98,8 @@ impl Port for MemoryPort {
     fn transmit(&mut self, now: Nanos, pool: &mut FramePool, outbox: &mut Outbox) -> Sent {
         let mut sent = Sent::default();
         for frame in outbox.take(self.leaving.vacant_len()) {
-            // A frame lies in one chunk, and the ring has room.
-            if let Some(slot) = Slot::new(now, frame.bytes())
+            // No packet is longer than a slot, and the ring has room.
+            if let Some(slot) = Slot::of(now, &frame)
                 && self.leaving.try_push(slot).is_ok()
             {
                 sent.packets += 1;
@@ -285,10 +292,10 @@ mod tests {
     fn a_memory_port_refuses_what_it_cannot_hold() {
         let (mut port, mut peer) = pair(4);
         let (mut pool, mut burst) = (FramePool::new(1, false).unwrap(), Burst::default());
-        assert!(!peer.inject(0, &[0; CHUNK + 1]));
-        assert!(peer.inject(0, &[0; CHUNK]) && peer.inject(0, &[1; 60]) && peer.inject(0, &[2; 70]));
+        assert!(!peer.inject(0, &[0; SLOT + 1]));
+        assert!(peer.inject(0, &[0; SLOT]) && peer.inject(0, &[1; 60]) && peer.inject(0, &[2; 70]));
         let refused = port.receive(0, &mut pool, &mut burst);
-        assert_eq!(refused, Refused { too_long: 1, truncated: 0, no_frame: 1, bytes: CHUNK as u64 + 70 });
+        assert_eq!(refused, Refused { too_long: 1, truncated: 0, no_frame: 1, bytes: SLOT as u64 + 70 });
         assert_eq!((burst.len(), burst.bytes(0)), (1, &[1; 60][..]));
         pool.give(burst.take(0).unwrap());
     }

@@ -12,7 +12,7 @@ use crate::clock::Nanos;
 /// as received, and as dropped for the reason named.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refused {
-    /// Frames longer than a packet buffer (`frame_too_long`).
+    /// Frames longer than any of the port's link, or than a packet may be (`frame_too_long`).
     pub too_long: u64,
     /// Frames that the capture cut short (`capture_truncated`).
     pub truncated: u64,
@@ -22,27 +22,39 @@ pub struct Refused {
     pub bytes: u64,
 }
 
+/// The most segments that a received packet comes in, and so that one is sent in (`MAX_SKB_FRAGS` and the head).
+pub const MAX_SEGMENTS: usize = 18;
+
 /// Frames that wait to be taken by one port, oldest first, bounded.
 #[derive(Debug)]
 pub struct Outbox {
+    /// Never grows.
     frames: Vec<Frame>,
-    capacity: usize,
+    /// How many of them are chains.
+    chains: usize,
 }
 
 impl Outbox {
-    /// An outbox for at most `capacity` frames; its memory is taken now.
+    /// An outbox for `capacity` frames, whose memory is taken now.
     pub fn new(capacity: usize) -> Self {
-        Self { frames: Vec::with_capacity(capacity), capacity }
+        Self { frames: Vec::with_capacity(capacity), chains: 0 }
     }
 
     /// Puts a frame in. Gives it back if the outbox is full.
     #[inline]
     pub fn push(&mut self, frame: Frame) -> Result<(), Frame> {
-        if self.frames.len() == self.capacity {
+        if self.is_full() {
             return Err(frame);
         }
+        self.chains += usize::from(frame.is_chain());
         self.frames.push(frame);
         Ok(())
+    }
+
+    /// Whether no more frames fit.
+    #[inline(always)]
+    pub fn is_full(&self) -> bool {
+        self.frames.len() == self.frames.capacity()
     }
 
     /// How many frames wait.
@@ -61,7 +73,35 @@ impl Outbox {
     #[inline]
     pub fn take(&mut self, n: usize) -> impl Iterator<Item = Frame> + '_ {
         let n = n.min(self.frames.len());
+        if self.chains != 0 {
+            self.chains -= self.frames.iter().take(n).filter(|frame| frame.is_chain()).count();
+        }
         self.frames.drain(..n)
+    }
+
+    /// How many frames, from the oldest on, take at most so many descriptors, each segment of a chain one.
+    #[inline]
+    pub fn fitting(&self, descriptors: usize) -> usize {
+        if self.chains == 0 { descriptors.min(self.frames.len()) } else { self.fitting_chains(descriptors) }
+    }
+
+    #[cold]
+    fn fitting_chains(&self, descriptors: usize) -> usize {
+        let mut left = descriptors;
+        let fits = |frame: &&Frame| match left.checked_sub(frame.segments().count()) {
+            Some(rest) => {
+                left = rest;
+                true
+            }
+            None => false,
+        };
+        self.frames.iter().take_while(fits).count()
+    }
+
+    /// How many descriptors all frames take at most.
+    #[inline]
+    pub fn descriptors(&self) -> usize {
+        self.frames.len() + self.chains * MAX_SEGMENTS
     }
 }
 

@@ -1,6 +1,6 @@
 //! A flow: one direction of a session, as its packets find it. The key, the compiled action, and what each packet writes.
 
-use sluice_pkt::checksum::Delta;
+use sluice_pkt::translation::Translation;
 
 use crate::clock::Nanos;
 use crate::snapshot::NONE16;
@@ -31,21 +31,11 @@ impl Direction {
 }
 
 /// What is done to each packet of a flow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct FlowAction {
-    /// Source address of an IPv4 packet when it leaves.
-    pub src: u32,
-    /// Destination address of an IPv4 packet when it leaves.
-    pub dst: u32,
-    /// Source port (or echo identifier) when it leaves.
-    pub src_port: u16,
-    /// Destination port (or echo identifier) when it leaves.
-    pub dst_port: u16,
-    /// What the new addresses do to the IPv4 header checksum.
-    pub l3: Delta,
-    /// What the new addresses and ports do to the transport checksum.
-    pub l4: Delta,
+    /// Addresses and ports (or echo identifier) of an IPv4 packet when it leaves.
+    pub new: Translation,
     /// Index of the next hop.
     pub next_hop: u16,
     /// The ACL rule that let the flow pass or not, for its hit counter; [`NONE16`] without an ACL.
@@ -54,6 +44,12 @@ pub struct FlowAction {
     pub limits: [u8; 2],
     /// See the associated constants.
     pub flags: u16,
+}
+
+impl Default for FlowAction {
+    fn default() -> Self {
+        plain_action(NONE16)
+    }
 }
 
 impl FlowAction {
@@ -98,6 +94,14 @@ impl Flow {
         self.session >> 1
     }
 
+    /// Counts a packet of so many bytes that goes on at this time.
+    #[inline(always)]
+    pub fn count(&mut self, bytes: usize, now: u32) {
+        self.packets = self.packets.wrapping_add(1);
+        self.bytes += bytes as u64;
+        self.last_seen = now;
+    }
+
     /// Which direction of the session this is.
     #[inline]
     pub const fn direction(&self) -> Direction {
@@ -116,22 +120,34 @@ pub type Key4 = [u64; 2];
 /// An IPv6 flow's key.
 pub type Key6 = [u64; 5];
 
-/// Builds the key of an IPv4 flow.
-#[inline]
-pub const fn key4(src: u32, dst: u32, ports: (u16, u16), protocol: u8, interface: u16) -> Key4 {
-    [(src as u64) << 32 | dst as u64, low_word(ports, protocol, interface)]
+/// Builds the key of an IPv4 flow. Addresses and ports are pairs, the source in the high half.
+#[inline(always)]
+pub const fn key4(addresses: u64, ports: u32, protocol: u8, interface: u16) -> Key4 {
+    [addresses, low_word(ports, protocol, interface)]
 }
 
 /// Builds the key of an IPv6 flow.
 #[inline]
-pub const fn key6(src: u128, dst: u128, ports: (u16, u16), protocol: u8, interface: u16) -> Key6 {
+pub const fn key6(src: u128, dst: u128, ports: u32, protocol: u8, interface: u16) -> Key6 {
     let word = low_word(ports, protocol, interface);
     [(src >> 64) as u64, src as u64, (dst >> 64) as u64, dst as u64, word]
 }
 
+#[inline(always)]
+const fn low_word(ports: u32, protocol: u8, interface: u16) -> u64 {
+    (ports as u64) << 32 | (interface as u64) << 16 | protocol as u64
+}
+
+/// A pair of addresses, as [`key4`] takes it.
 #[inline]
-const fn low_word(ports: (u16, u16), protocol: u8, interface: u16) -> u64 {
-    (ports.0 as u64) << 48 | (ports.1 as u64) << 32 | (interface as u64) << 16 | protocol as u64
+pub const fn addresses(src: u32, dst: u32) -> u64 {
+    (src as u64) << 32 | dst as u64
+}
+
+/// A pair of ports, as keys have it.
+#[inline]
+pub const fn ports(src: u16, dst: u16) -> u32 {
+    (src as u32) << 16 | dst as u32
 }
 
 /// What a key's second half says, for listings.
@@ -158,16 +174,5 @@ impl KeyFacts {
 
 /// An action that only forwards.
 pub const fn plain_action(next_hop: u16) -> FlowAction {
-    FlowAction {
-        src: 0,
-        dst: 0,
-        src_port: 0,
-        dst_port: 0,
-        l3: Delta::NONE,
-        l4: Delta::NONE,
-        next_hop,
-        rule: NONE16,
-        limits: [NO_LIMIT; 2],
-        flags: 0,
-    }
+    FlowAction { new: Translation::NONE, next_hop, rule: NONE16, limits: [NO_LIMIT; 2], flags: 0 }
 }

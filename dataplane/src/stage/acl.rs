@@ -12,7 +12,7 @@ use sluice_pkt::parse::L3;
 use super::route::expected_interface;
 use super::{FirstPackets, Tuple4, Tuple6, addresses4, addresses6, reversed, tuple};
 use crate::burst::Burst;
-use crate::session::{Flow, FlowAction, key4, key6};
+use crate::session::{Flow, FlowAction, addresses, key4, key6, ports};
 use crate::shard::Shard;
 use crate::snapshot::{AclAction, NONE16, Snapshot};
 use crate::table::classifier::Tuple;
@@ -30,7 +30,7 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
                 let ends = [tuple.src, tuple.dst].map(|end| Ipv4Addr::from_bits(end).into());
                 tuple.established =
                     is_known(&shard.sessions.v4, interface, ends, &tuple, snapshot, |t, at| {
-                        key4(t.src, t.dst, (t.src_port, t.dst_port), t.protocol, at)
+                        key4(addresses(t.src, t.dst), ports(t.src_port, t.dst_port), t.protocol, at)
                     });
                 decide4(snapshot, interface, &tuple)
             }
@@ -39,14 +39,14 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
                 let ends = [tuple.src, tuple.dst].map(|end| Ipv6Addr::from_bits(end).into());
                 tuple.established =
                     is_known(&shard.sessions.v6, interface, ends, &tuple, snapshot, |t, at| {
-                        key6(t.src, t.dst, (t.src_port, t.dst_port), t.protocol, at)
+                        key6(t.src, t.dst, ports(t.src_port, t.dst_port), t.protocol, at)
                     });
                 decide6(snapshot, interface, &tuple)
             }
         };
         first.decisions[i].rule = rule;
         if action != AclAction::Accept {
-            count(shard, rule, bytes.len());
+            count(shard, rule, burst.packet_len(i));
             burst.decide(i, verdict(action));
         }
     }

@@ -2,16 +2,19 @@
 //!
 //! Exits: first packets to the slow path; drops where a session finds no room.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
-use sluice_pkt::checksum::Delta;
-use sluice_pkt::ipv4;
 use sluice_pkt::parse::{Flags, Headers, L3};
 use sluice_pkt::tcp;
+use sluice_pkt::translation::{End, Translation};
 
-use super::{Decision, FirstPackets, acl, addresses4, addresses6, reversed, route, sessionless, tuple};
-use crate::burst::{BURST, Burst, Mask};
-use crate::session::{Family, Flow, FlowAction, Key4, Key6, NONE, NewSession, key4, key6, ticks};
+use super::{
+    Decision, FirstPackets, Tuple4, acl, addresses4, addresses6, reversed, route, sessionless, tuple,
+};
+use crate::burst::{Burst, Mask};
+use crate::session::{
+    Batch, Family, Flow, FlowAction, Key4, Key6, NONE, NewSession, addresses, key4, key6, ports, ticks,
+};
 use crate::shard::Shard;
 use crate::snapshot::{AclAction, NONE16, Snapshot};
 use crate::table::hash::HashTable;
@@ -22,43 +25,39 @@ const OPENS_OR_ENDS: u8 = tcp::SYN | tcp::FIN | tcp::RST;
 
 /// Looks these packets up. Returns those that belong to no session (ICMP errors among them, which are about one).
 pub fn find(burst: &mut Burst, mask: Mask, shard: &mut Shard, snapshot: &Snapshot) -> Mask {
-    shard.sessions.stamp = shard.neighbors.epoch();
+    let stamp = shard.neighbors.epoch();
+    shard.sessions.stamp = stamp;
     let (mut v6, mut errors) = (Mask::NONE, Mask::NONE);
     for i in mask {
-        burst.flows[i] = NONE;
         let headers = &burst.headers[i];
         v6.add_if(i, headers.l3 != L3::Ipv4);
         errors.add_if(i, headers.flags.has(Flags::ICMP_ERROR));
     }
+    errors.for_each(|i| burst.flows[i] = NONE);
     let v6 = v6.without(errors);
     let v4 = mask.without(errors).without(v6);
-    let stamp = shard.sessions.stamp;
-    let mut first = errors;
-    for found in [
-        look_up(burst, v4, &shard.sessions.v4, stamp, key_of4),
-        look_up(burst, v6, &shard.sessions.v6, stamp, key_of6),
-    ] {
-        first = first.or(found.unknown);
-        for i in found.opens_or_ends {
-            follow_tcp(burst, i, shard);
-        }
-        if !found.stale.is_empty() {
-            refresh(burst, found.stale, shard, snapshot);
-        }
+    let sessions = &shard.sessions;
+    let found = look_up(burst, v4, &sessions.v4, &mut shard.batch4, stamp, key_of4);
+    let found = found.or(look_up(burst, v6, &sessions.v6, &mut shard.batch6, stamp, key_of6));
+    for i in found.opens_or_ends {
+        follow_tcp(burst, i, shard);
     }
-    first
+    if !found.stale.is_empty() {
+        refresh(burst, found.stale, shard, snapshot);
+    }
+    found.unknown.or(errors)
 }
 
 #[inline]
 fn key_of4(bytes: &[u8], headers: &Headers, interface: u16) -> Key4 {
     let (src, dst) = addresses4(bytes, headers);
-    key4(src, dst, (headers.src_port, headers.dst_port), headers.protocol, interface)
+    key4(addresses(src, dst), ports(headers.src_port, headers.dst_port), headers.protocol, interface)
 }
 
 #[inline]
 fn key_of6(bytes: &[u8], headers: &Headers, interface: u16) -> Key6 {
     let (src, dst) = addresses6(bytes, headers);
-    key6(src, dst, (headers.src_port, headers.dst_port), headers.protocol, interface)
+    key6(src, dst, ports(headers.src_port, headers.dst_port), headers.protocol, interface)
 }
 
 /// What a look-up tells of the packets.
@@ -72,29 +71,32 @@ struct Found {
     opens_or_ends: Mask,
 }
 
-#[inline]
-fn look_up<K: Key + Default>(
+impl Found {
+    fn or(self, other: Self) -> Self {
+        Self {
+            unknown: self.unknown.or(other.unknown),
+            stale: self.stale.or(other.stale),
+            opens_or_ends: self.opens_or_ends.or(other.opens_or_ends),
+        }
+    }
+}
+
+fn look_up<K: Key>(
     burst: &mut Burst,
     mask: Mask,
     table: &HashTable<K, Flow>,
+    batch: &mut Batch<K>,
     stamp: u32,
     key_of: impl Fn(&[u8], &Headers, u16) -> K,
 ) -> Found {
+    for i in mask {
+        batch.begin(i, key_of(burst.bytes(i), &burst.headers[i], burst.interfaces[i]), table);
+    }
+    batch.candidates(mask, table);
     let mut result = Found::default();
-    if mask.is_empty() {
-        return result;
-    }
-    let mut keys = [K::default(); BURST];
-    let mut hashes = [0; BURST];
-    let mut found = [NONE; BURST];
-    let count = mask.count().min(BURST);
-    for ((i, key), hash) in mask.zip(&mut keys).zip(&mut hashes) {
-        *key = key_of(burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
-        *hash = table.hash(key);
-    }
-    table.find_batch(&keys[..count], &hashes[..count], &mut found[..count]);
-    for (i, &index) in mask.zip(&found) {
-        let Some(flow) = table.value(index) else {
+    for i in mask {
+        let Some((index, flow)) = batch.confirm(i, table) else {
+            burst.flows[i] = NONE;
             result.unknown.add(i);
             continue;
         };
@@ -128,7 +130,7 @@ pub fn refresh(burst: &mut Burst, stale: Mask, shard: &mut Shard, snapshot: &Sna
     for i in stale.and(burst.live) {
         let headers = burst.headers[i];
         let dst = match headers.l3 {
-            L3::Ipv4 => IpAddr::V4(Ipv4Addr::from_bits(burst.actions[i].dst)),
+            L3::Ipv4 => IpAddr::V4(burst.actions[i].new.destination()),
             _ => IpAddr::V6(Ipv6Addr::from_bits(addresses6(burst.bytes(i), &headers).1)),
         };
         match route::next_hop(dst, snapshot, &mut shard.neighbors, burst.now) {
@@ -173,25 +175,24 @@ fn install4(burst: &mut Burst, i: usize, decision: &Decision, shard: &mut Shard,
 
     let forward = forward_action(bytes, headers, decision);
     let reply = FlowAction {
-        src: original.dst,
-        dst: original.src,
-        src_port: original.dst_port,
-        dst_port: original.src_port,
-        l3: -forward.l3,
-        l4: -forward.l4,
+        new: Translation::new(headers.protocol, ends(&returning), ends(&reversed(&original))),
         rule,
         limits: decision.limits[1],
         flags: forward.flags | denial(action),
         next_hop: NONE16,
     };
-    let ports = (returning.src_port, returning.dst_port);
+    let ports = ports(returning.src_port, returning.dst_port);
     let new = NewSession {
-        keys: [key, key4(returning.src, returning.dst, ports, headers.protocol, decision.egress)],
+        keys: [key, key4(addresses(returning.src, returning.dst), ports, headers.protocol, decision.egress)],
         actions: [forward, reply],
         protocol: headers.protocol,
         binding: decision.binding,
     };
     create(burst, i, &new, shard);
+}
+
+fn ends(tuple: &Tuple4) -> [End; 2] {
+    [(tuple.src.into(), tuple.src_port), (tuple.dst.into(), tuple.dst_port)]
 }
 
 fn install6(burst: &mut Burst, i: usize, decision: &Decision, shard: &mut Shard, snapshot: &Snapshot) {
@@ -203,7 +204,7 @@ fn install6(burst: &mut Burst, i: usize, decision: &Decision, shard: &mut Shard,
     let forward = forward_action(bytes, headers, decision);
     let reply =
         FlowAction { next_hop: NONE16, rule, limits: decision.limits[1], flags: denial(action), ..forward };
-    let ports = (returning.src_port, returning.dst_port);
+    let ports = ports(returning.src_port, returning.dst_port);
     let new = NewSession {
         keys: [key, key6(returning.src, returning.dst, ports, headers.protocol, decision.egress)],
         actions: [forward, reply],
@@ -254,13 +255,9 @@ fn forward_action(bytes: &[u8], headers: &Headers, decision: &Decision) -> FlowA
         return action;
     }
     let (src, dst) = addresses4(bytes, headers);
-    (action.src, action.src_port) = decision.src;
-    (action.dst, action.dst_port) = decision.dst;
-    let ports =
-        Delta::of_u16(headers.src_port, action.src_port) + Delta::of_u16(headers.dst_port, action.dst_port);
-    action.l3 = Delta::of_u32(src, action.src) + Delta::of_u32(dst, action.dst);
-    // Of these three ICMP alone has no pseudo-header in its checksum.
-    action.l4 = if headers.protocol == ipv4::ICMP { ports } else { action.l3 + ports };
+    let old = [(src.into(), headers.src_port), (dst.into(), headers.dst_port)];
+    let new = [decision.src, decision.dst].map(|(address, port)| (address.into(), port));
+    action.new = Translation::new(headers.protocol, old, new);
     if decision.forwarded || decision.binding != NONE {
         action.flags |= FlowAction::NAT;
     }
@@ -271,12 +268,10 @@ fn forward_action(bytes: &[u8], headers: &Headers, decision: &Decision) -> FlowA
 pub fn account(burst: &Burst, shard: &mut Shard) {
     let now = ticks(burst.now);
     for i in burst.live {
-        let bytes = burst.bytes(i).len();
+        let bytes = burst.packet_len(i);
         acl::count(shard, burst.actions[i].rule, bytes);
         if let Some(flow) = flow_mut(shard, &burst.headers[i], burst.flows[i]) {
-            flow.packets = flow.packets.saturating_add(1);
-            flow.bytes += bytes as u64;
-            flow.last_seen = now;
+            flow.count(bytes, now);
         }
     }
 }

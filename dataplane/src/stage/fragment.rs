@@ -11,7 +11,7 @@ use sluice_pkt::parse::{Flags, Headers, L3, fragment_header};
 use sluice_pkt::{ipv4, ipv6};
 
 use super::{addresses4, addresses6};
-use crate::arena::{Frame, FramePool};
+use crate::arena::{Frame, FramePool, MAX_FRAME};
 use crate::burst::Burst;
 use crate::clock::Nanos;
 use crate::shard::Shard;
@@ -123,8 +123,11 @@ pub(super) fn split(
     pool: &mut FramePool,
     mut emit: impl FnMut(Frame, &mut FramePool),
 ) -> Result<u64, (Frame, DropReason)> {
-    let Some(plan) = Plan::of(frame.bytes(), l3, mtu) else { return Err((frame, DropReason::PacketTooBig)) };
+    let Some(plan) = Plan::of(&frame, l3, mtu) else { return Err((frame, DropReason::PacketTooBig)) };
     let extra = plan.payload.div_ceil(plan.step).saturating_sub(1);
+    if frame.is_chain() {
+        return plan.split_chain(frame, pool, emit).map(|()| extra as u64);
+    }
     // The packet's own buffer becomes the last piece, so there is one to take for each other one.
     if pool.free() < extra {
         return Err((frame, DropReason::NoFrame));
@@ -161,12 +164,13 @@ struct Plan {
 }
 
 impl Plan {
-    fn of(bytes: &[u8], l3: usize, mtu: u16) -> Option<Self> {
+    fn of(frame: &Frame, l3: usize, mtu: u16) -> Option<Self> {
+        let bytes = frame.bytes();
         let ip = ipv4::Header::at(bytes, l3)?;
         let header = ip.header_len();
         let payload = usize::from(ip.total_len()).checked_sub(header)?;
         let step = usize::from(mtu).checked_sub(header)? & !7;
-        if step == 0 || ip.dont_fragment() || bytes.len() < l3 + header + payload {
+        if step == 0 || ip.dont_fragment() || frame.len() < l3 + header + payload {
             return None;
         }
         let options = bytes.get(l3 + ipv4::LEN..l3 + header)?;
@@ -201,6 +205,45 @@ impl Plan {
             at += len;
         }
         self.copied_len = self.copied_len.next_multiple_of(4);
+    }
+
+    /// Cuts a chain into fragments, which may be chains as well; each is a copy.
+    #[cold]
+    fn split_chain(
+        &self,
+        chain: Frame,
+        pool: &mut FramePool,
+        mut emit: impl FnMut(Frame, &mut FramePool),
+    ) -> Result<(), (Frame, DropReason)> {
+        let pieces = self.payload.div_ceil(self.step);
+        let frames = (self.l3 + self.header + self.step).div_ceil(MAX_FRAME);
+        if pool.free() < pieces * frames {
+            return Err((chain, DropReason::NoFrame));
+        }
+        for at in (0..self.payload).step_by(self.step) {
+            let len = self.step.min(self.payload - at);
+            let header = if at == 0 { self.header } else { self.later_header() };
+            let Some(mut piece) = pool.take_len(self.l3 + header + len) else { break };
+            let start = chain.bytes();
+            if at == 0 {
+                piece.put(0, start.get(..self.l3 + header).unwrap_or_default());
+            } else {
+                piece.put(0, start.get(..self.l3 + ipv4::LEN).unwrap_or_default());
+                piece.put(self.l3 + ipv4::LEN, &self.copied[..self.copied_len]);
+            }
+            let (mut from, mut to) = (self.l3 + self.header + at, self.l3 + header);
+            for segment in chain.segments() {
+                let here = segment.get(from..).unwrap_or_default();
+                from = from.saturating_sub(segment.len());
+                let here = &here[..here.len().min(self.l3 + header + len - to)];
+                piece.put(to, here);
+                to += here.len();
+            }
+            self.mark(piece.bytes_mut(), self.l3, header, at, len);
+            emit(piece, pool);
+        }
+        pool.give(chain);
+        Ok(())
     }
 
     /// Bytes of the IP header of every fragment but the first.

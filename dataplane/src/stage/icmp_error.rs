@@ -17,7 +17,7 @@ use sluice_pkt::{icmpv4, ipv4, ipv6, tcp, udp};
 
 use super::{FirstPackets, acl, addresses4, addresses6, route};
 use crate::burst::{Burst, Mask};
-use crate::session::{FlowAction, NO_LIMIT, key4, key6};
+use crate::session::{FlowAction, NO_LIMIT, addresses, key4, key6, ports};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
@@ -45,13 +45,13 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
         let Some(action) = found else { continue };
         first.mask.remove(i);
         if action.is(FlowAction::DENY | FlowAction::REJECT) {
-            acl::count(shard, action.rule, burst.bytes(i).len());
+            acl::count(shard, action.rule, burst.packet_len(i));
             burst.drop(i, DropReason::AclDeny);
             continue;
         }
         let flags = if action.is(FlowAction::NAT) { FlowAction::QUOTATION } else { 0 };
         let dst = match headers.l3 {
-            L3::Ipv4 => IpAddr::V4(Ipv4Addr::from_bits(action.dst)),
+            L3::Ipv4 => IpAddr::V4(action.new.destination()),
             _ => IpAddr::V6(Ipv6Addr::from_bits(addresses6(burst.bytes(i), &headers).1)),
         };
         match route::next_hop(dst, snapshot, &mut shard.neighbors, burst.now) {
@@ -80,9 +80,9 @@ fn find4(
         return None;
     }
     let (src, dst) = (ip.destination_bits(), ip.source_bits());
-    let ports = (quoted.dst_port, quoted.src_port);
+    let ports = ports(quoted.dst_port, quoted.src_port);
     interfaces(burst.interfaces[i], Ipv4Addr::from_bits(src).into(), snapshot).find_map(|interface| {
-        let flow = shard.sessions.v4.find(&key4(src, dst, ports, quoted.protocol, interface))?;
+        let flow = shard.sessions.v4.find(&key4(addresses(src, dst), ports, quoted.protocol, interface))?;
         shard.sessions.v4.value(flow).map(|flow| flow.action)
     })
 }
@@ -101,7 +101,7 @@ fn find6(
         return None;
     }
     let (src, dst) = (ip.destination_bits(), ip.source_bits());
-    let ports = (quoted.dst_port, quoted.src_port);
+    let ports = ports(quoted.dst_port, quoted.src_port);
     interfaces(burst.interfaces[i], Ipv6Addr::from_bits(src).into(), snapshot).find_map(|interface| {
         let flow = shard.sessions.v6.find(&key6(src, dst, ports, quoted.protocol, interface))?;
         shard.sessions.v6.value(flow).map(|flow| flow.action)
@@ -127,23 +127,25 @@ pub(super) fn translate(bytes: &mut [u8], headers: &Headers, action: &FlowAction
     // The quoted packet: its source is the flow's destination.
     let Some(mut ip) = ipv4::Header::at_mut(bytes, at) else { return };
     let before = (ip.source_bits(), ip.destination_bits());
-    ip.set_source(action.dst.into());
-    ip.set_destination(action.src.into());
-    let addresses = Delta::of_u32(before.0, action.dst) + Delta::of_u32(before.1, action.src);
+    let (flow_src, flow_dst) = (action.new.source(), action.new.destination());
+    ip.set_source(flow_dst);
+    ip.set_destination(flow_src);
+    let (flow_src, flow_dst) = (flow_src.to_bits(), flow_dst.to_bits());
+    let addresses = Delta::of_u32(before.0, flow_dst) + Delta::of_u32(before.1, flow_src);
     let checksum = ip.checksum();
     ip.set_checksum(addresses.apply(checksum));
     if !quoted.flags.has(Flags::LATER_FRAGMENT) {
-        let ports = (action.dst_port, action.src_port);
+        let ports = (action.new.destination_port(), action.new.source_port());
         quoted_transport(bytes, at + usize::from(quoted.l4_offset), &quoted, ports, addresses);
     }
     // The error itself. Where the flow's source is translated, the error's is hidden behind it too, be it the host's own
     // or that of an inside router on the way (RFC 5508 REQ-5); an outside router's stays.
     let Some(mut ip) = ipv4::Header::at_mut(bytes, headers.l3_offset.into()) else { return };
     let (src, dst) = (ip.source_bits(), ip.destination_bits());
-    let new_src = if before.1 == action.src { src } else { action.src };
+    let new_src = if before.1 == flow_src { src } else { flow_src };
     ip.set_source(new_src.into());
-    ip.set_destination(action.dst.into());
-    let delta = Delta::of_u32(src, new_src) + Delta::of_u32(dst, action.dst);
+    ip.set_destination(flow_dst.into());
+    let delta = Delta::of_u32(src, new_src) + Delta::of_u32(dst, flow_dst);
     let checksum = ip.checksum();
     ip.set_checksum(delta.apply(checksum));
     // The ICMP checksum covers the whole quotation. What was wrong stays wrong, and the message may be a first fragment.

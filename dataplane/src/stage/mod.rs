@@ -1,6 +1,7 @@
 //! The stages, one file each: plain functions over a burst. Their order is in [`crate::pipeline`].
 
 pub mod acl;
+pub mod fastpath;
 pub mod flow;
 pub mod fragment;
 pub mod guard;

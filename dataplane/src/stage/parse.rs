@@ -2,7 +2,6 @@
 //!
 //! Exits: `live` IP packets with headers and interface; ARP to the gateway itself; drops.
 
-use sluice_pkt::checksum::complete_partial;
 use sluice_pkt::ethernet::{self, Mac};
 use sluice_pkt::ipv6;
 use sluice_pkt::parse::{Flags, Headers, L3};
@@ -36,8 +35,7 @@ pub fn run(burst: &mut Burst, snapshot: &Snapshot) {
     }
     if port.complete_checksums {
         for i in burst.live {
-            let headers = burst.headers[i];
-            complete_partial(burst.bytes_mut(i), &headers);
+            burst.complete_checksum(i);
         }
     }
 }

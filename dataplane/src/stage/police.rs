@@ -9,6 +9,8 @@ use sluice_pkt::parse::L3;
 
 use super::{Decision, FirstPackets, addresses4, addresses6, reversed, tuple};
 use crate::burst::Burst;
+use crate::clock::Nanos;
+use crate::counters::LimitCount;
 use crate::session::NO_LIMIT;
 use crate::shard::Shard;
 use crate::snapshot::{Limit, Snapshot};
@@ -16,14 +18,58 @@ use crate::table::classifier::{Address, Rule, Tuple};
 use crate::table::meter::Meter;
 use crate::verdict::DropReason;
 
-/// The buckets of one worker, in the order of the snapshot's limits.
+/// The limits of one worker, in the order of the snapshot's.
 #[derive(Debug)]
-pub struct Meters(Vec<Meter>);
+pub struct Limiters(Vec<Limiter>);
 
-impl Meters {
+/// A limit's bucket and what it has decided, on one cache line.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Limiter {
+    meter: Meter,
+    count: LimitCount,
+}
+
+impl Limiters {
     /// Every bucket full.
     pub fn new(snapshot: &Snapshot) -> Self {
-        Self(snapshot.limits.iter().map(|limit| Meter::new(limit.rate, limit.burst)).collect())
+        let limiter = |limit: &Limit| Limiter {
+            meter: Meter::new(limit.rate, limit.burst),
+            count: LimitCount::default(),
+        };
+        Self(snapshot.limits.iter().map(limiter).collect())
+    }
+
+    /// What each has decided so far.
+    pub fn counts(&self) -> impl Iterator<Item = LimitCount> {
+        self.0.iter().map(|limiter| limiter.count)
+    }
+
+    /// Whether the limits of ingress and egress let a packet of so many bytes pass.
+    #[inline(always)]
+    pub(super) fn pass(&mut self, [ingress, egress]: [u8; 2], now: Nanos, bytes: usize) -> bool {
+        match (ingress, egress) {
+            (limit, NO_LIMIT) | (NO_LIMIT, limit) => self.ask(limit, now, bytes),
+            limits => self.ask_both(limits, now, bytes),
+        }
+    }
+
+    #[inline(always)]
+    fn ask(&mut self, limit: u8, now: Nanos, bytes: usize) -> bool {
+        // `NO_LIMIT` is the index of none.
+        let Some(Limiter { meter, count }) = self.0.get_mut(usize::from(limit)) else { return true };
+        let passed = meter.allow(now, bytes as u16);
+        if passed {
+            count.passed.add(bytes)
+        } else {
+            count.dropped.add(bytes)
+        }
+        passed
+    }
+
+    #[inline(never)]
+    fn ask_both(&mut self, (ingress, egress): (u8, u8), now: Nanos, bytes: usize) -> bool {
+        self.ask(ingress, now, bytes) && self.ask(egress, now, bytes)
     }
 }
 
@@ -75,30 +121,9 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
         return;
     }
     for i in burst.live {
-        let limits = burst.actions[i].limits;
-        if limits == [NO_LIMIT; 2] {
-            continue;
-        }
-        let bytes = burst.bytes(i).len();
-        let passed = limits.iter().all(|&limit| limit == NO_LIMIT || pass(shard, limit, burst.now, bytes));
-        if !passed {
+        let bytes = burst.packet_len(i);
+        if !shard.limiters.pass(burst.actions[i].limits, burst.now, bytes) {
             burst.drop(i, DropReason::RateLimited);
         }
     }
-}
-
-#[inline]
-fn pass(shard: &mut Shard, limit: u8, now: u64, bytes: usize) -> bool {
-    let limit = usize::from(limit);
-    let (Some(meter), Some(count)) = (shard.meters.0.get_mut(limit), shard.counters.limits.get_mut(limit))
-    else {
-        return true;
-    };
-    let passed = meter.allow(now, bytes as u32);
-    if passed {
-        count.passed.add(bytes)
-    } else {
-        count.dropped.add(bytes)
-    }
-    passed
 }

@@ -1,101 +1,94 @@
 //! Rewrite: makes a packet what it is when it leaves. New addresses and ports, TTL less one, the header of the egress
 //! link. Nothing can fail here; what could was asked before.
 
-use sluice_pkt::checksum::Delta;
 use sluice_pkt::parse::{Flags, Headers, L3};
+use sluice_pkt::translation::{ONE_HOP, Translation};
 use sluice_pkt::{icmpv4, ipv4, ipv6, tcp, udp};
 
 use super::icmp_error;
 use crate::arena::Frame;
 use crate::burst::Burst;
+use crate::local::neighbor::NextHop;
 use crate::session::FlowAction;
 use crate::shard::Shard;
-
-/// What a TTL that is one less does to the header checksum; it is the high byte of its word.
-const TTL_LESS_ONE: Delta = Delta::of_u16(0x0100, 0);
 
 /// Runs the stage.
 pub fn run(burst: &mut Burst, shard: &mut Shard) {
     for i in burst.live {
-        let Some((frame, headers, action)) = burst.leaving(i) else { continue };
-        match headers.l3 {
-            L3::Ipv4 => rewrite4(frame.bytes_mut(), headers, action),
-            _ => rewrite6(frame.bytes_mut(), headers),
-        }
+        let Some((frame, headers, action, egress)) = burst.leaving(i) else { continue };
         let hop = shard.neighbors.hop(action.next_hop);
-        match hop.header_len {
-            14 => put_link::<14>(frame, headers, &hop.header),
-            18 => put_link::<18>(frame, headers, &hop.header),
-            _ => put_link::<22>(frame, headers, &hop.header),
+        *egress = hop.egress;
+        match headers.l3 {
+            L3::Ipv4 => ipv4(frame.bytes_mut(), headers, action),
+            _ => ipv6(frame.bytes_mut(), headers),
         }
+        put_link(frame, headers.l3_offset.into(), headers.end.into(), hop);
+        let fits = frame.len() <= usize::from(hop.egress.header_len) + usize::from(hop.egress.mtu);
+        burst.ready.add_if(i, fits);
     }
 }
 
-/// Puts a link header of `LEN` bytes in the place of the packet's own; a constant length, so that a few moves do it.
-/// Ethernet padding stays behind: the link that it was needed on is not the one that it would go to.
-#[inline(always)]
-fn put_link<const LEN: usize>(frame: &mut Frame, headers: &Headers, link: &[u8; 22]) {
-    if frame.replace_front(headers.l3_offset.into(), LEN, headers.end.into())
-        && let (Some(room), Some(link)) =
-            (frame.bytes_mut().first_chunk_mut::<LEN>(), link.first_chunk::<LEN>())
+/// Puts the link header in the place of a packet's own, from `l3` to `end` in its frame. Ethernet padding stays behind:
+/// the link that it was needed on is not the one that it would go to.
+pub(super) fn put_link(frame: &mut Frame, l3: usize, end: usize, hop: &NextHop) {
+    let len = usize::from(hop.egress.header_len);
+    if frame.replace_front(l3, len, end)
+        && let (Some(room), Some(link)) = (frame.bytes_mut().get_mut(..len), hop.header.get(..len))
     {
-        *room = *link;
+        room.copy_from_slice(link);
     }
 }
 
-#[inline(always)]
-fn rewrite4(bytes: &mut [u8], headers: &Headers, action: &FlowAction) {
+fn ipv4(bytes: &mut [u8], headers: &Headers, action: &FlowAction) {
     let Some(mut ip) = ipv4::Header::at_mut(bytes, headers.l3_offset.into()) else { return };
-    let mut delta = TTL_LESS_ONE;
     ip.set_ttl(headers.ttl - 1);
+    let mut delta = ONE_HOP;
     if action.is(FlowAction::NAT) {
-        delta += action.l3;
-        ip.set_source(action.src.into());
-        ip.set_destination(action.dst.into());
+        delta = action.new.header;
+        ip.set_source(action.new.source());
+        ip.set_destination(action.new.destination());
     }
     let checksum = ip.checksum();
     ip.set_checksum(delta.apply(checksum));
     if action.is(FlowAction::NAT) && !headers.flags.has(Flags::LATER_FRAGMENT) {
-        translate_transport(bytes, headers, action);
+        translate_transport(bytes, headers, &action.new);
     } else if action.is(FlowAction::QUOTATION) {
         icmp_error::translate(bytes, headers, action);
     }
 }
 
-#[inline]
-fn translate_transport(bytes: &mut [u8], headers: &Headers, action: &FlowAction) {
+fn translate_transport(bytes: &mut [u8], headers: &Headers, new: &Translation) {
     let l4 = usize::from(headers.l4_offset);
     match headers.protocol {
         ipv4::TCP => {
             if let Some(mut tcp) = tcp::Header::at_mut(bytes, l4) {
-                tcp.set_source_port(action.src_port);
-                tcp.set_destination_port(action.dst_port);
+                tcp.set_source_port(new.source_port());
+                tcp.set_destination_port(new.destination_port());
                 let checksum = tcp.checksum();
-                tcp.set_checksum(action.l4.apply(checksum));
+                tcp.set_checksum(new.transport.apply(checksum));
             }
         }
         ipv4::UDP => {
             if let Some(mut udp) = udp::Header::at_mut(bytes, l4) {
-                udp.set_source_port(action.src_port);
-                udp.set_destination_port(action.dst_port);
+                udp.set_source_port(new.source_port());
+                udp.set_destination_port(new.destination_port());
                 let checksum = udp.checksum();
-                udp.set_checksum(action.l4.apply_udp(checksum));
+                udp.set_checksum(new.transport.apply_udp(checksum));
             }
         }
         ipv4::ICMP => {
             if let Some(mut icmp) = icmpv4::Header::at_mut(bytes, l4) {
                 // The identifier is the asker's port; the other one is 0.
-                icmp.set_identifier(action.src_port | action.dst_port);
+                icmp.set_identifier(new.source_port() | new.destination_port());
                 let checksum = icmp.checksum();
-                icmp.set_checksum(action.l4.apply(checksum));
+                icmp.set_checksum(new.transport.apply(checksum));
             }
         }
         _ => {}
     }
 }
 
-#[inline]
-fn rewrite6(bytes: &mut [u8], headers: &Headers) {
+fn ipv6(bytes: &mut [u8], headers: &Headers) {
     if let Some(mut ip) = ipv6::Header::at_mut(bytes, headers.l3_offset.into()) {
         ip.set_hop_limit(headers.ttl - 1);
     }

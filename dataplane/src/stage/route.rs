@@ -36,7 +36,7 @@ pub fn decide(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
                 Verdict::Drop(DropReason::NatNoSession)
             }
             Some(_) => {
-                acl::count(shard, decision.rule, burst.bytes(i).len());
+                acl::count(shard, decision.rule, burst.packet_len(i));
                 Verdict::Local
             }
             None if headers.ttl <= 1 => Verdict::Reject(DropReason::TtlExpired, Answer::TimeExceeded),
@@ -100,7 +100,7 @@ pub fn run(burst: &mut Burst, shard: &mut Shard) {
         let action = &burst.actions[i];
         let headers = &burst.headers[i];
         if action.is(FlowAction::DENY | FlowAction::REJECT) {
-            acl::count(shard, action.rule, burst.bytes(i).len());
+            acl::count(shard, action.rule, burst.packet_len(i));
             let reject = action.is(FlowAction::REJECT);
             burst.decide(
                 i,
@@ -117,8 +117,8 @@ pub fn run(burst: &mut Burst, shard: &mut Shard) {
             continue;
         }
         let hop = shard.neighbors.hop(action.next_hop);
-        if headers.end - headers.l3_offset > hop.mtu && headers.flags.has(Flags::DONT_FRAGMENT) {
-            let mtu = hop.mtu;
+        if headers.end - headers.l3_offset > hop.egress.mtu && headers.flags.has(Flags::DONT_FRAGMENT) {
+            let mtu = hop.egress.mtu;
             burst.reject(i, DropReason::PacketTooBig, Answer::TooBig(mtu));
         } else if !hop.resolved {
             let next_hop = action.next_hop;

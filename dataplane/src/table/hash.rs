@@ -9,11 +9,13 @@
 //! removal leaves no tombstone. Buckets are at most half full, so an insert fails only when the capacity is
 //! reached.
 
+use crate::arena::{HugePages, HugeVec};
+
 pub use super::key::{Key, hash_words, mix};
 use super::prefetch::prefetch_at;
 use super::tags::{LANES, Tags};
 
-/// "No entry", in the output of [`HashTable::find_batch`].
+/// "No entry", said by [`HashTable::candidate`].
 pub const NONE: u32 = u32::MAX;
 
 /// Marks a live slot in `links`; any other value is the next free slot.
@@ -51,9 +53,9 @@ pub struct Record<K, V> {
 pub struct HashTable<K, V> {
     seed: u64,
     mask: usize,
-    buckets: Vec<Bucket>,
+    buckets: HugeVec<Bucket>,
     /// Grows within its reserve to the high-water mark, and never past `capacity`.
-    records: Vec<Record<K, V>>,
+    records: HugeVec<Record<K, V>>,
     /// For each record: `LIVE`, or the next in the free list.
     links: Vec<u32>,
     free: u32,
@@ -81,11 +83,13 @@ impl<K: Key, V> HashTable<K, V> {
         let capacity = capacity.min(END);
         let buckets = (capacity as usize * 2).div_ceil(LANES).next_power_of_two();
         let empty = Bucket { tags: Tags([0; LANES]), indices: [0; LANES], overflow: 0 };
+        let mut table = HugeVec::with_capacity_in(buckets, HugePages);
+        table.resize(buckets, empty);
         Self {
             seed,
             mask: buckets - 1,
-            buckets: vec![empty; buckets],
-            records: Vec::with_capacity(capacity as usize),
+            buckets: table,
+            records: HugeVec::with_capacity_in(capacity as usize, HugePages),
             links: Vec::with_capacity(capacity as usize),
             free: END,
             len: 0,
@@ -126,16 +130,6 @@ impl<K: Key, V> HashTable<K, V> {
     #[must_use]
     pub fn slots(&self) -> u32 {
         self.records.len() as u32
-    }
-
-    /// Where the table's memory lies: starts and bytes of buckets and records, for advice to the kernel. Reading it is
-    /// nobody's business.
-    #[must_use]
-    pub fn regions(&self) -> [(*const u8, usize); 2] {
-        [
-            (self.buckets.as_ptr().cast(), self.buckets.capacity() * size_of::<Bucket>()),
-            (self.records.as_ptr().cast(), self.records.capacity() * size_of::<Record<K, V>>()),
-        ]
     }
 
     /// Memory taken, in bytes, all of it when the table was made.
@@ -195,34 +189,47 @@ impl<K: Key, V> HashTable<K, V> {
         None
     }
 
-    /// Finds many keys at once, their cache misses overlapping: `out[i]` becomes the index of `keys[i]`, whose
-    /// hash is `hashes[i]`, or [`NONE`]. The three slices are of one length; what one has beyond the shortest
-    /// is not looked at, and `out` is `NONE` there.
-    pub fn find_batch(&self, keys: &[K], hashes: &[u64], out: &mut [u32]) {
-        debug_assert!(keys.len() == hashes.len() && keys.len() == out.len());
-        out.fill(NONE);
-        for &hash in hashes {
-            self.prefetch_bucket(hash);
-        }
-        // The likely record of each key. `END` stands for "further along the probe sequence".
-        for (out, &hash) in out.iter_mut().zip(hashes) {
-            if let Some(bucket) = self.buckets.get(hash as usize & self.mask) {
-                if let Some(lane) = bucket.tags.equal(tag_of(hash)).next() {
-                    *out = bucket.indices[lane];
-                    self.prefetch_record(*out);
-                } else if bucket.overflow != 0 {
-                    *out = END;
-                }
+    /// First step of a search in steps, whose cache misses overlap over many keys: the likely record for `hash`, which
+    /// starts to be fetched. [`NONE`] if there is none. Its bucket should have been
+    /// [prefetched](Self::prefetch_bucket) a while ago.
+    #[inline(always)]
+    #[must_use]
+    pub fn candidate(&self, hash: u64) -> u32 {
+        let Some(bucket) = self.buckets.get(hash as usize & self.mask) else { return NONE };
+        match bucket.tags.equal(tag_of(hash)).next() {
+            Some(lane) => {
+                let index = bucket.indices[lane];
+                self.prefetch_record(index);
+                index
             }
+            // No record has this index; `confirm` looks further.
+            None if bucket.overflow != 0 => END,
+            None => NONE,
         }
-        for ((out, key), &hash) in out.iter_mut().zip(keys).zip(hashes) {
-            if *out == NONE {
-                continue;
-            }
-            if !self.records.get(*out as usize).is_some_and(|record| record.key == *key) {
-                *out = self.find_hashed(key, hash).unwrap_or(NONE);
-            }
+    }
+
+    /// Second step: the entry of `key`, which has `hash`, if there is one. `candidate` is what the first step said.
+    #[inline(always)]
+    #[must_use]
+    pub fn confirm(&self, candidate: u32, key: &K, hash: u64) -> Option<(u32, &V)> {
+        match self.records.get(candidate as usize) {
+            Some(record) if record.key == *key => Some((candidate, &record.value)),
+            None if candidate == NONE => None,
+            _ => self.find_further(key, hash),
         }
+    }
+
+    /// The value of `key` if the candidate that the first step said is its record.
+    #[inline(always)]
+    pub fn confirm_mut(&mut self, candidate: u32, key: &K) -> Option<&mut V> {
+        let record = self.records.get_mut(candidate as usize)?;
+        (record.key == *key).then_some(&mut record.value)
+    }
+
+    #[cold]
+    fn find_further(&self, key: &K, hash: u64) -> Option<(u32, &V)> {
+        let index = self.find_hashed(key, hash)?;
+        Some((index, self.value(index)?))
     }
 
     /// Adds an entry, and returns its index, which it keeps until it is removed. The caller has made sure that

@@ -141,11 +141,11 @@ proptest! {
             check(&table, &model);
         }
         let keys: Vec<_> = (0..80).map(|id| chosen(way, id)).collect();
-        let hashes: Vec<_> = keys.iter().map(|key| table.hash(key)).collect();
-        let mut out = vec![7; keys.len()];
-        table.find_batch(&keys, &hashes, &mut out);
-        for (key, index) in keys.iter().zip(out) {
-            prop_assert_eq!(index, model.get(key).map_or(NONE, |&(index, _)| index));
+        for key in &keys {
+            let hash = table.hash(key);
+            table.prefetch_bucket(hash);
+            let found = table.confirm(table.candidate(hash), key, hash);
+            prop_assert_eq!(found.map(|(index, &value)| (index, value)), model.get(key).copied());
         }
         prop_assert_eq!(table.bytes(), memory);
     }

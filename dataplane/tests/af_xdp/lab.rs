@@ -58,8 +58,14 @@ pub(crate) fn spec(device: &str) -> PortSpec {
         device: device.to_owned(),
         mode: XdpMode::Native,
         kernel: Vec::<KernelMatch>::new(),
+        mac: None,
+        replace: false,
+        host_is_kernel: false,
         rx_ring: 512,
         tx_ring: 256,
+        batch: 64,
+        busy_poll: None,
+        apart: false,
     }
 }
 
@@ -105,7 +111,7 @@ impl Wire {
 
     /// The next frame, if there is one by now.
     pub(crate) fn receive(&self) -> Option<Vec<u8>> {
-        let mut frame = vec![0; 4096];
+        let mut frame = vec![0; 16384];
         // SAFETY: a slice and its length.
         let length = unsafe {
             libc::recv(self.0.as_raw_fd(), frame.as_mut_ptr().cast(), frame.len(), libc::MSG_DONTWAIT)
@@ -140,8 +146,9 @@ pub(crate) fn receive(port: &mut AfXdpPort, pool: &mut FramePool, count: usize) 
     until(|| {
         port.receive(0, pool, &mut burst);
         for i in 0..burst.len() {
-            frames.push(burst.bytes(i).to_vec());
-            pool.give(burst.take(i).unwrap());
+            let frame = burst.take(i).unwrap();
+            frames.push(frame.segments().flatten().copied().collect());
+            pool.give(frame);
         }
         burst.clear();
         frames.len() >= count
@@ -158,9 +165,7 @@ pub(crate) fn send(port: &mut AfXdpPort, pool: &mut FramePool, frames: &[Vec<u8>
         while outbox.len() < 64
             && let Some(bytes) = waiting.next()
         {
-            let mut frame = pool.take().unwrap();
-            assert!(frame.copy_from(bytes));
-            outbox.push(frame).unwrap();
+            outbox.push(pool.copy_in(bytes).unwrap()).unwrap();
         }
         sent += port.transmit(0, pool, &mut outbox).packets as usize;
         sent == frames.len()
@@ -170,6 +175,11 @@ pub(crate) fn send(port: &mut AfXdpPort, pool: &mut FramePool, frames: &[Vec<u8>
 
 /// Frames of 60 to 1,514 bytes, each another, to be forwarded by nobody: of the ethertype for experiments.
 pub(crate) fn frames(count: usize) -> Vec<Vec<u8>> {
+    frames_up_to(1514, count)
+}
+
+/// The same, of 60 to `longest` bytes.
+pub(crate) fn frames_up_to(longest: usize, count: usize) -> Vec<Vec<u8>> {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut random = || {
         state ^= state << 13;
@@ -179,7 +189,8 @@ pub(crate) fn frames(count: usize) -> Vec<Vec<u8>> {
     };
     (0..count)
         .map(|i| {
-            let mut frame: Vec<u8> = (0..60 + random() as usize % 1455).map(|_| random() as u8).collect();
+            let mut frame: Vec<u8> =
+                (0..60 + random() as usize % (longest - 59)).map(|_| random() as u8).collect();
             frame[..14].copy_from_slice(&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x88, 0xb5]);
             frame[14..22].copy_from_slice(&(i as u64).to_be_bytes());
             frame

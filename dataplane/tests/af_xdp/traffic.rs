@@ -2,10 +2,10 @@
 
 use sluice_dataplane::arena::{FramePool, HEADROOM};
 use sluice_dataplane::burst::Burst;
-use sluice_dataplane::port::af_xdp::{AttachedMode, Count, KernelMatch, PortSpec, XdpMode, open};
+use sluice_dataplane::port::af_xdp::{AttachedMode, BusyPoll, Count, KernelMatch, PortSpec, XdpMode, open};
 use sluice_dataplane::port::{Outbox, Port};
 
-use crate::lab::{Wire, frames, in_namespace, ip, receive, send, spec, until, veth};
+use crate::lab::{Wire, frames, frames_up_to, in_namespace, ip, receive, send, spec, until, veth};
 
 fn both_ways(mode: XdpMode, attached: AttachedMode) {
     veth("a", "b", 1);
@@ -53,37 +53,77 @@ fn generic_mode_carries_frames_both_ways() {
 }
 
 #[test]
-fn two_ports_share_one_memory() {
-    in_namespace("two_ports_share_one_memory", || {
-        veth("a", "a1", 1);
-        veth("b", "b1", 1);
-        let mut pool = FramePool::new(2048, false).unwrap();
-        let (mut ports, controls) = open(&mut pool, &[spec("a"), spec("b")]).unwrap();
-        let [a, b] = &mut ports[..] else { panic!("two ports") };
-        let (from, to) = (Wire::new("a1"), Wire::new("b1"));
-        let (mut burst, mut outbox) = (Burst::default(), Outbox::new(64));
-        let all = frames(10_000);
-        let mut arrived = Vec::new();
-        for some in all.chunks(100) {
-            some.iter().for_each(|frame| from.send(frame));
-            let mut count = 0;
-            until(|| {
-                a.receive(0, &mut pool, &mut burst);
-                (0..burst.len()).for_each(|i| outbox.push(burst.take(i).unwrap()).unwrap());
-                burst.clear();
-                while !outbox.is_empty() {
-                    count += b.transmit(0, &mut pool, &mut outbox).packets;
-                }
-                count == some.len() as u64
-            });
-            arrived.extend(to.receive_many(some.len()));
+fn the_kernel_polls_in_our_calls() {
+    in_namespace("the_kernel_polls_in_our_calls", || {
+        veth("a", "b", 1);
+        let mut pool = FramePool::new(1024, false).unwrap();
+        let busy_poll = Some(BusyPoll { microseconds: 20, budget: 64 });
+        let (mut ports, controls) =
+            open(&mut pool, &[PortSpec { busy_poll, batch: 8, ..spec("a") }]).unwrap();
+        assert_eq!(controls[0].info().fallback, None);
+        let (port, wire) = (&mut ports[0], Wire::new("b"));
+        for some in frames(2000).chunks(100) {
+            some.iter().for_each(|frame| wire.send(frame));
+            assert!(receive(port, &mut pool, some.len()) == some, "other frames came than were sent");
+            send(port, &mut pool, some);
+            assert!(wire.receive_many(some.len()) == some, "other frames came than were sent");
         }
-        assert!(arrived == all, "{} of {} frames, or others", arrived.len(), all.len());
-        assert!(controls.iter().all(|control| control.faults() == Default::default()));
-        a.close(&mut pool);
-        b.close(&mut pool);
-        assert_eq!(pool.free(), 2048);
+        // A burst is no more than the batch.
+        frames(20).iter().for_each(|frame| wire.send(frame));
+        let mut burst = Burst::default();
+        until(|| {
+            port.receive(0, &mut pool, &mut burst);
+            !burst.is_empty()
+        });
+        assert!(burst.len() <= 8);
+        (0..burst.len()).for_each(|i| pool.give(burst.take(i).unwrap()));
+        assert_eq!(controls[0].faults(), Default::default());
+        port.close(&mut pool);
+        assert_eq!(pool.free(), 1024);
     });
+}
+
+#[test]
+fn two_ports_share_one_memory() {
+    in_namespace("two_ports_share_one_memory", || from_port_to_port(false));
+}
+
+#[test]
+fn two_groups_share_one_memory() {
+    in_namespace("two_groups_share_one_memory", || from_port_to_port(true));
+}
+
+fn from_port_to_port(apart: bool) {
+    veth("a", "a1", 1);
+    veth("b", "b1", 1);
+    let mut pool = FramePool::new(2048, false).unwrap();
+    let (mut ports, controls) = open(&mut pool, &[spec("a"), PortSpec { apart, ..spec("b") }]).unwrap();
+    let groups: Vec<u32> = controls.iter().map(|control| control.info().group).collect();
+    assert_eq!(groups, [0, u32::from(apart)]);
+    let [a, b] = &mut ports[..] else { panic!("two ports") };
+    let (from, to) = (Wire::new("a1"), Wire::new("b1"));
+    let (mut burst, mut outbox) = (Burst::default(), Outbox::new(64));
+    let all = frames(10_000);
+    let mut arrived = Vec::new();
+    for some in all.chunks(100) {
+        some.iter().for_each(|frame| from.send(frame));
+        let mut count = 0;
+        until(|| {
+            a.receive(0, &mut pool, &mut burst);
+            (0..burst.len()).for_each(|i| outbox.push(burst.take(i).unwrap()).unwrap());
+            burst.clear();
+            while !outbox.is_empty() {
+                count += b.transmit(0, &mut pool, &mut outbox).packets;
+            }
+            count == some.len() as u64
+        });
+        arrived.extend(to.receive_many(some.len()));
+    }
+    assert!(arrived == all, "{} of {} frames, or others", arrived.len(), all.len());
+    assert!(controls.iter().all(|control| control.faults() == Default::default()));
+    a.close(&mut pool);
+    b.close(&mut pool);
+    assert_eq!(pool.free(), 2048);
 }
 
 #[test]
@@ -93,6 +133,7 @@ fn four_queues_make_one_port() {
         let mut pool = FramePool::new(4096, false).unwrap();
         let (mut ports, controls) = open(&mut pool, &[spec("a")]).unwrap();
         assert_eq!(controls[0].info().queues, 4);
+        assert_eq!(controls[0].zero_copy_by_queue(), [false; 4]);
         let (port, wire) = (&mut ports[0], Wire::new("b"));
         assert_eq!(port.descriptors().len(), 4);
         // 100 flows, by source port, of 20 packets each, by identification.
@@ -229,25 +270,44 @@ fn frames_of_any_length_come_home() {
     });
 }
 
+fn jumbo_frames(mode: XdpMode) {
+    veth("a", "b", 1);
+    ip("link set dev a mtu 9000");
+    ip("link set dev b mtu 9000");
+    let mut pool = FramePool::new(2048, false).unwrap();
+    let (mut ports, controls) = open(&mut pool, &[PortSpec { mode, ..spec("a") }]).unwrap();
+    let (port, wire) = (&mut ports[0], Wire::new("b"));
+    assert_eq!(controls[0].info().fallback, None);
+    // The longest, and just as much as one, two and three chunks hold.
+    let mut all = frames_up_to(9014, 5000);
+    for (frame, len) in all.iter_mut().zip([9014, 1792, 1793, 3584, 3585, 5376, 60]) {
+        frame.resize(len, 7);
+    }
+    let tagged = [tagged(&all[0], 0x8100)];
+    wire.send(&tagged[0]);
+    assert!(receive(port, &mut pool, 1) == tagged);
+    for some in all.chunks(50) {
+        some.iter().for_each(|frame| wire.send(frame));
+        assert!(receive(port, &mut pool, some.len()) == some, "other frames came than were sent");
+    }
+    for some in all.chunks(50) {
+        send(port, &mut pool, some);
+        assert!(wire.receive_many(some.len()) == some, "other frames came than were sent");
+    }
+    assert_eq!(controls[0].kernel_drops(), Default::default());
+    assert_eq!(controls[0].faults(), Default::default());
+    port.close(&mut pool);
+    assert_eq!(pool.free(), 2048);
+}
+
 #[test]
-fn a_frame_that_no_chunk_holds_is_counted() {
-    in_namespace("a_frame_that_no_chunk_holds_is_counted", || {
-        veth("a", "b", 1);
-        ip("link set dev a mtu 3000");
-        ip("link set dev b mtu 3000");
-        let mut pool = FramePool::new(1024, false).unwrap();
-        let (mut ports, controls) = open(&mut pool, &[spec("a")]).unwrap();
-        let (port, wire) = (&mut ports[0], Wire::new("b"));
-        let mut frame = packet(17, 1, 2, 0);
-        frame.resize(2900, 0);
-        wire.send(&frame);
-        frame.truncate(1792);
-        wire.send(&frame);
-        assert_eq!(receive(port, &mut pool, 1), [frame]);
-        assert_eq!(controls[0].kernel_drops().rx_dropped, 1);
-        port.close(&mut pool);
-        assert_eq!((pool.free(), controls[0].kernel_drops().rx_dropped), (1024, 1));
-    });
+fn jumbo_frames_pass_in_native_mode() {
+    in_namespace("jumbo_frames_pass_in_native_mode", || jumbo_frames(XdpMode::Native));
+}
+
+#[test]
+fn jumbo_frames_pass_in_generic_mode() {
+    in_namespace("jumbo_frames_pass_in_generic_mode", || jumbo_frames(XdpMode::Generic));
 }
 
 #[test]

@@ -182,7 +182,7 @@ fn run(batches: &[(usize, Vec<Item>)], at_once: usize) -> (Vec<Out>, Vec<u64>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(crate::lab::cases(48))]
 
     #[test]
     fn bursts_of_one_and_of_many_give_the_same(

@@ -38,7 +38,7 @@ fn segment(protocol: u8, from: End, to: End, data: &[u8]) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(crate::lab::cases(300))]
 
     #[test]
     fn an_error_of_the_transport_checksum_is_carried_through(

@@ -50,7 +50,7 @@ fn options() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(crate::lab::cases(200))]
 
     #[test]
     fn what_is_split_is_the_packet_that_would_have_left(

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use proptest::prelude::ProptestConfig;
 use sluice_dataplane::arena::FramePool;
 use sluice_dataplane::clock::{Nanos, SECOND};
 use sluice_dataplane::counters::Counters;
@@ -140,7 +141,13 @@ pub(crate) fn snapshot() -> Snapshot {
 }
 
 fn port(name: &str) -> PortConfig {
-    PortConfig { name: name.into(), complete_checksums: false, any_mac: false, invent_neighbors: true }
+    PortConfig {
+        name: name.into(),
+        complete_checksums: false,
+        any_mac: false,
+        invent_neighbors: true,
+        host_is_kernel: false,
+    }
 }
 
 fn limit(interface: usize, egress: bool, bits_per_second: u64) -> Limit {
@@ -306,6 +313,12 @@ impl Lab {
         assert!(counters.conserved() && counters.held == 0);
         counters
     }
+}
+
+/// So many cases of a property, the same on each run.
+pub(crate) fn cases(cases: u32) -> ProptestConfig {
+    let rng_seed = proptest::test_runner::RngSeed::Fixed(1);
+    ProptestConfig { cases, rng_seed, failure_persistence: None, ..Default::default() }
 }
 
 /// Frames that are neither ARP nor neighbour discovery.

@@ -3,9 +3,11 @@
 mod bursts;
 mod checksums;
 mod established;
+mod fastpath;
 mod fragments;
 mod full;
 mod icmp_errors;
+mod jumbo;
 mod lab;
 mod link;
 mod model;

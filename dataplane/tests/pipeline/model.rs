@@ -245,7 +245,7 @@ impl Pair {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(crate::lab::cases(150))]
 
     #[test]
     fn the_gateway_decides_as_the_model_does(steps in prop::collection::vec(step(), 1..150)) {

@@ -226,7 +226,7 @@ fn invariants(lab: &Lab) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 160, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(crate::lab::cases(160))]
 
     #[test]
     fn everything_is_accounted_for(

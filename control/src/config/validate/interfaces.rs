@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use sluice_dataplane::arena::MAX_MTU;
+use toml::de::DeValue;
 
 use super::acls::Acls;
 use super::{values, word};
-use crate::config::model::{Checksum, Device, Interface, KernelFilter, Link, Prefix, XdpMode};
-use crate::config::reader::{At, Table, choice, integer, text};
+use crate::config::model::{Checksum, Device, Host, Interface, KernelFilter, Link, Prefix, XdpMode};
+use crate::config::reader::{At, Table, boolean, choice, integer, text};
 use crate::config::report::{Sink, Span, nearest, quote};
 use crate::config::units::Wrong;
 use crate::config::{net, schema};
@@ -17,6 +18,8 @@ use crate::config::{net, schema};
 const MOST_INTERFACES: usize = 4096;
 /// Most entries of `kernel`: so many has the XDP program.
 const MOST_KERNEL_FILTERS: usize = 32;
+/// Most queues of a direction that any NIC has.
+const MOST_CHANNELS: u32 = 4096;
 /// Longest name of a netdev (IFNAMSIZ less the terminating zero).
 const LONGEST_NAME: usize = 15;
 /// Least MTU of IPv6 (RFC 8200 section 5).
@@ -138,7 +141,13 @@ impl<'t> Network<'t> {
                 mac: None,
                 checksum: Checksum::Auto,
                 xdp: XdpMode::Auto,
+                xdp_replace: false,
+                rx_ring: None,
+                tx_ring: None,
+                channels: None,
                 kernel: Vec::new(),
+                host: Host::Sluice,
+                takeover: false,
             }),
             addresses: Vec::new(),
             mtu: 1500,
@@ -169,17 +178,40 @@ impl<'t> Network<'t> {
             sink.error(&extra.span, format!("`kernel` has {} entries", kernel.len()))
                 .help(format!("the XDP program takes at most {MOST_KERNEL_FILTERS}"));
         }
+        if table.has("mac") && table.string("host") == Some("kernel") {
+            sink.error(&table.key_span("mac"), "with host = \"kernel\" the MAC address is the device's own")
+                .help("leave `mac` out, and set the device's by `ip link set dev DEVICE address MAC`");
+        }
         Link::Device(Device {
             device: table.one("device", text(device), sink).map_or(name.to_owned(), |at| at.value),
             mac: table.one("mac", text(net::mac), sink).map(|at| at.value),
             checksum: (table.one("checksum", choice(CHECKSUMS), sink)).map_or(Checksum::Auto, |at| at.value),
             xdp: table.one("xdp", choice(XDP_MODES), sink).map_or(XdpMode::Auto, |at| at.value),
+            xdp_replace: table.one("xdp-replace", boolean, sink).is_some_and(|at| at.value),
+            rx_ring: table.one("rx-ring", ring, sink).map(|at| at.value),
+            tx_ring: table.one("tx-ring", ring, sink).map(|at| at.value),
+            channels: table.one("channels", integer(1..=MOST_CHANNELS), sink).map(|at| at.value),
             kernel: values(&kernel),
+            host: table.one("host", choice(HOSTS), sink).map_or(Host::Sluice, |at| at.value),
+            takeover: table.one("takeover", boolean, sink).is_some_and(|at| at.value),
         })
     }
 
     fn vlan(&self, table: &Table<'t>, sink: &mut Sink<'_>) -> Option<Link> {
-        for key in ["device", "mac", "checksum", "xdp", "kernel"].into_iter().filter(|key| table.has(key)) {
+        let of_devices = [
+            "device",
+            "mac",
+            "checksum",
+            "xdp",
+            "xdp-replace",
+            "channels",
+            "rx-ring",
+            "tx-ring",
+            "kernel",
+            "host",
+            "takeover",
+        ];
+        for key in of_devices.into_iter().filter(|key| table.has(key)) {
             sink.error(&table.key_span(key), format!("a VLAN has no `{key}` of its own"))
                 .help("it is its parent's; an interface has either `device`, or `parent` and `vlan`");
         }
@@ -296,8 +328,13 @@ impl<'t> Network<'t> {
 
 const CHECKSUMS: &[(&str, Checksum)] =
     &[("auto", Checksum::Auto), ("complete", Checksum::Complete), ("trust", Checksum::Trust)];
-const XDP_MODES: &[(&str, XdpMode)] =
-    &[("auto", XdpMode::Auto), ("native", XdpMode::Native), ("generic", XdpMode::Generic)];
+const XDP_MODES: &[(&str, XdpMode)] = &[
+    ("auto", XdpMode::Auto),
+    ("zero-copy", XdpMode::ZeroCopy),
+    ("native", XdpMode::Native),
+    ("generic", XdpMode::Generic),
+];
+const HOSTS: &[(&str, Host)] = &[("sluice", Host::Sluice), ("kernel", Host::Kernel)];
 
 /// An interface's name is also a device's, and part of file names.
 fn check_name(name: &At<&str>, sink: &mut Sink<'_>) {
@@ -343,6 +380,16 @@ fn check_address(prefix: Prefix, span: &Span, sink: &mut Sink<'_>) -> bool {
     sink.error(span, format!("{prefix} is {wrong}"))
         .help("give an address of a host, such as \"192.168.1.1/24\"");
     false
+}
+
+/// Frames that a ring holds.
+fn ring(value: &DeValue<'_>) -> Result<u32, Wrong> {
+    let size = integer(64..=32_768)(value)?;
+    if size.is_power_of_two() {
+        return Ok(size);
+    }
+    let (less, more) = (size.next_power_of_two() / 2, size.next_power_of_two());
+    Err(Wrong::new(format!("{size} is not a power of two")).help(format!("{less} or {more}")))
 }
 
 fn kernel_filter(text: &str) -> Result<KernelFilter, Wrong> {

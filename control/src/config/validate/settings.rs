@@ -13,6 +13,8 @@ use crate::config::units::{self, Wrong, show_duration};
 
 /// Packet buffers that the rings of a port hold: 2048 to receive into, 2048 that are being sent.
 const FRAMES_PER_PORT: usize = 4096;
+/// Most workers.
+const MOST_WORKERS: usize = 1;
 /// Longest path of a Unix socket (`sun_path` less the terminating zero).
 const LONGEST_PATH: usize = 107;
 
@@ -25,14 +27,38 @@ pub(super) fn icmp_errors_per_second(file: &Table<'_>, sink: &mut Sink<'_>) -> u
 pub(super) fn workers(file: &Table<'_>, sink: &mut Sink<'_>) -> Workers {
     let Some(table) = file.table("workers", &schema::WORKERS, sink) else { return Workers::default() };
     let cores = table.many("cores", integer(0..=1023), sink);
-    if let [_, second, ..] = &cores[..] {
-        sink.error(&second.span, format!("there are {} cores", cores.len()))
+    if let Some(extra) = cores.get(MOST_WORKERS) {
+        sink.error(&extra.span, format!("there are {} cores", cores.len()))
             .help("this version runs one worker: name one core");
     }
+    for (index, core) in cores.iter().enumerate() {
+        if let Some(first) = cores[..index].iter().find(|first| first.value == core.value) {
+            sink.error(&core.span, format!("core {} is there twice", core.value))
+                .also(&first.span, "it is also here")
+                .help("each worker has a core of its own");
+        }
+    }
+    let count = table.one("count", integer(1..=1023), sink);
+    if let Some(At { value, span }) = &count {
+        let value = *value as usize;
+        if !cores.is_empty() && value != cores.len() {
+            sink.error(span, format!("{value} workers on {} cores", cores.len()))
+                .help("leave `count` out: each of `cores` has a worker");
+        } else if value > MOST_WORKERS {
+            sink.error(span, format!("there are {value} workers")).help("this version runs one worker");
+        }
+    }
     let poll = table.one("poll", choice(&[("busy", Poll::Busy), ("adaptive", Poll::Adaptive)]), sink);
+    let defaults = Workers::default();
+    let mut number =
+        |key, range, default| table.one(key, integer(range), sink).map_or(default, |at| at.value);
     Workers {
+        count: count.map_or(cores.len().max(1), |at| at.value as usize),
         cores: values(&cores).into_iter().map(|core| core as usize).collect(),
         poll: poll.map_or(Poll::default(), |at| at.value),
+        batch: number("batch", 1..=64, defaults.batch),
+        busy_poll: number("busy-poll", 0..=10_000, defaults.busy_poll),
+        busy_poll_budget: number("busy-poll-budget", 1..=1024, defaults.busy_poll_budget),
     }
 }
 

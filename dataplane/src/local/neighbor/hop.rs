@@ -14,29 +14,41 @@ use crate::table::key::hash_words;
 pub struct NextHop {
     /// Destination MAC, source MAC, VLAN tags and EtherType, as they go on the wire.
     pub header: [u8; 22],
-    /// How many bytes of `header` count: 14, 18 or 22.
-    pub header_len: u8,
     /// Whether the destination MAC is known; if not, packets must wait.
     pub resolved: bool,
-    /// Egress port.
+    /// The way out.
+    pub egress: Egress,
+}
+
+/// The link that a packet leaves by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct Egress {
+    /// Port.
     pub port: u16,
-    /// Egress interface.
+    /// Interface.
     pub interface: u16,
     /// The interface's MTU in bytes.
     pub mtu: u16,
+    /// Bytes of the link header: 14, 18 or 22.
+    pub header_len: u16,
 }
 
 /// What any index without a neighbour stands for.
-pub(super) static NOWHERE: NextHop =
-    NextHop { header: [0; 22], header_len: 14, resolved: false, port: 0, interface: 0, mtu: 0 };
+pub(super) static NOWHERE: NextHop = NextHop {
+    header: [0; 22],
+    resolved: false,
+    egress: Egress { port: 0, interface: 0, mtu: 0, header_len: 14 },
+};
 
 impl NextHop {
     pub(super) fn new(link: &Interface, interface: u16, address: IpAddr, mac: Mac) -> Self {
-        let mut hop = Self { port: link.port, interface, mtu: link.mtu, ..NOWHERE };
+        let mut hop =
+            Self { egress: Egress { port: link.port, interface, mtu: link.mtu, header_len: 14 }, ..NOWHERE };
         let ethertype = if address.is_ipv4() { ethernet::IPV4 } else { ethernet::IPV6 };
         let tags = link.tags.ids.get(..link.tags.count.into()).unwrap_or_default();
         if let Some(len) = vlan::emit(&mut hop.header, mac, link.mac, tags, ethertype) {
-            hop.header_len = len as u8;
+            hop.egress.header_len = len as u16;
         }
         hop
     }

@@ -1,6 +1,6 @@
 //! Room in the neighbour table: who makes way for whom.
 
-use super::{Neighbors, NextHop, State, address_of, interface_of};
+use super::{Egress, Neighbors, NextHop, State, address_of, interface_of};
 use crate::clock::{Nanos, SECOND};
 use crate::snapshot::Snapshot;
 use crate::verdict::DropReason;
@@ -80,7 +80,11 @@ impl Neighbors {
                 .map(|link| NextHop { resolved, ..NextHop::new(link, interface, address, entry.mac) });
             let Some(old) = self.hops.get_mut(index as usize) else { continue };
             match hop {
-                Some(hop) if hop == NextHop { mtu: hop.mtu, ..*old } => *old = hop,
+                Some(hop)
+                    if hop == NextHop { egress: Egress { mtu: hop.egress.mtu, ..old.egress }, ..*old } =>
+                {
+                    *old = hop
+                }
                 _ if resolved => self.remove_resolved(index),
                 _ => {
                     self.unresolved.retain(|&other| u32::from(other) != index);

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::arp_nd::{advertisement, arp, solicitation};
 use super::echo::{ping4, ping6};
 use super::*;
+use sluice_pkt::parse::parse;
 
 fn seeds() -> Vec<Vec<u8>> {
     let tcp = PacketBuilder::ethernet2(HOST_MAC, LAN_MAC).ipv4(HOST4.octets(), LAN4.octets(), 9);

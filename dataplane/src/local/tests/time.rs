@@ -94,8 +94,8 @@ fn what_waits_goes_on_when_the_neighbour_answers() {
     assert_eq!(gateway.input(LAN, &arp(2, HOST_MAC, target, LAN4)).0, None);
 
     let hop = *gateway.neighbors.hop(index);
-    assert_eq!((hop.resolved, hop.port, hop.interface, hop.mtu), (true, LAN, LAN, 1500));
-    assert_eq!(hop.header[..hop.header_len.into()], hex("020000000077 020000000001 0800"));
+    assert_eq!((hop.resolved, hop.egress.port, hop.egress.interface, hop.egress.mtu), (true, LAN, LAN, 1500));
+    assert_eq!(hop.header[..hop.egress.header_len.into()], hex("020000000077 020000000001 0800"));
     assert_eq!(gateway.neighbors.epoch(), epoch, "an answer changes no index");
     let mut burst = Burst::default();
     for (port, count) in [(WAN, 2), (LAN, 1), (WAN, 1)] {
@@ -121,7 +121,7 @@ fn next_hops_carry_the_tags_of_their_interface() {
     let index = gateway.resolve(WAN, gateway_address).unwrap();
     assert!(gateway.learn(WAN, gateway_address, HOST_MAC, Evidence::Answer));
     let hop = gateway.neighbors.hop(index);
-    assert_eq!(hop.header[..hop.header_len.into()], hex("020000000077 020000000002 8100 0064 0800"));
+    assert_eq!(hop.header[..hop.egress.header_len.into()], hex("020000000077 020000000002 8100 0064 0800"));
     assert_eq!((size_of::<neighbor::NextHop>(), gateway.neighbors.hop(9999).resolved), (32, false));
 }
 
@@ -228,7 +228,7 @@ fn another_configuration_keeps_the_neighbours_of_links_that_stay() {
     gateway.neighbors.adopt(&gateway.snapshot);
     assert_ne!(gateway.neighbors.epoch(), epoch);
     let hop = gateway.neighbors.hop(stays);
-    assert_eq!((hop.resolved, hop.mtu), (true, 9000));
+    assert_eq!((hop.resolved, hop.egress.mtu), (true, 9000));
     assert_eq!(gateway.neighbor(goes), None);
     gateway.tick();
     assert_eq!(drops(&gateway, DropReason::NeighborUnreachable), 1);

@@ -2,12 +2,15 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::device::DeviceFacts;
+use super::device::device_facts;
+use super::host::HostTable;
 use super::program::{AttachedMode, Passed, Program};
+use super::renewal::Renewal;
 use super::socket::{KernelDrops, Socket};
-use crate::arena::Pages;
+use super::{PortSpec, open_all};
+use crate::arena::{Memory, Pages};
 
 /// How a device was taken into service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,9 +31,11 @@ pub struct DeviceInfo {
     pub mode: AttachedMode,
     /// Whether the driver moves frames itself, without a copy.
     pub zero_copy: bool,
+    /// The number of the device's group: devices in one mode, from 0 on. Between groups the kernel copies a frame.
+    pub group: u32,
     /// What pages the frames got.
     pub pages: Pages,
-    /// Why the device does not run in native mode, or without copies, if it does not: the kernel's answer.
+    /// What was wanted and could not be had: native mode, no copies, busy polling; with the kernel's answer.
     pub fallback: Option<String>,
 }
 
@@ -93,98 +98,202 @@ fn add(cell: &AtomicU64, count: u64) {
 
 /// A socket that the worker closes and the control side reads statistics of, even after.
 #[derive(Clone, Debug)]
-pub(super) struct SharedSocket(Arc<Mutex<Held>>);
+pub(super) struct SharedSocket(Arc<Mutex<Shared>>);
 
 #[derive(Debug)]
-enum Held {
+enum Shared {
     Open(Socket),
     Closed(KernelDrops),
 }
 
 impl SharedSocket {
     pub(super) fn new(socket: Socket) -> Self {
-        Self(Arc::new(Mutex::new(Held::Open(socket))))
+        Self(Arc::new(Mutex::new(Shared::Open(socket))))
     }
 
     pub(super) fn close(&self) {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Held::Open(socket) = &*held {
-            *held = Held::Closed(socket.drops().unwrap_or_default());
+        if let Shared::Open(socket) = &*held {
+            *held = Shared::Closed(socket.drops().unwrap_or_default());
+        }
+    }
+
+    /// What the kernel says now; `None` once it is closed.
+    fn is_zero_copy(&self) -> Option<bool> {
+        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            Shared::Open(socket) => socket.is_zero_copy().ok(),
+            Shared::Closed(_) => None,
         }
     }
 
     fn drops(&self) -> KernelDrops {
         match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            Held::Open(socket) => socket.drops().unwrap_or_default(),
-            Held::Closed(drops) => *drops,
+            Shared::Open(socket) => socket.drops().unwrap_or_default(),
+            Shared::Closed(drops) => *drops,
         }
     }
 }
 
-/// A device in service: its XDP program, which goes when this is dropped, and what the kernel counts.
-pub struct DeviceControl {
-    pub(super) name: String,
+/// What is held of a device as long as it is there.
+pub(super) struct Held {
     pub(super) info: DeviceInfo,
     pub(super) program: Program,
     pub(super) sockets: Vec<SharedSocket>,
-    pub(super) faults: Arc<FaultCells>,
-    /// Keeps the device delivering all multicast frames.
-    pub(super) _multicast: OwnedFd,
+    /// Keeps the device delivering frames that its own address and groups would not have it deliver.
+    pub(super) _memberships: OwnedFd,
+}
+
+/// A device in service, or gone for a while: its XDP program, which goes when this is dropped, and what the kernel counts.
+pub struct DeviceControl {
+    spec: PortSpec,
+    memory: Memory,
+    faults: Arc<FaultCells>,
+    renewal: Arc<Renewal>,
+    host: Option<HostTable>,
+    state: Mutex<State>,
+}
+
+struct State {
+    held: Held,
+    /// What was counted at the device's predecessors.
+    passed: Passed,
+    drops: KernelDrops,
+    /// The device is not there, or could not be opened again: what was said last.
+    missing: Option<String>,
+}
+
+/// What has become of a device since the last look.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceChange {
+    /// It has gone away.
+    Gone,
+    /// It has come back, perhaps as another one of that name, and is in service again.
+    Back(Box<DeviceInfo>),
+    /// It has come back but cannot be taken into service: why. It is tried again.
+    Failed(String),
 }
 
 impl DeviceControl {
-    /// The port's name.
-    pub fn name(&self) -> &str {
-        &self.name
+    pub(super) fn new(
+        spec: PortSpec,
+        mut held: Held,
+        faults: Arc<FaultCells>,
+        renewal: Arc<Renewal>,
+        memory: Memory,
+    ) -> Self {
+        let host = held.program.host.take().map(HostTable::new);
+        let state = State { held, passed: Passed::default(), drops: KernelDrops::default(), missing: None };
+        Self { spec, memory, faults, renewal, host, state: Mutex::new(state) }
     }
 
-    /// How the device was taken into service.
-    pub fn info(&self) -> &DeviceInfo {
-        &self.info
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The port's name.
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// How the device was taken into service, the last time.
+    pub fn info(&self) -> DeviceInfo {
+        self.state().held.info.clone()
     }
 
     /// Frames that were left to the kernel so far.
     pub fn passed(&self) -> Passed {
-        self.program.passed()
+        let state = self.state();
+        let mut sum = state.passed;
+        sum.add(&state.held.program.passed());
+        sum
+    }
+
+    /// The table of the box's own addresses, for a device where the kernel answers for them.
+    pub fn host_table(&self) -> Option<HostTable> {
+        self.host.clone()
     }
 
     /// What the kernel dropped at the device's sockets so far.
     pub fn kernel_drops(&self) -> KernelDrops {
-        let mut sum = KernelDrops::default();
-        self.sockets.iter().for_each(|socket| sum.add(&socket.drops()));
+        let state = self.state();
+        let mut sum = state.drops;
+        state.held.sockets.iter().for_each(|socket| sum.add(&socket.drops()));
         sum
+    }
+
+    /// By queue, whether the driver moves frames itself, without a copy: the kernel's word for each socket that is open.
+    pub fn zero_copy_by_queue(&self) -> Vec<bool> {
+        self.state().held.sockets.iter().filter_map(SharedSocket::is_zero_copy).collect()
     }
 
     /// What went wrong at the port so far.
     pub fn faults(&self) -> Faults {
         self.faults.read()
     }
+
+    /// Looks whether the device is still the one that was taken into service. If it has gone away and is back, the port
+    /// goes on with it, from the worker's next burst on. To be called now and then, in the device's network namespace; it
+    /// may take seconds when a device comes back.
+    pub fn tend(&self) -> Option<DeviceChange> {
+        let found = device_facts(&self.spec.device).ok().map(|facts| facts.ifindex);
+        let mut state = self.state();
+        let Some(ifindex) = found else {
+            let is_news = state.missing.is_none();
+            state.missing = Some(String::new());
+            return is_news.then_some(DeviceChange::Gone);
+        };
+        if ifindex == state.held.info.ifindex && state.missing.is_none() {
+            return None;
+        }
+        // Others may ask for the counters while it is being opened.
+        drop(state);
+        let opened =
+            open_all(&self.memory, std::slice::from_ref(&self.spec)).map_err(|error| error.to_string());
+        let opened = opened.and_then(|mut devices| {
+            let mut device = devices.pop();
+            let maps = device.as_mut().and_then(|(_, held)| held.program.host.take());
+            if let (Some(table), Some(maps)) = (&self.host, maps) {
+                table.replace(maps)?;
+            }
+            Ok(device)
+        });
+        let mut state = self.state();
+        match opened {
+            Ok(Some((port, mut held))) => {
+                held.info.group = state.held.info.group;
+                let info = Box::new(held.info.clone());
+                let before = std::mem::replace(&mut state.held, held);
+                state.passed.add(&before.program.passed());
+                before.sockets.iter().for_each(|socket| state.drops.add(&socket.drops()));
+                state.missing = None;
+                self.renewal.leave(port);
+                Some(DeviceChange::Back(info))
+            }
+            Ok(None) => None,
+            Err(error) => {
+                let is_news = state.missing.as_ref() != Some(&error);
+                state.missing = Some(error.clone());
+                is_news.then_some(DeviceChange::Failed(error))
+            }
+        }
+    }
 }
 
 impl DeviceInfo {
-    pub(super) fn new(
-        device: &str,
-        facts: DeviceFacts,
-        program: &Program,
-        zero_copy: bool,
-        pages: Pages,
-        copy_reason: Option<&str>,
-    ) -> Self {
-        let mode =
-            program.fallback.as_ref().map(|reason| format!("generic mode, as native was refused: {reason}"));
-        let copy = copy_reason.map(|reason| format!("copies, as zero copy was refused: {reason}"));
-        let reasons: Vec<String> = mode.into_iter().chain(copy).collect();
-        Self {
-            device: device.to_owned(),
-            driver: facts.driver,
-            mac: facts.mac,
-            mtu: facts.mtu,
-            queues: facts.queues,
-            ifindex: facts.ifindex,
-            mode: program.mode,
-            zero_copy,
-            pages,
-            fallback: if reasons.is_empty() { None } else { Some(reasons.join("; ")) },
-        }
+    /// The mode in words of the configuration: `zero-copy`, `native` or `generic`.
+    pub fn achieved(&self) -> &'static str {
+        if self.zero_copy { "zero-copy" } else { self.mode.name() }
     }
+}
+
+/// What was wanted and could not be had, in words.
+pub(super) fn fallback(program: &Program, copy: Option<&str>, busy_poll: Option<&str>) -> Option<String> {
+    let native = program.fallback.as_ref();
+    let reasons = [
+        native.map(|reason| format!("generic mode, as native was refused: {reason}")),
+        copy.map(|reason| format!("copies, as zero-copy was refused: {reason}")),
+        busy_poll.map(|reason| format!("no busy polling, as it was refused: {reason}")),
+    ];
+    let reasons: Vec<String> = reasons.into_iter().flatten().collect();
+    (!reasons.is_empty()).then(|| reasons.join("; "))
 }

@@ -5,14 +5,14 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
+use crate::arena::{CHUNK_MTU, MAX_LINK_HEADER, MAX_MTU};
 use libc::{c_int, c_ulong, ifreq};
+
+use super::membership;
 
 // linux/ethtool.h
 const ETHTOOL_GDRVINFO: u32 = 0x03;
-const ETHTOOL_GFLAGS: u32 = 0x25;
-const ETHTOOL_SFLAGS: u32 = 0x26;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
-const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 
 /// What the kernel says of a network device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,18 @@ pub struct DeviceFacts {
     pub queues: u32,
     /// The interface's index.
     pub ifindex: u32,
+}
+
+impl DeviceFacts {
+    /// The longest frame of the device's link, or that a packet may be.
+    pub(super) fn longest(&self) -> u32 {
+        self.mtu.min(MAX_MTU.into()) + MAX_LINK_HEADER as u32
+    }
+
+    /// Whether frames come that are longer than a chunk holds.
+    pub(super) fn is_jumbo(&self) -> bool {
+        self.mtu > u32::from(CHUNK_MTU)
+    }
 }
 
 /// The facts of a device in the network namespace of the calling thread.
@@ -51,11 +63,9 @@ pub fn device_facts(device: &str) -> io::Result<DeviceFacts> {
 }
 
 /// Brings the device up and makes it deliver every multicast frame: ND and routing protocols need groups that our
-/// kernel has not joined. That ends with the socket returned.
-///
-/// VLAN tags are to stay in the frame, as XDP sees nothing of one that the NIC takes out: so receive offload of VLANs
-/// is turned off where it can be. That lasts.
-pub(super) fn prepare(device: &str, ifindex: u32) -> io::Result<OwnedFd> {
+/// kernel has not joined. So are frames to our MAC address, if it is not the device's own. That ends with the socket
+/// returned.
+pub(super) fn prepare(device: &str, facts: &DeviceFacts, mac: Option<[u8; 6]>) -> io::Result<OwnedFd> {
     let control = Control::new(device)?;
     let mut request = control.request(libc::SIOCGIFFLAGS)?;
     // SAFETY: SIOCGIFFLAGS fills in the flags.
@@ -64,26 +74,7 @@ pub(super) fn prepare(device: &str, ifindex: u32) -> io::Result<OwnedFd> {
         request.ifr_ifru.ifru_flags = flags | libc::IFF_UP as i16;
         control.call(libc::SIOCSIFFLAGS, &mut request)?;
     }
-    control.keep_vlan_tags();
-    // Protocol 0: the socket receives nothing.
-    let socket = open_socket(libc::AF_PACKET, libc::SOCK_RAW)?;
-    let membership = libc::packet_mreq {
-        mr_ifindex: ifindex as c_int,
-        mr_type: libc::PACKET_MR_ALLMULTI as u16,
-        mr_alen: 0,
-        mr_address: [0; 8],
-    };
-    // SAFETY: the option's value is the structure that it takes, and its length.
-    check(unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_PACKET,
-            libc::PACKET_ADD_MEMBERSHIP,
-            (&raw const membership).cast(),
-            size_of_val(&membership) as u32,
-        )
-    })?;
-    Ok(socket)
+    membership::join(facts.ifindex, mac.filter(|mac| *mac != facts.mac))
 }
 
 /// Makes an error of a system call's -1.
@@ -163,15 +154,6 @@ impl Control {
         let [_, _, _, _, _, rx, _, _, combined] =
             self.ethtool([ETHTOOL_GCHANNELS, 0, 0, 0, 0, 0, 0, 0, 0]).ok()?;
         Some(rx + combined).filter(|&queues| queues != 0)
-    }
-
-    fn keep_vlan_tags(&self) {
-        // A device without the offload refuses, and needs nothing.
-        if let Ok([_, flags]) = self.ethtool([ETHTOOL_GFLAGS, 0])
-            && flags & ETH_FLAG_RXVLAN != 0
-        {
-            let _ = self.ethtool([ETHTOOL_SFLAGS, flags & !ETH_FLAG_RXVLAN]);
-        }
     }
 }
 

@@ -20,8 +20,22 @@ pub enum OpenError {
         what: &'static str,
     },
     /// The kernel has no AF_XDP.
-    #[error("this kernel has no AF_XDP sockets: it needs Linux 5.11 or later, built with CONFIG_XDP_SOCKETS")]
+    #[error(
+        "this kernel has no AF_XDP sockets: boot one that is built with CONFIG_XDP_SOCKETS=y, as distributions' are"
+    )]
     NoAfXdp,
+    /// The kernel is too old.
+    #[error("{what} needs Linux {needed} or later, and this is {release}: boot a newer kernel{or}")]
+    KernelTooOld {
+        /// What cannot be had.
+        what: String,
+        /// The version that has it.
+        needed: &'static str,
+        /// The version that runs.
+        release: String,
+        /// What else would do, to be appended.
+        or: String,
+    },
     /// The kernel may not pin as much memory for this process.
     #[error(
         "the kernel may not lock {bytes} bytes of packet memory for this process: raise the limit on locked memory \
@@ -33,10 +47,16 @@ pub enum OpenError {
     },
     /// Another XDP program holds the device.
     #[error(
-        "device `{0}` has an XDP program already, of another Sluice or another tool (`ip link show dev {0}` names it); \
-         end that, or take the program off by `ip link set dev {0} xdp off`"
+        "device `{device}` has an XDP program already: {program}; {remedy}, and xdp-replace = true lets start do so"
     )]
-    ProgramAttached(String),
+    ProgramAttached {
+        /// The device.
+        device: String,
+        /// The program, and how it is attached.
+        program: String,
+        /// What to type.
+        remedy: String,
+    },
     /// The device's driver, or the kernel, refuses the program in the mode asked for.
     #[error("device `{device}`: no XDP program can be attached in {mode} mode: {reason}")]
     Attach {
@@ -45,6 +65,17 @@ pub enum OpenError {
         /// `native` or `generic`.
         mode: &'static str,
         /// The kernel's answer.
+        reason: String,
+    },
+    /// Zero-copy was demanded, and refused.
+    #[error(
+        "device `{device}` cannot be driven without copies, as xdp = \"zero-copy\" demands: {reason}; xdp = \"auto\" \
+         takes the best that there is"
+    )]
+    ZeroCopy {
+        /// The device.
+        device: String,
+        /// The kernel's answer in words.
         reason: String,
     },
     /// The kernel refuses to load the XDP program.
@@ -84,6 +115,14 @@ pub enum OpenError {
     /// A ring's size is no power of two, or out of range.
     #[error("device `{device}`: a ring holds a power of two from 64 to 32768 frames, not {size}")]
     RingSize {
+        /// The device.
+        device: String,
+        /// The size asked for.
+        size: u32,
+    },
+    /// A batch is empty, or more than a burst holds.
+    #[error("device `{device}`: a batch is 1 to 64 frames, not {size}")]
+    Batch {
         /// The device.
         device: String,
         /// The size asked for.

@@ -8,13 +8,16 @@ use std::time::Duration;
 
 use super::control::{FaultCells, SharedSocket};
 use super::lent::Lent;
+use super::renewal::Renewal;
 use super::ring::{Consumer, Producer};
 use super::socket::{Wakeup, wake_rx, wake_tx};
 use crate::arena::{CHUNK, Frame, FramePool};
 use crate::burst::Burst;
 use crate::clock::Nanos;
-use crate::port::{Outbox, Port, Refused, Sent};
+use crate::port::{MAX_SEGMENTS, Outbox, Port, Refused, Sent};
 
+// linux/if_xdp.h, of Linux 6.6: the packet goes on in the next descriptor.
+const XDP_PKT_CONTD: u32 = 1 << 0;
 /// No shorter frame has all of an Ethernet header. The kernel would drop an empty one without completing it.
 const MIN_FRAME: usize = 14;
 /// For how long `close` waits for frames that are being transmitted.
@@ -30,6 +33,23 @@ pub(super) struct Receiver {
     /// Chunks that are to be put into the fill ring. With those that the kernel has they are as many as the ring holds,
     /// so that neither the fill nor the receive ring can overflow.
     pub(super) wanted: u32,
+    /// The longest frame of the device's link. Longer ones come all the same: superframes of a sender's segmentation
+    /// offload, or of a NIC that puts received frames together.
+    pub(super) longest: u32,
+    /// A chain whose end has not come yet.
+    pub(super) chain: Chain,
+}
+
+/// What has come of a packet in several descriptors.
+#[derive(Debug, Default)]
+pub(super) enum Chain {
+    /// Nothing: the next descriptor begins a packet.
+    #[default]
+    None,
+    /// Its beginning.
+    Begun(Frame),
+    /// So many bytes, which are gone: it is too long, or the kernel gave it no room for links.
+    Refused(u64),
 }
 
 /// A queue's transmit side.
@@ -55,8 +75,14 @@ pub struct AfXdpPort {
     pub(super) lent: Lent,
     /// The receiver whose turn it is to be first.
     pub(super) turn: usize,
+    /// Frames that one call of `receive` takes at most.
+    pub(super) batch: usize,
+    /// Whether the device makes progress in our calls only (see [`BusyPoll`](super::BusyPoll)).
+    pub(super) polled: bool,
     pub(super) zero_copy: bool,
     pub(super) faults: Arc<FaultCells>,
+    /// Where its successor comes from.
+    pub(super) renewal: Arc<Renewal>,
 }
 
 impl Receiver {
@@ -72,31 +98,101 @@ impl Receiver {
     }
 
     #[inline]
-    fn receive(&mut self, pool: &mut FramePool, lent: &mut Lent, burst: &mut Burst) -> (Refused, u64) {
+    fn receive(
+        &mut self,
+        room: u32,
+        pool: &mut FramePool,
+        lent: &mut Lent,
+        burst: &mut Burst,
+    ) -> (Refused, u64, bool) {
         let mut refused = Refused::default();
         let mut foreign = 0;
-        let room = burst.room() as u32;
-        self.wanted += self.rx.consume(room, |descriptor| {
+        let Self { rx, longest, chain, .. } = self;
+        let consumed = rx.consume(room, |descriptor| {
             if !lent.take_back(descriptor.addr) {
                 foreign += 1;
                 return;
             }
             // SAFETY: lent, and returned by this descriptor.
-            match unsafe { pool.recover(descriptor.addr, descriptor.len) } {
-                Some(frame) => {
-                    if let Err(frame) = burst.push(frame) {
-                        pool.give(frame);
-                    }
-                }
-                None => {
-                    refused.too_long += 1;
-                    refused.bytes += descriptor.len as u64;
-                    // SAFETY: as above; no frame came of it.
-                    unsafe { pool.reclaim((descriptor.addr / CHUNK as u64) as u32) };
-                }
+            let Some(frame) = (unsafe { pool.recover(descriptor.addr, descriptor.len) }) else {
+                refused.too_long += 1;
+                refused.bytes += descriptor.len as u64;
+                // SAFETY: as above; no frame came of it.
+                return unsafe { pool.reclaim((descriptor.addr / CHUNK as u64) as u32) };
+            };
+            let more = descriptor.options & XDP_PKT_CONTD != 0;
+            let packet = if more || !matches!(chain, Chain::None) {
+                chain.add(frame, more, *longest, pool, &mut refused)
+            } else if descriptor.len > *longest {
+                refused.too_long += 1;
+                refused.bytes += descriptor.len as u64;
+                pool.give(frame);
+                None
+            } else {
+                Some(frame)
+            };
+            if let Some(Err(frame)) = packet.map(|packet| burst.push(packet)) {
+                pool.give(frame);
             }
         });
-        (refused, foreign)
+        self.wanted += consumed;
+        (refused, foreign, consumed != 0)
+    }
+}
+
+impl Chain {
+    /// Adds the packet's next piece; `more` are to come. Returns the packet if that was its last one.
+    #[cold]
+    fn add(
+        &mut self,
+        piece: Frame,
+        more: bool,
+        longest: u32,
+        pool: &mut FramePool,
+        refused: &mut Refused,
+    ) -> Option<Frame> {
+        let packet = match std::mem::take(self) {
+            Self::None => Ok(piece),
+            Self::Begun(mut packet) => match packet.append(piece) {
+                Ok(()) => Ok(packet),
+                Err(piece) => {
+                    let bytes = packet.len() + piece.len();
+                    pool.give(packet);
+                    pool.give(piece);
+                    Err(bytes as u64)
+                }
+            },
+            Self::Refused(bytes) => {
+                let bytes = bytes + piece.len() as u64;
+                pool.give(piece);
+                Err(bytes)
+            }
+        };
+        let packet = packet.and_then(|packet| {
+            if packet.len() <= longest as usize && packet.segments().count() <= MAX_SEGMENTS {
+                return Ok(packet);
+            }
+            let bytes = packet.len() as u64;
+            pool.give(packet);
+            Err(bytes)
+        });
+        match (packet, more) {
+            (Ok(packet), false) => return Some(packet),
+            (Ok(packet), true) => *self = Self::Begun(packet),
+            (Err(bytes), true) => *self = Self::Refused(bytes),
+            (Err(bytes), false) => {
+                refused.too_long += 1;
+                refused.bytes += bytes;
+            }
+        }
+        None
+    }
+
+    /// Brings home what is there of a packet that will not be complete any more.
+    fn abandon(&mut self, pool: &mut FramePool) {
+        if let Self::Begun(packet) = std::mem::take(self) {
+            pool.give(packet);
+        }
     }
 }
 
@@ -136,6 +232,23 @@ impl Sender {
 }
 
 impl AfXdpPort {
+    /// Stocks the fill rings of a port that was just opened.
+    pub(super) fn stock(&mut self, pool: &mut FramePool) {
+        let Self { receivers, lent, .. } = self;
+        receivers.iter_mut().for_each(|receiver| receiver.refill(pool, lent));
+    }
+
+    /// Goes on with the queues of a device that has come back. Its device gone, no old queue can take a frame any more.
+    #[cold]
+    fn renew(&mut self, successor: AfXdpPort, pool: &mut FramePool) {
+        self.zero_copy = false;
+        self.close(pool);
+        let faults = self.faults.clone();
+        let renewal = self.renewal.clone();
+        *self = AfXdpPort { faults, renewal, ..successor };
+        self.stock(pool);
+    }
+
     /// How many frames are with the kernel.
     pub fn lent(&self) -> u32 {
         self.lent.count()
@@ -146,41 +259,66 @@ impl AfXdpPort {
     fn send(sender: &mut Sender, lent: &mut Lent, pool: &mut FramePool, outbox: &mut Outbox) -> (Sent, u64) {
         let mut sent = Sent::default();
         let mut unsendable = 0;
-        let count = sender.ring.room(sender.room.min(outbox.len() as u32));
-        let mut frames = outbox.take(count as usize);
-        sender.room -= sender.ring.produce(count, || {
-            let frame = loop {
-                let frame: Frame = frames.next()?;
-                sent.packets += 1;
-                sent.bytes += frame.len() as u64;
-                if frame.len() >= MIN_FRAME {
-                    break frame;
-                }
-                unsendable += 1;
-                pool.give(frame);
+        let want = sender.room.min(outbox.descriptors() as u32);
+        let room = sender.ring.room(want);
+        let count = outbox.fitting(room as usize);
+        let mut frames = outbox.take(count);
+        let mut rest = None;
+        sender.room -= sender.ring.produce(room, || {
+            let mut frame = match rest.take() {
+                Some(frame) => frame,
+                None => loop {
+                    let frame: Frame = frames.next()?;
+                    sent.packets += 1;
+                    sent.bytes += frame.len() as u64;
+                    if frame.bytes().len() >= MIN_FRAME {
+                        break frame;
+                    }
+                    unsendable += 1;
+                    pool.give(frame);
+                },
             };
+            if frame.is_chain() {
+                rest = next_piece(&mut frame, pool);
+            }
+            let options = if rest.is_some() { XDP_PKT_CONTD } else { 0 };
             let (addr, len) = pool.lend(frame);
             lent.lend(addr);
-            Some(libc::xdp_desc { addr, len, options: 0 })
+            Some(libc::xdp_desc { addr, len, options })
         });
+        debug_assert!(rest.is_none(), "the ring had room for whole packets");
         (sent, unsendable)
     }
 }
 
+/// Takes what is behind a frame off it; without frames that are empty, as the kernel refuses those.
+#[cold]
+fn next_piece(frame: &mut Frame, pool: &mut FramePool) -> Option<Frame> {
+    let mut rest = frame.split_off();
+    while let Some(mut piece) = rest.take_if(|piece| piece.bytes().is_empty()) {
+        rest = piece.split_off();
+        pool.give(piece);
+    }
+    rest
+}
+
 impl Port for AfXdpPort {
     fn receive(&mut self, _now: Nanos, pool: &mut FramePool, burst: &mut Burst) -> Refused {
-        let Self { receivers, lent, turn, faults, .. } = self;
+        if let Some(successor) = self.renewal.take() {
+            self.renew(*successor, pool);
+        }
+        let Self { receivers, lent, turn, faults, batch, polled, .. } = self;
         let mut refused = Refused::default();
         *turn = if *turn + 1 < receivers.len() { *turn + 1 } else { 0 };
         let (later, first) = receivers.split_at_mut(*turn);
         for receiver in first.iter_mut().chain(later) {
-            let (more, foreign) = receiver.receive(pool, lent, burst);
+            let room = burst.room().min(batch.saturating_sub(burst.len())) as u32;
+            let (more, foreign, any) = receiver.receive(room, pool, lent, burst);
             refused.too_long += more.too_long;
             refused.bytes += more.bytes;
             faults.foreign(foreign);
             receiver.refill(pool, lent);
-            if receiver.fill.needs_wakeup()
-                && receiver.fill.pending() != 0
+            if (*polled && !any || receiver.fill.needs_wakeup() && receiver.fill.pending() != 0)
                 && let Wakeup::Failed(errno) = wake_rx(receiver.fd)
             {
                 faults.wakeup(errno);
@@ -222,7 +360,9 @@ impl Port for AfXdpPort {
             }
         }
         // Unmapped first: a mapping keeps the socket open.
-        self.receivers.clear();
+        for mut receiver in self.receivers.drain(..) {
+            receiver.chain.abandon(pool);
+        }
         self.descriptors.clear();
         self.sockets.drain(..).for_each(|socket| socket.close());
         if self.zero_copy {
@@ -237,5 +377,71 @@ impl Port for AfXdpPort {
 
     fn descriptors(&self) -> &[RawFd] {
         &self.descriptors
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::MAX_FRAME;
+
+    /// Packets of these pieces, by length, and what is refused.
+    fn chains(pool: &mut FramePool, longest: u32, packets: &[&[usize]]) -> (Vec<usize>, Refused) {
+        let (mut chain, mut refused, mut whole) = (Chain::None, Refused::default(), Vec::new());
+        for pieces in packets {
+            for (i, &len) in pieces.iter().enumerate() {
+                let piece = pool.take_len(len).unwrap();
+                if let Some(packet) = chain.add(piece, i + 1 < pieces.len(), longest, pool, &mut refused) {
+                    whole.push(packet.len());
+                    pool.give(packet);
+                }
+            }
+        }
+        (whole, refused)
+    }
+
+    #[test]
+    fn pieces_become_packets() {
+        let mut pool = FramePool::new(64, false).unwrap();
+        const F: usize = MAX_FRAME;
+        let superframe = [F; 36];
+        let (whole, refused) = chains(
+            &mut pool,
+            9022,
+            &[&[F, 10], &superframe, &[60], &[F, F, F, F, F, 62], &[F, F, F, F, F, 63], &[F, 1]],
+        );
+        assert_eq!(whole, [F + 10, 60, 9022, F + 1]);
+        assert_eq!(refused, Refused { too_long: 2, bytes: 36 * F as u64 + 9023, ..Refused::default() });
+        assert_eq!(pool.free(), 64);
+        // So many pieces nobody could send.
+        let (whole, refused) = chains(&mut pool, 9022, &[&[20; 18], &[20; 19]]);
+        assert_eq!((whole, refused.too_long, refused.bytes), (vec![360], 1, 380));
+        assert_eq!(pool.free(), 64);
+    }
+
+    #[test]
+    fn a_packet_that_stays_without_its_end_comes_home() {
+        let mut pool = FramePool::new(8, false).unwrap();
+        let (mut chain, mut refused) = (Chain::None, Refused::default());
+        for _ in 0..3 {
+            let piece = pool.take_len(MAX_FRAME).unwrap();
+            assert!(chain.add(piece, true, 9022, &mut pool, &mut refused).is_none());
+        }
+        assert_eq!(pool.free(), 5);
+        chain.abandon(&mut pool);
+        assert_eq!((pool.free(), refused), (8, Refused::default()));
+    }
+
+    #[test]
+    fn an_empty_piece_is_not_sent() {
+        let mut pool = FramePool::new(8, false).unwrap();
+        let mut frame = pool.take_len(5000).unwrap();
+        assert!(frame.replace_front(14, 14, MAX_FRAME + 1));
+        let mut rest = next_piece(&mut frame, &mut pool).unwrap();
+        assert_eq!((frame.len(), rest.bytes().len()), (MAX_FRAME, 1));
+        assert!(next_piece(&mut rest, &mut pool).is_none());
+        pool.give(frame);
+        pool.give(rest);
+        assert_eq!(pool.free(), 8);
     }
 }

@@ -12,17 +12,24 @@ use aya::programs::Xdp;
 use aya::programs::xdp::XdpMode as AyaMode;
 use aya::{Ebpf, EbpfLoader, Pod};
 
+use super::PortSpec;
+use super::attached::Attached;
+use super::device::DeviceFacts;
 use super::error::OpenError;
+use super::host::HostMaps;
 
-/// In what mode the XDP program is to be attached.
+/// In what mode a device is to be driven.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum XdpMode {
-    /// Native, or generic where the driver cannot do it.
+    /// The first of the others that can be had.
     #[default]
     Auto,
-    /// By the driver only.
+    /// The XDP program runs in the driver, which moves frames to and from our memory itself.
+    ZeroCopy,
+    /// The XDP program runs in the driver, and the kernel copies frames.
     Native,
-    /// In the kernel's stack, behind the driver: works on every device, at the price of a socket buffer per frame.
+    /// The XDP program runs in the kernel's stack, behind the driver: works on every device, at the price of a socket
+    /// buffer per frame.
     Generic,
 }
 
@@ -82,6 +89,16 @@ pub struct Passed {
     pub no_socket: Count,
 }
 
+impl Passed {
+    /// Adds another device's.
+    pub(super) fn add(&mut self, other: &Self) {
+        for (sum, count) in [(&mut self.matched, other.matched), (&mut self.no_socket, other.no_socket)] {
+            sum.packets += count.packets;
+            sum.bytes += count.bytes;
+        }
+    }
+}
+
 /// How many matches a device may have.
 pub(super) const MAX_MATCHES: usize = 32;
 
@@ -104,6 +121,8 @@ pub(super) struct Program {
     pub(super) mode: AttachedMode,
     /// Why the mode is generic where native would have done.
     pub(super) fallback: Option<String>,
+    /// Until control takes it.
+    pub(super) host: Option<HostMaps>,
     /// Holds the program, and its link.
     _ebpf: Ebpf,
 }
@@ -111,18 +130,13 @@ pub(super) struct Program {
 impl Program {
     /// Loads the program and attaches it to a device of `queues` queues. Until sockets are given to it, it leaves all
     /// frames to the kernel.
-    pub(super) fn attach(
-        device: &str,
-        ifindex: u32,
-        queues: u32,
-        mode: XdpMode,
-        matches: &[KernelMatch],
-    ) -> Result<Self, OpenError> {
+    pub(super) fn attach(spec: &PortSpec, facts: &DeviceFacts) -> Result<Self, OpenError> {
+        let PortSpec { device, mode, kernel: matches, host_is_kernel, .. } = spec;
         if matches.len() > MAX_MATCHES {
             return Err(OpenError::Matches { device: device.to_owned(), count: matches.len() });
         }
         let refused = |reason: String| OpenError::Program { device: device.to_owned(), reason };
-        let mut ebpf = load(queues, matches).map_err(|error| match errno(&error) {
+        let mut ebpf = load(facts.queues, matches, *host_is_kernel).map_err(|error| match errno(&error) {
             Some(libc::EPERM | libc::EACCES) => {
                 OpenError::Privilege { device: device.to_owned(), what: "loading the XDP program" }
             }
@@ -133,20 +147,26 @@ impl Program {
         let sockets = XskMap::try_from(sockets).map_err(|error| refused(in_words(&error)))?;
         let passed = ebpf.take_map("passed").ok_or_else(|| missing("map `passed`"))?;
         let passed = PerCpuArray::try_from(passed).map_err(|error| refused(in_words(&error)))?;
-        let program = ebpf.program_mut("redirect").ok_or_else(|| missing("program `redirect`"))?;
+        let host = match *host_is_kernel {
+            true => Some(HostMaps::take(&mut ebpf).map_err(|error| refused(in_words(&error)))?),
+            false => None,
+        };
+        let name = if facts.is_jumbo() { "redirect_frags" } else { "redirect" };
+        let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
         let program: &mut Xdp = program.try_into().map_err(|error| refused(in_words(&error)))?;
 
         program.load().map_err(|error| refused(in_words(&error)))?;
-        let (mode, fallback) = match mode {
-            XdpMode::Native => (AttachedMode::Native, None),
+        let (mode, fallback) = match *mode {
+            XdpMode::ZeroCopy | XdpMode::Native => (AttachedMode::Native, None),
             XdpMode::Generic => (AttachedMode::Generic, None),
-            XdpMode::Auto => match link(program, device, ifindex, AttachedMode::Native) {
+            XdpMode::Auto => match link(program, spec, facts, AttachedMode::Native) {
                 Ok(()) => {
                     return Ok(Self {
                         sockets,
                         passed,
                         mode: AttachedMode::Native,
                         fallback: None,
+                        host,
                         _ebpf: ebpf,
                     });
                 }
@@ -154,8 +174,8 @@ impl Program {
                 Err(error) => return Err(error),
             },
         };
-        link(program, device, ifindex, mode)?;
-        Ok(Self { sockets, passed, mode, fallback, _ebpf: ebpf })
+        link(program, spec, facts, mode)?;
+        Ok(Self { sockets, passed, mode, fallback, host, _ebpf: ebpf })
     }
 
     /// Makes the frames of a queue go to a socket, which must be bound to that queue.
@@ -180,7 +200,7 @@ impl Program {
     }
 }
 
-fn load(queues: u32, matches: &[KernelMatch]) -> Result<Ebpf, aya::EbpfError> {
+fn load(queues: u32, matches: &[KernelMatch], host_is_kernel: bool) -> Result<Ebpf, aya::EbpfError> {
     let table = Protocols::of(matches);
     let has_ethertypes = matches.iter().any(|entry| matches!(entry, KernelMatch::EtherType(_))) as u8;
     let has_protocols = matches.iter().any(|entry| matches!(entry, KernelMatch::Protocol { .. })) as u8;
@@ -189,6 +209,7 @@ fn load(queues: u32, matches: &[KernelMatch]) -> Result<Ebpf, aya::EbpfError> {
         .override_global("match_ethertypes", &has_ethertypes, true)
         .override_global("match_protocols", &has_protocols, true)
         .override_global("protocols", &table.0, true)
+        .override_global("host_is_kernel", &u8::from(host_is_kernel), true)
         .load(OBJECT)?;
     if let Some(map) = ebpf.map_mut("kernel_matches") {
         let mut map: HashMap<_, u32, u8> = HashMap::try_from(map)?;
@@ -224,27 +245,56 @@ impl Protocols {
 }
 
 /// Attaches the program for as long as it is loaded.
-fn link(program: &mut Xdp, device: &str, ifindex: u32, mode: AttachedMode) -> Result<(), OpenError> {
+fn link(
+    program: &mut Xdp,
+    spec: &PortSpec,
+    facts: &DeviceFacts,
+    mode: AttachedMode,
+) -> Result<(), OpenError> {
+    let device = &spec.device;
     let flags = match mode {
         AttachedMode::Native => AyaMode::Driver,
         AttachedMode::Generic => AyaMode::Skb,
     };
     let patience = Instant::now() + BUSY_PATIENCE;
     loop {
-        let Err(error) = program.attach_to_if_index(ifindex, flags) else { return Ok(()) };
+        let Err(error) = program.attach_to_if_index(facts.ifindex, flags) else { return Ok(()) };
         match errno(&error) {
             Some(libc::EBUSY | libc::EEXIST) if Instant::now() < patience => {
-                thread::sleep(BUSY_PATIENCE / 40)
+                match Attached::on(facts.ifindex) {
+                    Some(other) if spec.replace => other
+                        .detach()
+                        .map_err(|error| OpenError::of(device, "taking the other XDP program off", error))?,
+                    _ => thread::sleep(BUSY_PATIENCE / 40),
+                }
             }
-            Some(libc::EBUSY | libc::EEXIST) => return Err(OpenError::ProgramAttached(device.to_owned())),
+            Some(libc::EBUSY | libc::EEXIST) => {
+                let other = Attached::on(facts.ifindex);
+                return Err(OpenError::ProgramAttached {
+                    device: device.to_owned(),
+                    program: other
+                        .as_ref()
+                        .map_or("the kernel does not say which".to_owned(), Attached::to_string),
+                    remedy: other.map_or("end its process".to_owned(), |other| other.remedy(device)),
+                });
+            }
             Some(libc::EPERM | libc::EACCES) => {
                 return Err(OpenError::Privilege {
                     device: device.to_owned(),
                     what: "attaching the XDP program",
                 });
             }
-            _ => {
-                let reason = in_words(&error);
+            other => {
+                let driver = &facts.driver;
+                let reason = match other {
+                    Some(libc::EOPNOTSUPP) if mode == AttachedMode::Native => {
+                        format!("the driver {driver} has no native XDP")
+                    }
+                    Some(libc::ERANGE) => {
+                        format!("the MTU {} is too large for the driver {driver}", facts.mtu)
+                    }
+                    _ => in_words(&error),
+                };
                 return Err(OpenError::Attach { device: device.to_owned(), mode: mode.name(), reason });
             }
         }

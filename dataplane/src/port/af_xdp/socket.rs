@@ -7,22 +7,31 @@ use std::ptr::NonNull;
 
 use libc::{c_int, off_t};
 
+use super::BusyPoll;
 use super::device::{check, open_socket};
 use super::ring::{Consumer, Layout, Producer};
-use crate::arena::{CHUNK, FramePool};
+use crate::arena::{CHUNK, Memory};
 
 // linux/if_xdp.h, of Linux 6.17: frames that one sendto sends at most in copy mode.
 const XDP_MAX_TX_SKB_BUDGET: c_int = 9;
-/// Without it: the kernel's TX_BATCH_SIZE.
+// asm-generic/socket.h, of Linux 5.11.
+const SO_PREFER_BUSY_POLL: c_int = 69;
+const SO_BUSY_POLL_BUDGET: c_int = 70;
+// Of Linux 6.6: frames may take several buffers.
+const XDP_USE_SG: u16 = 1 << 4;
+/// Without XDP_MAX_TX_SKB_BUDGET: the kernel's TX_BATCH_SIZE.
 const TX_BATCH: u32 = 32;
 
 /// How a socket is bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Binding {
-    /// The first of a UMEM, the driver moving frames itself.
-    ZeroCopy,
-    /// The first of a UMEM, the kernel copying frames.
-    Copy,
+    /// The first of a UMEM.
+    First {
+        /// Whether the driver moves frames itself, or the kernel copies them.
+        zero_copy: bool,
+        /// Whether a frame may take several buffers.
+        jumbo: bool,
+    },
     /// With the UMEM, and in the mode, of a socket that is bound already.
     Shared(RawFd),
 }
@@ -79,9 +88,9 @@ impl Socket {
         open_socket(libc::AF_XDP, libc::SOCK_RAW).map(Self)
     }
 
-    /// Registers the pool's memory as a UMEM, which this socket then owns.
-    pub(super) fn register(&self, pool: &FramePool) -> io::Result<()> {
-        let (base, bytes) = pool.region();
+    /// Registers the memory as a UMEM, which this socket then owns.
+    pub(super) fn register(&self, memory: &Memory) -> io::Result<()> {
+        let (base, bytes) = memory.region();
         let umem = libc::xdp_umem_reg {
             addr: base.as_ptr() as u64,
             len: bytes as u64,
@@ -128,11 +137,21 @@ impl Socket {
         Ok((unsafe { Producer::new(layout) }, if has_budget { burst } else { TX_BATCH }))
     }
 
+    /// Has the kernel poll the queue in our calls.
+    pub(super) fn busy_poll(&self, BusyPoll { microseconds, budget }: BusyPoll) -> io::Result<()> {
+        self.set(libc::SOL_SOCKET, SO_PREFER_BUSY_POLL, &1)?;
+        self.set(libc::SOL_SOCKET, libc::SO_BUSY_POLL, &microseconds)?;
+        self.set(libc::SOL_SOCKET, SO_BUSY_POLL_BUDGET, &budget)
+    }
+
     /// Binds the socket to a queue of a device.
     pub(super) fn bind(&self, ifindex: u32, queue: u32, binding: Binding) -> io::Result<()> {
         let (flags, umem) = match binding {
-            Binding::ZeroCopy => (libc::XDP_ZEROCOPY | libc::XDP_USE_NEED_WAKEUP, 0),
-            Binding::Copy => (libc::XDP_COPY | libc::XDP_USE_NEED_WAKEUP, 0),
+            Binding::First { zero_copy, jumbo } => {
+                let mode = if zero_copy { libc::XDP_ZEROCOPY } else { libc::XDP_COPY };
+                let buffers = if jumbo { XDP_USE_SG } else { 0 };
+                (mode | buffers | libc::XDP_USE_NEED_WAKEUP, 0)
+            }
             Binding::Shared(fd) => (libc::XDP_SHARED_UMEM, fd as u32),
         };
         let address = libc::sockaddr_xdp {

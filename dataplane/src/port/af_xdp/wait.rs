@@ -5,13 +5,13 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 /// Descriptors that are waited for at most; a worker with more wakes by its time-out.
-const MOST: usize = 64;
+pub const MOST_DESCRIPTORS: usize = 64;
 
 /// Sleeps until one of the descriptors is readable, at most for `timeout` (in whole milliseconds, rounded up). A signal
 /// ends the sleep early. Returns whether a descriptor was ready.
 pub fn wait(descriptors: &[RawFd], timeout: Duration) -> bool {
-    let mut polled = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; MOST];
-    let count = descriptors.len().min(MOST);
+    let mut polled = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; MOST_DESCRIPTORS];
+    let count = descriptors.len().min(MOST_DESCRIPTORS);
     for (slot, &fd) in polled.iter_mut().zip(descriptors) {
         slot.fd = fd;
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use super::{Fault, PcapError, Reader, Record, Writer};
-use crate::arena::{FramePool, MAX_FRAME};
+use crate::arena::{FramePool, MAX_PACKET};
 use crate::burst::Burst;
 use crate::clock::Nanos;
 use crate::port::{Outbox, Port, Refused, Sent};
@@ -42,6 +42,8 @@ pub struct PcapPort {
     waiting: Option<Record>,
     /// Arrival of the newest packet read: time does not go back, whatever the capture says.
     latest: Nanos,
+    /// Where a chain is made one piece.
+    buffer: Vec<u8>,
     faults: Arc<Faults>,
 }
 
@@ -95,7 +97,14 @@ impl PcapPort {
     }
 
     fn silent() -> Self {
-        Self { input: None, output: None, waiting: None, latest: 0, faults: Arc::default() }
+        Self {
+            input: None,
+            output: None,
+            waiting: None,
+            latest: 0,
+            buffer: vec![0; MAX_PACKET],
+            faults: Arc::default(),
+        }
     }
 
     /// What goes wrong with the files from here on.
@@ -154,12 +163,11 @@ impl Port for PcapPort {
             let Some(record) = self.peek().filter(|record| record.time <= now) else { break };
             self.waiting = None;
             let bytes = self.input.as_ref().map_or(&[][..], Reader::bytes);
-            let count = if record.wire_len as usize > MAX_FRAME {
+            let count = if record.wire_len as usize > MAX_PACKET {
                 &mut refused.too_long
             } else if record.wire_len as usize > bytes.len() {
                 &mut refused.truncated
-            } else if let Some(mut frame) = pool.take() {
-                frame.copy_from(bytes);
+            } else if let Some(frame) = pool.copy_in(bytes) {
                 if let Err(frame) = burst.push(frame) {
                     pool.give(frame);
                 }
@@ -178,7 +186,9 @@ impl Port for PcapPort {
         for frame in outbox.take(usize::MAX) {
             sent.packets += 1;
             sent.bytes += frame.len() as u64;
-            self.write(|writer| writer.write(now, frame.bytes()));
+            let mut buffer = std::mem::take(&mut self.buffer);
+            self.write(|writer| writer.write(now, frame.whole(&mut buffer)));
+            self.buffer = buffer;
             pool.give(frame);
         }
         sent
@@ -280,16 +290,16 @@ mod tests {
 
     #[test]
     fn what_cannot_be_received_is_refused_by_reason() {
-        let mut bytes = capture(&[(1, &[7; MAX_FRAME + 1]), (2, &[8; MAX_FRAME]), (3, &[9; 60])]);
+        let mut bytes = capture(&[(1, &[7; MAX_PACKET + 1]), (2, &[8; MAX_PACKET]), (3, &[9; 60])]);
         // The last record's length on the wire: 100 bytes of which 60 were captured.
         let at = bytes.len() - 64;
         bytes[at..at + 4].copy_from_slice(&100u32.to_le_bytes());
-        let (mut pool, mut burst) = (FramePool::new(1, false).unwrap(), Burst::default());
+        let (mut pool, mut burst) = (FramePool::new(6, false).unwrap(), Burst::default());
         let mut port = PcapPort::from_bytes(bytes.clone()).unwrap();
         let refused = port.receive(9, &mut pool, &mut burst);
-        let expected = Refused { too_long: 1, truncated: 1, no_frame: 0, bytes: MAX_FRAME as u64 + 1 + 100 };
+        let expected = Refused { too_long: 1, truncated: 1, no_frame: 0, bytes: MAX_PACKET as u64 + 1 + 100 };
         assert_eq!(refused, expected);
-        assert_eq!((burst.len(), burst.bytes(0).len()), (1, MAX_FRAME));
+        assert_eq!((burst.len(), burst.packet_len(0)), (1, MAX_PACKET));
         let mut second = PcapPort::from_bytes(bytes).unwrap();
         assert_eq!(second.receive(9, &mut pool, &mut burst).no_frame, 1);
         received(&mut burst, &mut pool);
