@@ -90,7 +90,6 @@ fn wanted(config: &Config, index: usize, device: &Device) -> Wanted {
     Wanted {
         interface: config.interfaces.get(index).map(|interface| interface.name.clone()).unwrap_or_default(),
         channels: device.channels,
-        mac: device.mac,
         vlans: config.interfaces.iter().any(|interface| is_ours(&interface.link)),
     }
 }

@@ -210,7 +210,7 @@ fn filters(patient: &Patient<'_>) -> Finding {
     let facts = patient.facts;
     let mut done = vec!["all multicast, for ND"];
     if patient.settings.and_then(|settings| settings.mac).is_some_and(|mac| mac[..] != facts.mac[..]) {
-        done.push("promiscuous, for the configured MAC address");
+        done.push("a filter for the configured MAC address");
     }
     if patient.vlans && VLAN_FILTER.into_iter().any(|feature| facts.is_on(feature)) {
         done.push("no VLAN filter, or promiscuous");
