@@ -107,7 +107,8 @@ fn is_served(path: &Path) -> bool {
     let request = Request::Show(Topic::Workers);
     while UnixStream::connect(path).is_ok() {
         let left = patience.saturating_duration_since(Instant::now());
-        if left.is_zero() || !matches!(exchange(path, request, Some(left)), Err(ApiError::Unreachable { .. })) {
+        if left.is_zero() || !matches!(exchange(path, request, Some(left)), Err(ApiError::Unreachable { .. }))
+        {
             return true;
         }
         thread::sleep(Duration::from_millis(20));

@@ -220,11 +220,7 @@ fn changes_are_made_and_taken_back() {
     in_namespace("changes_are_made_and_taken_back", || {
         veth(4);
         let before = facts("dv0", None);
-        let wanted = Wanted {
-            interface: "lan".into(),
-            channels: Some(2),
-            vlans: true,
-        };
+        let wanted = Wanted { interface: "lan".into(), channels: Some(2), vlans: true };
         let mut changes = Changes::default();
         let lines = changes.make(&wanted, &before).unwrap();
         let during = facts("dv0", None);
@@ -325,9 +321,19 @@ fn the_doctor_knows_what_is_wrong_with_a_veth() {
     in_namespace("the_doctor_knows_what_is_wrong_with_a_veth", || {
         veth(2);
         let (_, found) = doctor(&["dv0"], None);
-        for point in
-            ["driver", "queues", "rss", "mtu", "vlan tags", "lro", "gso", "filters", "xdp program", "access"]
-        {
+        for point in [
+            "driver",
+            "queues",
+            "rss",
+            "mtu",
+            "vlan tags",
+            "lro",
+            "gso",
+            "filters",
+            "xdp program",
+            "metadata",
+            "access",
+        ] {
             assert_eq!(level(&found, point), "fine", "{point}");
         }
         assert_eq!(
