@@ -328,6 +328,7 @@ fn port_specs(config: &Config, facts: &[DeviceFacts], frames: u32) -> Vec<PortSp
         kernel: device.kernel.iter().map(kernel_match).collect(),
         mac: Some(device.mac.unwrap_or(facts.mac.0)),
         replace: device.xdp_replace,
+        owners: Vec::new(),
         rx_ring: device.rx_ring.unwrap_or(ring),
         tx_ring: device.tx_ring.unwrap_or(ring),
         batch,
