@@ -71,7 +71,7 @@ pub fn admit(config: &Config) -> Result<Intake, IntakeError> {
             }
             lines.push(taken_over(&facts));
         }
-        admitted.push((wanted(config, index, device), facts));
+        admitted.push((wanted(config, index, device, &facts), facts));
     }
     let mut changes = Changes::default();
     for (wanted, facts) in &admitted {
@@ -85,11 +85,16 @@ pub fn admit(config: &Config) -> Result<Intake, IntakeError> {
     Ok(Intake { queues: queues.collect(), changes, lines })
 }
 
-fn wanted(config: &Config, index: usize, device: &Device) -> Wanted {
+/// Each worker needs a queue to send on: where the configuration leaves the channels as they are, and they are too few, there
+/// are to be as many as workers, if the device can.
+fn wanted(config: &Config, index: usize, device: &Device, facts: &Facts) -> Wanted {
+    let workers = config.workers.count as u32;
+    let most = facts.channels.map_or(0, |channels| channels.most());
+    let too_few = (facts.queues < workers && workers <= most).then_some(workers);
     let is_ours = |link: &Link| matches!(link, Link::Vlan { parent, .. } if *parent == index);
     Wanted {
         interface: config.interfaces.get(index).map(|interface| interface.name.clone()).unwrap_or_default(),
-        channels: device.channels,
+        channels: device.channels.or(too_few),
         mac: device.mac,
         vlans: config.interfaces.iter().any(|interface| is_ours(&interface.link)),
     }

@@ -13,6 +13,7 @@ pub mod nat;
 pub mod pipeline;
 pub mod port;
 pub mod probe;
+pub mod pulse;
 pub mod session;
 pub mod shard;
 pub mod snapshot;

@@ -121,6 +121,7 @@ impl Worker {
         burst.port = index as u16;
         let refused = ports[index].receive(now, &mut shard.pool, burst);
         let count = burst.len();
+        probe.burst(count);
         let rx = &mut shard.counters.ports[index].rx;
         rx.packets += count as u64;
         rx.bytes += burst.wire_bytes();

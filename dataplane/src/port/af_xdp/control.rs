@@ -280,8 +280,8 @@ impl DeviceControl {
         }
         // Others may ask for the counters while it is being opened.
         drop(state);
-        let opened =
-            open_all(&self.memory, &self.frames, std::slice::from_ref(&self.spec)).map_err(|error| error.to_string());
+        let opened = open_all(&self.memory, &self.frames, std::slice::from_ref(&self.spec))
+            .map_err(|error| error.to_string());
         let opened = opened.and_then(|mut devices| {
             let mut device = devices.pop();
             let maps = device.as_mut().and_then(|(_, held)| held.program.host.take());
