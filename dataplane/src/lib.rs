@@ -6,6 +6,8 @@ pub mod arena;
 pub mod burst;
 pub mod clock;
 pub mod counters;
+pub mod crossing;
+mod hold;
 pub mod inspect;
 pub mod live;
 pub mod local;
