@@ -199,7 +199,6 @@ mod tests {
     use crate::watch::Watch;
     use sluice_dataplane::clock::Clock;
     use sluice_dataplane::counters::{self, Counters};
-    use sluice_dataplane::pulse;
     use sluice_dataplane::snapshot::Snapshot;
 
     fn server(folder: &Path) -> (PathBuf, Server) {
@@ -209,7 +208,7 @@ mod tests {
         let queues = [PortQueues { port: "lan".into(), queues: 2, node: None }];
         let plan = plan::plan(&Workers::default(), &queues, &cores).unwrap();
         let (_, counters) = counters::channel(&Counters::new(&snapshot));
-        let watch = Watch::new(Clock::Virtual(0), [(0, pulse::channel().1)]);
+        let watch = Watch::new(Clock::Virtual(0), []);
         let ends = Ends { counters, inspector: None };
         let state = Arc::new(State::new(snapshot, [ends], Vec::new(), plan, watch));
         let server = serve(listen(&path).unwrap(), &path, state).unwrap();
@@ -255,7 +254,7 @@ mod tests {
         let (path, _server) = server(folder.path());
         let rows = ask(&path, Request::Show(Topic::Workers)).unwrap();
         let expected = serde_json::json!({
-            "worker": 0, "core": 0, "numa_node": 0, "queues": ["lan/0", "lan/1"], "state": "starting", "stalls": 0,
+            "worker": 0, "core": 0, "numa_node": 0, "queues": ["lan/0", "lan/1"],
         });
         for (key, value) in expected.as_object().unwrap() {
             assert_eq!(&rows[0][key], value, "{key}");

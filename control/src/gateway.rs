@@ -14,6 +14,7 @@ use signal_hook::iterator::Signals;
 use sluice_dataplane::arena::{ArenaError, FramePool, Pages};
 use sluice_dataplane::clock::Clock;
 use sluice_dataplane::counters::Counters;
+use sluice_dataplane::crossing;
 use sluice_dataplane::live::{Habit, Post, Running};
 use sluice_dataplane::port::Port;
 use sluice_dataplane::port::af_xdp::{self, AfXdpPort, DeviceChange, DeviceControl, OpenError};
@@ -194,7 +195,8 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     for (worker, core) in cores().enumerate().filter(|(worker, _)| pinned.get(*worker) != Some(&true)) {
         say(log, format_args!("worker {worker}: core {core} is not ours to use; it runs unpinned"));
     }
-    let watch = Watch::new(clock, cores().zip(running.pulses().iter().cloned()));
+    let counters = ends.iter().map(|ends| ends.counters.clone());
+    let watch = Watch::new(clock, cores().zip(running.signs().iter().cloned()).zip(counters));
     let state = Arc::new(State::new(snapshot, ends, controls, plan.clone(), watch));
     let server = api::serve(listener, &socket, state.clone())?;
     let on = on_cores(&plan);
@@ -207,7 +209,7 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     if let Some(worker) = died?.or(ended.iter().position(Option::is_none)) {
         return Err(RunError::WorkerDied(worker));
     }
-    let mut counters = Counters::new(state.snapshot());
+    let mut counters = Counters { workers: 0, ..Counters::new(state.snapshot()) };
     let mut closed = Closed { frames: 0, home: 0 };
     for (own, frames) in ended.into_iter().flatten() {
         counters.merge(own);
@@ -232,13 +234,15 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     Ok(())
 }
 
-/// The workers, each with its ports and frames.
+/// The workers, each with its ports and frames, and with its rings to the others.
 fn workers(snapshot: &Arc<Snapshot>, ports: Vec<Vec<AfXdpPort>>, pools: Vec<FramePool>) -> Vec<Worker> {
     let worker = |(ports, pool): (Vec<AfXdpPort>, FramePool)| {
         let ports = ports.into_iter().map(|port| Box::new(port) as Box<dyn Port>).collect();
         Worker::new(snapshot.clone(), ports, pool)
     };
-    ports.into_iter().zip(pools).map(worker).collect()
+    let mut workers: Vec<Worker> = ports.into_iter().zip(pools).map(worker).collect();
+    crossing::connect(&mut workers);
+    workers
 }
 
 /// `worker 0 on core 2, worker 1 on core 3`

@@ -89,7 +89,7 @@ impl State {
 
     /// All workers' counters together.
     fn counters(&self) -> Counters {
-        let mut sum = Counters::new(&self.snapshot);
+        let mut sum = Counters { workers: 0, ..Counters::new(&self.snapshot) };
         self.counters.iter().for_each(|worker| sum.merge(worker.read()));
         sum
     }

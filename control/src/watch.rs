@@ -8,7 +8,9 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use sluice_dataplane::burst::BURST;
 use sluice_dataplane::clock::{Clock, MILLISECOND, Nanos, SECOND};
-use sluice_dataplane::pulse::{Pulse, Turns};
+use sluice_dataplane::counters::Reader;
+use sluice_dataplane::live::Signs;
+use sluice_dataplane::pulse::Turns;
 
 /// A worker that begins no turn for this long has stalled. A sleeping one turns every 10 ms.
 const SILENCE: Nanos = 60 * MILLISECOND;
@@ -54,6 +56,10 @@ pub struct Vitals {
     pub idle_percent: f64,
     /// Share of the time asleep.
     pub asleep_percent: f64,
+    /// Packets lent to other workers, who own their sessions.
+    pub crossed_packets: u64,
+    /// Their share of the packets taken from ports.
+    pub crossed_percent: f64,
 }
 
 /// The workers, watched.
@@ -64,7 +70,8 @@ pub struct Watch {
 
 struct Watched {
     core: usize,
-    pulse: Pulse,
+    signs: Signs,
+    counters: Reader,
     stall: Option<Stall>,
     stalls: u64,
     longest: Nanos,
@@ -72,7 +79,14 @@ struct Watched {
     told: Option<Nanos>,
     untold: u64,
     /// The last two samples, the newer one second.
-    samples: [(Nanos, Turns); 2],
+    samples: [Sample; 2],
+}
+
+#[derive(Clone, Copy)]
+struct Sample {
+    at: Nanos,
+    turns: Turns,
+    crossed: u64,
 }
 
 struct Stall {
@@ -83,17 +97,18 @@ struct Stall {
 
 impl Watch {
     /// Of workers by their cores, which go by this clock.
-    pub fn new(clock: Clock, workers: impl IntoIterator<Item = (usize, Pulse)>) -> Self {
-        let now = clock.now();
-        let watched = |(core, pulse)| Watched {
+    pub fn new(clock: Clock, workers: impl IntoIterator<Item = ((usize, Signs), Reader)>) -> Self {
+        let start = Sample { at: clock.now(), turns: Turns::default(), crossed: 0 };
+        let watched = |((core, signs), counters)| Watched {
             core,
-            pulse,
+            signs,
+            counters,
             stall: None,
             stalls: 0,
             longest: 0,
             told: None,
             untold: 0,
-            samples: [(now, Turns::default()); 2],
+            samples: [start; 2],
         };
         Self { clock, workers: Mutex::new(workers.into_iter().map(watched).collect()) }
     }
@@ -118,10 +133,10 @@ impl Watch {
 
 impl Watched {
     fn look(&mut self, index: usize, now: Nanos) -> Option<String> {
-        if now.saturating_sub(self.samples[1].0) >= SAMPLE {
-            self.samples = [self.samples[1], (now, self.pulse.turns())];
+        if now.saturating_sub(self.samples[1].at) >= SAMPLE {
+            self.samples = [self.samples[1], self.sample(now)];
         }
-        let beat = self.pulse.beat();
+        let beat = self.signs.heartbeat.last();
         let silent = now.saturating_sub(beat);
         if beat == 0 {
             return None;
@@ -157,7 +172,7 @@ impl Watched {
             0 => String::new(),
             count => format!("; {count} more stalls since the last that was told"),
         };
-        let (core, thread) = (self.core, self.pulse.thread());
+        let (core, thread) = (self.core, self.signs.pulse.thread());
         Some(format!(
             "worker {index}: no turn of its loop for {} ms on core {core}: {}{before}",
             (now - stall.since) / MILLISECOND,
@@ -165,18 +180,23 @@ impl Watched {
         ))
     }
 
+    fn sample(&self, now: Nanos) -> Sample {
+        Sample { at: now, turns: self.signs.pulse.turns(), crossed: self.counters.read().crossed }
+    }
+
     fn vitals(&self, now: Nanos) -> Vitals {
-        let (then, before) = &self.samples[0];
-        let turns = self.pulse.turns().since(before);
-        let time = now.saturating_sub(*then).max(1);
+        let (before, sample) = (&self.samples[0], self.sample(now));
+        let turns = sample.turns.since(&before.turns);
+        let crossed = sample.crossed.saturating_sub(before.crossed);
+        let time = now.saturating_sub(before.at).max(1);
         let per_second = |count: u64| (u128::from(count) * u128::from(SECOND) / u128::from(time)) as u64;
         let ticks = (turns.busy + turns.idle).max(1);
-        let percent = |part: u64| (part as f64 / ticks as f64 * 1000.0).round() / 10.0;
+        let percent = |part: u64, whole: u64| (part as f64 / whole as f64 * 1e4).round() / 100.0;
         let bursts = histogram(&turns);
         let of_bursts = |value: fn(&Histogram<u64>) -> u64| bursts.as_ref().map(value);
         Vitals {
             state: match &self.stall {
-                _ if self.pulse.beat() == 0 => Health::Starting,
+                _ if self.signs.heartbeat.last() == 0 => Health::Starting,
                 None => Health::Running,
                 Some(_) => Health::Stalled,
             },
@@ -188,8 +208,10 @@ impl Watched {
             burst_p99: of_bursts(|bursts| bursts.value_at_quantile(0.99)),
             burst_max: of_bursts(|bursts| bursts.max()),
             cycles_per_packet: turns.busy.checked_div(turns.packets),
-            idle_percent: percent(turns.idle),
-            asleep_percent: percent(turns.asleep),
+            idle_percent: percent(turns.idle, ticks),
+            asleep_percent: percent(turns.asleep, ticks),
+            crossed_packets: sample.crossed,
+            crossed_percent: percent(crossed, turns.packets.max(1)),
         }
     }
 }
@@ -228,28 +250,35 @@ fn why(core: usize, thread: u32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+
+    use sluice_dataplane::arena::FramePool;
     use sluice_dataplane::probe::Probe;
     use sluice_dataplane::pulse::{self, Meter};
+    use sluice_dataplane::snapshot::Snapshot;
+    use sluice_dataplane::worker::Worker;
 
-    fn watched() -> (Meter, Watched) {
+    fn watched() -> (Worker, Meter, Watched) {
+        let worker =
+            Worker::new(Arc::new(Snapshot::default()), Vec::new(), FramePool::new(1, false).unwrap());
         let (meter, pulse) = pulse::channel();
-        let watch = Watch::new(Clock::Virtual(0), [(3, pulse)]);
-        (meter, watch.workers.into_inner().unwrap().pop().unwrap())
+        let signs = Signs { heartbeat: worker.heartbeat(), pulse };
+        let watch = Watch::new(Clock::Virtual(0), [((3, signs), worker.reader())]);
+        (worker, meter, watch.workers.into_inner().unwrap().pop().unwrap())
     }
 
     #[test]
     fn a_stall_is_told_once_and_so_is_its_end() {
-        let (mut meter, mut worker) = watched();
+        let (mut polls, _meter, mut worker) = watched();
         assert_eq!(worker.look(0, SECOND), None);
         assert_eq!(worker.vitals(SECOND).state, Health::Starting);
         let at = |ms: u64| 10 * SECOND + ms * MILLISECOND;
-        meter.begin();
-        meter.beat(at(0));
+        polls.poll(at(0));
         assert_eq!(worker.look(0, at(60)), None);
         let said = worker.look(0, at(61)).unwrap();
         assert!(said.starts_with("worker 0: no turn of its loop for 61 ms on core 3: its thread "), "{said}");
         assert_eq!((worker.look(0, at(81)), worker.vitals(at(81)).state), (None, Health::Stalled));
-        meter.beat(at(240));
+        polls.poll(at(240));
         let said = worker.look(0, at(250)).unwrap();
         assert_eq!(said, "worker 0: goes on, after 240 ms without a turn of its loop");
         let vitals = worker.vitals(at(250));
@@ -258,12 +287,12 @@ mod tests {
 
     #[test]
     fn a_worker_that_stalls_all_the_time_is_told_once_a_second() {
-        let (mut meter, mut worker) = watched();
+        let (mut polls, _meter, mut worker) = watched();
         let mut said = Vec::new();
         for ms in 0..3000u64 {
             let now = 10 * SECOND + ms * MILLISECOND;
             if ms % 100 == 0 {
-                meter.beat(now);
+                polls.poll(now);
             }
             if ms % 20 == 10 {
                 said.extend(worker.look(1, now));
@@ -276,8 +305,8 @@ mod tests {
 
     #[test]
     fn figures_are_of_the_last_second() {
-        let (mut meter, mut worker) = watched();
-        meter.beat(1);
+        let (mut polls, mut meter, mut worker) = watched();
+        polls.poll(1);
         for _ in 0..98 {
             meter.burst(8);
         }

@@ -128,6 +128,11 @@ impl Crossing {
         self.report_due = self.report_due.min(now.saturating_add(SECOND));
     }
 
+    /// Whether there are messages that another worker has not taken.
+    pub fn has_left_for(&self, other: usize) -> bool {
+        self.peers.get(other).and_then(Option::as_ref).is_some_and(Peer::has_left)
+    }
+
     /// How much was sent and taken since this was last asked.
     pub fn take_work(&mut self) -> usize {
         std::mem::take(&mut self.work)

@@ -3,6 +3,7 @@
 //! Start reading at [`pipeline`], which is the order of the stages; a [`worker`] feeds it bursts from its ports.
 
 pub mod arena;
+pub mod bell;
 pub mod burst;
 pub mod clock;
 pub mod counters;

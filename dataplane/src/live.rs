@@ -6,20 +6,18 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crate::bell::{self, Bell, Ear};
 use crate::clock::{Clock, MILLISECOND, Nanos};
 use crate::counters::Counters;
+use crate::crossing::Heartbeat;
 use crate::port::af_xdp::{MOST_DESCRIPTORS, wait};
 use crate::pulse::{self, Meter, Pulse};
 use crate::worker::{Closed, Worker};
 
 /// Empty polls for this long, and an adaptive worker goes to sleep.
 const IDLE: Nanos = MILLISECOND / 5;
-/// The longest sleep of a worker that is alone: what is due with time, and questions from the control side, wait no longer.
+/// The longest sleep: what is due with time, and questions from the control side, wait no longer.
 const SLEEP: Nanos = 10 * MILLISECOND;
-/// The same, of one among several: nor do the others' questions.
-const LIGHT_SLEEP: Nanos = MILLISECOND;
-/// For how long a worker that ends waits for the others to be through with what it lent them.
-const DRAIN: Nanos = 300 * MILLISECOND;
 
 /// How a worker waits for packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,18 +36,20 @@ pub struct Post {
     pub core: usize,
 }
 
+/// What others see of a worker that runs.
+#[derive(Clone, Debug)]
+pub struct Signs {
+    /// When it turned last.
+    pub heartbeat: Heartbeat,
+    /// How its loop goes.
+    pub pulse: Pulse,
+}
+
 /// Workers that run.
 pub struct Running {
     threads: Vec<JoinHandle<(Counters, Closed)>>,
-    pulses: Vec<Pulse>,
-    common: Arc<Common>,
-}
-
-/// What the threads have in common.
-struct Common {
-    stop: AtomicBool,
-    /// By worker: whether it has nothing left with the others, or has died.
-    through: Vec<AtomicBool>,
+    signs: Vec<Signs>,
+    stop: Arc<AtomicBool>,
 }
 
 impl Running {
@@ -59,19 +59,22 @@ impl Running {
     /// # Errors
     /// If a thread cannot be had; none runs then.
     pub fn start(posts: Vec<Post>, habit: Habit, clock: Clock) -> std::io::Result<(Self, Vec<bool>)> {
-        let through = posts.iter().map(|_| AtomicBool::new(false)).collect();
-        let common = Arc::new(Common { stop: AtomicBool::new(false), through });
-        let mut running = Self { threads: Vec::new(), pulses: Vec::new(), common: common.clone() };
+        let stop = Arc::new(AtomicBool::new(false));
+        let bells = posts.iter().map(|_| bell::pair()).collect::<std::io::Result<Vec<_>>>()?;
+        let (bells, ears): (Vec<Bell>, Vec<Ear>) = bells.into_iter().unzip();
+        let mut running = Self { threads: Vec::new(), signs: Vec::new(), stop: stop.clone() };
         let mut pinned = Vec::new();
-        for (index, Post { worker, core }) in posts.into_iter().enumerate() {
-            let common = common.clone();
+        for (index, (Post { worker, core }, ear)) in posts.into_iter().zip(ears).enumerate() {
             let (tell, told) = mpsc::sync_channel(1);
             let (meter, pulse) = pulse::channel();
+            let signs = Signs { heartbeat: worker.heartbeat(), pulse };
+            let others =
+                if bells.len() > 1 { Others { me: index, bells: bells.clone() } } else { Others::default() };
+            let stopped = stop.clone();
             let body = move || {
                 // Asked of the kernel: the list of cores in use leaves out those that are isolated, which are the best.
                 let _ = tell.send(core_affinity::set_for_current(core_affinity::CoreId { id: core }));
-                let _through = Through { common: &common, index };
-                run(worker, index, habit, clock, meter, &common)
+                run(worker, habit, clock, meter, ear, &others, &stopped)
             };
             match thread::Builder::new().name(format!("sluice-worker-{index}")).spawn(body) {
                 Ok(thread) => running.threads.push(thread),
@@ -80,15 +83,15 @@ impl Running {
                     return Err(error);
                 }
             }
-            running.pulses.push(pulse);
+            running.signs.push(signs);
             pinned.push(told.recv().unwrap_or(false));
         }
         Ok((running, pinned))
     }
 
-    /// How each worker's loop goes.
-    pub fn pulses(&self) -> &[Pulse] {
-        &self.pulses
+    /// What others see of each worker.
+    pub fn signs(&self) -> &[Signs] {
+        &self.signs
     }
 
     /// A worker that has ended by itself, which none ever should.
@@ -98,85 +101,79 @@ impl Running {
 
     /// Ends the workers: by worker its last counters, and where its frames are; `None` for one that had died.
     pub fn stop(self) -> Vec<Option<(Counters, Closed)>> {
-        self.common.stop.store(true, Ordering::Relaxed);
+        self.stop.store(true, Ordering::Relaxed);
         self.threads.into_iter().map(|thread| thread.join().ok()).collect()
     }
 }
 
-/// However a worker's thread ends, the others do not wait for it.
-struct Through<'a> {
-    common: &'a Common,
-    index: usize,
+/// The other workers' bells.
+#[derive(Default)]
+struct Others {
+    me: usize,
+    bells: Vec<Bell>,
 }
 
-impl Drop for Through<'_> {
-    fn drop(&mut self) {
-        self.common.is_through(self.index);
-    }
-}
-
-impl Common {
-    fn is_through(&self, index: usize) {
-        if let Some(through) = self.through.get(index) {
-            through.store(true, Ordering::Release);
+impl Others {
+    /// Wakes those for whom something lies there.
+    fn wake(&self, worker: &Worker) {
+        if self.bells.is_empty() {
+            return;
         }
-    }
-
-    fn all_through(&self) -> bool {
-        self.through.iter().all(|through| through.load(Ordering::Acquire))
+        bell::messages_left();
+        for (other, bell) in self.bells.iter().enumerate() {
+            if other != self.me && bell.is_asleep() && worker.has_left_for(other) {
+                bell.ring();
+            }
+        }
     }
 }
 
 fn run(
     mut worker: Worker,
-    index: usize,
     habit: Habit,
     clock: Clock,
     mut meter: Meter,
-    common: &Common,
+    mut ear: Ear,
+    others: &Others,
+    stop: &AtomicBool,
 ) -> (Counters, Closed) {
-    let sleep = if common.through.len() > 1 { LIGHT_SLEEP } else { SLEEP };
     let mut descriptors: Vec<RawFd> = Vec::with_capacity(MOST_DESCRIPTORS);
     let mut busy_until = 0;
-    meter.begin();
-    while !common.stop.load(Ordering::Relaxed) {
+    let mut turn = |worker: &mut Worker, meter: &mut Meter| {
         let now = clock.now();
-        meter.beat(now);
-        let work = worker.poll_probed(now, &mut meter) > 0;
-        meter.turn(work);
+        let work = worker.poll_probed(now, meter) > 0;
         if work {
+            others.wake(worker);
             busy_until = now + IDLE;
-        } else if habit == Habit::Adaptive && now > busy_until {
+        }
+        meter.turn(work);
+        !work && now > busy_until
+    };
+    meter.begin();
+    while !stop.load(Ordering::Relaxed) {
+        let is_idle = turn(&mut worker, &mut meter);
+        if habit == Habit::Busy || !is_idle {
+            continue;
+        }
+        ear.lie_down();
+        // Messages that came just before.
+        if turn(&mut worker, &mut meter) {
+            let now = clock.now();
             worker.publish(now);
-            let due = worker.next_due().clamp(now, now + sleep);
+            let due = worker.next_due().clamp(now, now + SLEEP);
             // A port whose device came back has others than before.
             descriptors.clear();
+            descriptors.push(ear.descriptor());
             let ports = worker.ports().iter().flat_map(|port| port.descriptors());
-            descriptors.extend(ports.take(MOST_DESCRIPTORS));
+            descriptors.extend(ports.take(MOST_DESCRIPTORS - 1));
             wait(&descriptors, Duration::from_nanos(due - now));
             meter.slept();
         }
+        ear.get_up();
     }
-    drain(&mut worker, index, clock, common);
-    worker.close(clock.now())
-}
-
-/// Serves the others until nobody has lent anything to anybody. No port may be closed before.
-fn drain(worker: &mut Worker, index: usize, clock: Clock, common: &Common) {
-    let patience = clock.now() + DRAIN;
-    loop {
-        let now = clock.now();
-        if is_drained(worker, now) {
-            common.is_through(index);
-        }
-        if common.all_through() || now > patience {
-            return;
-        }
+    // No port may be closed before nobody has lent anything to anybody.
+    while !worker.drain(clock.now()) {
         thread::yield_now();
     }
-}
-
-/// Workers that are not connected lend nothing to each other.
-fn is_drained(_worker: &mut Worker, _now: Nanos) -> bool {
-    true
+    worker.close(clock.now())
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use crate::burst::BURST;
-use crate::clock::{Nanos, tsc};
+use crate::clock::tsc;
 use crate::probe::Probe;
 
 /// Sums since the worker's start. [`tsc`] says what a tick is.
@@ -48,7 +48,6 @@ impl Turns {
 
 #[derive(Debug)]
 struct Cells {
-    beat: AtomicU64,
     thread: AtomicU32,
     /// As in [`Turns`].
     sums: [AtomicU64; 5],
@@ -60,11 +59,6 @@ struct Cells {
 pub struct Pulse(Arc<Cells>);
 
 impl Pulse {
-    /// When the worker's last turn began; zero before its first.
-    pub fn beat(&self) -> Nanos {
-        self.0.beat.load(Relaxed)
-    }
-
     /// The kernel's number of the worker's thread; zero before it runs.
     pub fn thread(&self) -> u32 {
         self.0.thread.load(Relaxed)
@@ -91,7 +85,6 @@ pub struct Meter {
 /// Makes the two ends.
 pub fn channel() -> (Meter, Pulse) {
     let cells = Arc::new(Cells {
-        beat: AtomicU64::new(0),
         thread: AtomicU32::new(0),
         sums: Default::default(),
         bursts: [const { AtomicU64::new(0) }; BURST + 1],
@@ -107,12 +100,6 @@ impl Meter {
         let link = std::fs::read_link("/proc/thread-self").unwrap_or_default();
         let thread = link.file_name().and_then(|name| name.to_str()?.parse().ok());
         self.cells.thread.store(thread.unwrap_or(0), Relaxed);
-    }
-
-    /// A turn begins.
-    #[inline]
-    pub fn beat(&mut self, now: Nanos) {
-        self.cells.beat.store(now, Relaxed);
     }
 
     /// A turn ends, in which there was something to do or not.
@@ -167,9 +154,8 @@ mod tests {
     #[test]
     fn what_the_worker_counts_is_read() {
         let (mut meter, pulse) = channel();
-        assert_eq!((pulse.beat(), pulse.thread(), pulse.turns()), (0, 0, Turns::default()));
+        assert_eq!((pulse.thread(), pulse.turns()), (0, Turns::default()));
         meter.begin();
-        meter.beat(7);
         meter.burst(64);
         meter.burst(0);
         meter.turn(true);
@@ -182,7 +168,6 @@ mod tests {
         let then = pulse.turns().since(&first);
         assert_eq!((then.turns, then.packets, then.bursts[3], then.busy), (1, 3, 1, 0));
         assert!(then.idle >= then.asleep && then.asleep > 0);
-        assert_eq!(pulse.beat(), 7);
         assert!(std::path::Path::new(&format!("/proc/self/task/{}", pulse.thread())).exists());
     }
 }

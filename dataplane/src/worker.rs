@@ -192,6 +192,11 @@ impl Worker {
         crossing.take_work()
     }
 
+    /// Whether something lies on the rings for another worker, who has not taken it yet.
+    pub fn has_left_for(&self, other: usize) -> bool {
+        self.shard.crossing.as_ref().is_some_and(|crossing| crossing.has_left_for(other))
+    }
+
     /// When the worker has something to do even if no packet comes; it may lie in the past.
     pub fn next_due(&self) -> Nanos {
         let shard = &self.shard;

@@ -137,6 +137,15 @@ impl Setup {
         gateway
     }
 
+    /// What a gateway says that does not start.
+    pub(crate) fn refused(&self) -> String {
+        let mut command = Command::new(SLUICE);
+        command.arg("run").arg(self.0.path().join("c.toml")).arg("--socket").arg(self.0.path().join("s"));
+        let output = command.env_remove("SSH_CONNECTION").output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
     pub(crate) fn show(&self, topic: &str) -> Value {
         let mut command = Command::new(SLUICE);
         command.args(["show", topic, "--json", "--socket"]).arg(self.0.path().join("s"));

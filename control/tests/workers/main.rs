@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use flows::{Ends, FLOWS};
+use flows::{Ends, FLOWS, WINDOW};
 use lab::{Setup, Station, Wire, in_namespace, ip, mac, until};
+use sluice_control::device::{Changes, Inventory, Wanted};
 
 /// Two workers, on one core if there are no more.
-fn config(poll: &str, more: &str) -> String {
+fn config(host: &str, more: &str) -> String {
     let has_two = thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
     let cores = if has_two { "[0, 1]" } else { "[0, 0]" };
     format!(
@@ -22,10 +23,12 @@ fn config(poll: &str, more: &str) -> String {
 [interfaces.lan]
 device = "lan0"
 address = "192.0.2.1/24"
+host = "{host}"
 
 [interfaces.wan]
 device = "wan0"
 address = "203.0.113.1/24"
+host = "{host}"
 
 [[routes]]
 to = "10.1.0.0/16"
@@ -37,7 +40,6 @@ via = "203.0.113.2"
 
 [workers]
 cores = {cores}
-poll = "{poll}"
 {more}"#
     )
 }
@@ -54,6 +56,8 @@ fn rows(value: &Value) -> &Vec<Value> {
 /// Many flows both ways: none lost, none out of order, and every packet accounted for.
 fn flows_go_both_ways(setup: &Setup, external: Option<[u8; 4]>) {
     let [lan, wan] = &stations(4);
+    ip("address add 192.0.2.1/24 dev lan0");
+    ip("address add 203.0.113.1/24 dev wan0");
     let mut gateway = setup.start();
     let ends = Ends {
         lan: &Wire::new(lan),
@@ -62,29 +66,24 @@ fn flows_go_both_ways(setup: &Setup, external: Option<[u8; 4]>) {
         stations: [lan.within(|| mac("eth0")), wan.within(|| mac("eth0"))],
         external,
     };
-    // Neighbours first: what waits for them is bounded.
-    until("neighbours", || {
-        flows::run(&ends, 1, 1);
-        let neighbors = setup.show("neighbors");
-        ["192.0.2.2", "203.0.113.2"].into_iter().all(|address| {
-            rows(&neighbors).iter().any(|row| row["address"] == address && row["mac"].is_string())
-        })
-    });
+    // Neighbours first, at both workers: what waits for them is bounded.
+    until("neighbours", || flows::run(&ends, 64, 1, 1).returned == 64);
     let before = setup.show("counters");
     let begun = Instant::now();
-    let outcome = flows::run(&ends, FLOWS, 10);
+    let outcome = flows::run(&ends, FLOWS, 10, WINDOW);
     let took = begun.elapsed();
     let workers = setup.show("workers");
     thread::sleep(Duration::from_millis(100));
     let after = setup.show("counters");
-    println!("{} packets each way in {took:?}", outcome.sent);
+    let crossed = after["crossing"]["crossed"].as_u64().unwrap_or(0);
+    println!("{} packets each way in {took:?}, {crossed} crossed in all", outcome.sent);
     for row in rows(&workers) {
         println!(
-            "worker {}: {} of {} packets a second in bursts of {} (median), {} % of its packets crossed",
+            "worker {}: {} packets a second in bursts of {} (median), {} turns; {} % crossed in the last second",
             row["worker"],
             row["packets_per_second"],
-            row["loops_per_second"],
             row["burst_p50"],
+            row["loops_per_second"],
             row["crossed_percent"]
         );
     }
@@ -112,19 +111,28 @@ fn flows_go_both_ways(setup: &Setup, external: Option<[u8; 4]>) {
     assert!(status.success(), "{:#?}", gateway.lines());
 }
 
+const NAT: &str = "[[nat.source]]\nout = \"wan\"\nfrom = \"10.1.0.0/16\"\n";
+const EXTERNAL: [u8; 4] = [203, 0, 113, 1];
+
 #[test]
 fn ten_thousand_flows_go_both_ways() {
     in_namespace("ten_thousand_flows_go_both_ways", || {
-        flows_go_both_ways(&Setup::new(&config("adaptive", "")), None);
+        flows_go_both_ways(&Setup::new(&config("sluice", "")), None);
     });
 }
 
 #[test]
-#[ignore = "NAT's sessions are not shared among workers yet"]
 fn ten_thousand_flows_go_both_ways_through_nat() {
-    const NAT: &str = "[[nat.source]]\nout = \"wan\"\nfrom = \"10.1.0.0/16\"\n";
     in_namespace("ten_thousand_flows_go_both_ways_through_nat", || {
-        flows_go_both_ways(&Setup::new(&config("adaptive", NAT)), Some([203, 0, 113, 1]));
+        flows_go_both_ways(&Setup::new(&config("sluice", NAT)), Some(EXTERNAL));
+    });
+}
+
+/// What the kernel knows of neighbours, every worker is told.
+#[test]
+fn ten_thousand_flows_go_both_ways_where_the_kernel_is_the_host() {
+    in_namespace("ten_thousand_flows_go_both_ways_where_the_kernel_is_the_host", || {
+        flows_go_both_ways(&Setup::new(&config("kernel", NAT)), Some(EXTERNAL));
     });
 }
 
@@ -132,7 +140,7 @@ fn ten_thousand_flows_go_both_ways_through_nat() {
 fn workers_that_have_nothing_to_do_sleep() {
     in_namespace("workers_that_have_nothing_to_do_sleep", || {
         let _stations = stations(4);
-        let setup = Setup::new(&config("adaptive", ""));
+        let setup = Setup::new(&config("sluice", ""));
         let gateway = setup.start();
         thread::sleep(Duration::from_secs(1));
         let threads = gateway.threads();
@@ -163,7 +171,7 @@ fn workers_that_have_nothing_to_do_sleep() {
 fn a_worker_that_stalls_is_told() {
     in_namespace("a_worker_that_stalls_is_told", || {
         let _stations = stations(2);
-        let setup = Setup::new(&config("adaptive", ""));
+        let setup = Setup::new(&config("sluice", ""));
         let gateway = setup.start();
         let thread = gateway.threads()[1];
         thread::sleep(Duration::from_millis(1100));
@@ -179,12 +187,9 @@ fn a_worker_that_stalls_is_told() {
         assert_eq!(unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, thread, none, none) }, 0);
         // SAFETY: waits for that thread; where to store its status is not asked for.
         assert_eq!(unsafe { libc::waitpid(thread, std::ptr::null_mut(), libc::__WALL) }, thread);
-        let told = || {
-            gateway.line(|line| {
-                line.contains("(stopped")
-                    || line.starts_with("worker 1: no turn") && line.contains("is stopped")
-            })
-        };
+        let is_it =
+            |line: &str| line.starts_with("worker 1: no turn of its loop") && line.contains("is stopped");
+        let told = || gateway.line(is_it);
         until("the stall is told", || told().is_some());
         let (at, line) = told().unwrap();
         println!("told after {:?}: {line}", at - begun);
@@ -209,7 +214,7 @@ fn a_worker_that_stalls_is_told() {
 fn two_workers_die_and_begin_again_in_time() {
     in_namespace("two_workers_die_and_begin_again_in_time", || {
         let _stations = stations(4);
-        let setup = Setup::new(&config("adaptive", ""));
+        let setup = Setup::new(&config("sluice", ""));
         let mut readiness = Vec::new();
         for _ in 0..4 {
             let begun = Instant::now();
@@ -234,24 +239,30 @@ fn two_workers_die_and_begin_again_in_time() {
 }
 
 #[test]
-fn each_worker_gets_a_queue_to_send_on() {
-    in_namespace("each_worker_gets_a_queue_to_send_on", || {
-        // A device that can have more channels than it has.
+fn a_device_gets_as_many_channels_as_there_are_workers() {
+    in_namespace("a_device_gets_as_many_channels_as_there_are_workers", || {
         let _stations = stations(2);
-        ip("link set dev lan0 down");
-        let _ = ip("link show dev lan0");
-        let ethtool =
-            std::process::Command::new("ethtool").args(["-L", "wan0", "rx", "1", "tx", "1"]).status();
-        if !ethtool.is_ok_and(|status| status.success()) {
-            println!("SKIP each_worker_gets_a_queue_to_send_on: no ethtool");
-            return;
-        }
-        let setup = Setup::new(&config("adaptive", ""));
-        let gateway = setup.start();
+        let facts = |device| Inventory::read(None).unwrap().device(device).unwrap().unwrap();
+        let one = Wanted { channels: Some(1), ..Wanted::default() };
+        let mut changes = Changes::default();
+        changes.make(&one, &facts("wan0")).unwrap();
+        let setup = Setup::new(&config("sluice", ""));
+        let mut gateway = setup.start();
         let lines = gateway.lines();
-        assert!(
-            lines.iter().any(|line| line == "wan0: 2 channels while in service, in place of 1"),
-            "{lines:#?}"
-        );
+        let said = "wan0: 2 channels while in service, in place of 1";
+        assert!(lines.iter().any(|line| line == said), "{lines:#?}");
+        assert_eq!(facts("wan0").queues, 2);
+        gateway.end();
+        assert_eq!(facts("wan0").queues, 1);
+    });
+}
+
+#[test]
+fn too_few_queues_are_told() {
+    in_namespace("too_few_queues_are_told", || {
+        let _stations = stations(1);
+        let said = Setup::new(&config("sluice", "")).refused();
+        assert!(said.contains("too few queues (1) for 2 workers"), "{said}");
+        assert!(said.contains("channels = 2") && said.contains("[workers] count = 1"), "{said}");
     });
 }

@@ -1,6 +1,6 @@
 //! The rings between two workers, and what goes over them.
 
-use ringbuf::traits::{Consumer, Producer, Split};
+use ringbuf::traits::{Consumer, Observer, Producer, Split};
 use ringbuf::{HeapCons, HeapProd, HeapRb};
 use sluice_pkt::parse::Headers;
 
@@ -131,6 +131,11 @@ impl Peer {
         self.questions.try_push(question)?;
         self.lent += 1;
         Ok(())
+    }
+
+    /// Whether the other one has not taken everything.
+    pub(super) fn has_left(&self) -> bool {
+        !(self.questions.is_empty() && self.answers.is_empty() && self.notices.is_empty())
     }
 
     /// A frame that comes home.
