@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn figures_are_of_the_last_second() {
         let (mut polls, mut meter, mut worker) = watched();
-        polls.poll(1);
+        polls.poll(SECOND / 2);
         for _ in 0..98 {
             meter.burst(8);
         }
@@ -319,7 +319,8 @@ mod tests {
         assert_eq!((vitals.burst_p50, vitals.burst_p99, vitals.burst_max), (Some(8), Some(64), Some(64)));
         assert_eq!(vitals.idle_percent, 0.0);
         for second in 1..4 {
-            worker.look(0, second * SECOND);
+            polls.poll(second * SECOND);
+            assert_eq!(worker.look(0, second * SECOND), None);
         }
         meter.slept();
         meter.turn(false);
