@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -23,6 +23,8 @@ const LONGEST: u64 = 64 << 10;
 const CLIENTS: usize = 16;
 /// How long a client may take to ask, and to take its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a gateway that was killed may hold its socket: as long as its memory takes to be released.
+const DYING: Duration = Duration::from_secs(2);
 
 /// What can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,7 +90,7 @@ pub fn listen(path: &Path) -> Result<UnixListener, ApiError> {
         if !metadata.file_type().is_socket() {
             return Err(ApiError::NoSocket(path.into()));
         }
-        if UnixStream::connect(path).is_ok() {
+        if is_served(path) {
             return Err(ApiError::InUse(path.into()));
         }
         std::fs::remove_file(path).map_err(failed)?;
@@ -96,6 +98,22 @@ pub fn listen(path: &Path) -> Result<UnixListener, ApiError> {
     let listener = UnixListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
     Ok(listener)
+}
+
+/// Whether somebody lives behind the socket. A gateway that was killed takes connections until the kernel has released its
+/// memory, but never answers; one that says nothing for long is there all the same.
+fn is_served(path: &Path) -> bool {
+    let patience = Instant::now() + DYING;
+    let request = Request::Show(Topic::Workers);
+    while UnixStream::connect(path).is_ok() {
+        let left = patience.saturating_duration_since(Instant::now());
+        if left.is_zero() || !matches!(exchange(path, request, Some(left)), Err(ApiError::Unreachable { .. }))
+        {
+            return true;
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    false
 }
 
 /// A server that runs; dropping it removes the socket, and lets go of the gateway's state.
@@ -175,14 +193,21 @@ pub fn reply(state: &State, line: &str) -> Answer {
 
 /// Asks the gateway that serves the socket.
 pub fn ask(path: &Path, request: Request) -> Result<Value, ApiError> {
+    exchange(path, request, None)
+}
+
+fn exchange(path: &Path, request: Request, patience: Option<Duration>) -> Result<Value, ApiError> {
     let unreachable = |source| ApiError::Unreachable { path: path.into(), source };
     let garbled = |error: serde_json::Error| ApiError::Garbled(error.to_string());
     let mut stream = UnixStream::connect(path).map_err(unreachable)?;
+    stream.set_read_timeout(patience).map_err(unreachable)?;
     let mut bytes = serde_json::to_vec(&request).map_err(garbled)?;
     bytes.push(b'\n');
     stream.write_all(&bytes).map_err(unreachable)?;
     let mut line = String::new();
-    BufReader::new(stream).read_line(&mut line).map_err(unreachable)?;
+    if BufReader::new(stream).read_line(&mut line).map_err(unreachable)? == 0 {
+        return Err(unreachable(io::ErrorKind::UnexpectedEof.into()));
+    }
     match serde_json::from_str(&line).map_err(garbled)? {
         Answer::Ok(value) => Ok(value),
         Answer::Error(error) => Err(ApiError::Refused(error)),
@@ -271,6 +296,15 @@ mod tests {
         let dead = folder.path().join("dead.sock");
         drop(UnixListener::bind(&dead).unwrap());
         assert!(listen(&dead).is_ok());
+        // One that is about to die: it takes connections, but says nothing.
+        let dying = folder.path().join("dying.sock");
+        let listener = UnixListener::bind(&dying).unwrap();
+        let dies = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(200));
+            drop(listener);
+        });
+        assert!(listen(&dying).is_ok());
+        dies.join().unwrap();
         let file = folder.path().join("file");
         std::fs::write(&file, "precious").unwrap();
         assert!(matches!(listen(&file), Err(ApiError::NoSocket(_))));

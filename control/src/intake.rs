@@ -95,7 +95,6 @@ fn wanted(config: &Config, index: usize, device: &Device, facts: &Facts) -> Want
     Wanted {
         interface: config.interfaces.get(index).map(|interface| interface.name.clone()).unwrap_or_default(),
         channels: device.channels.or(too_few),
-        mac: device.mac,
         vlans: config.interfaces.iter().any(|interface| is_ours(&interface.link)),
     }
 }

@@ -23,8 +23,6 @@ pub struct Wanted {
     pub interface: String,
     /// Queues of each direction; none to leave them.
     pub channels: Option<u32>,
-    /// MAC address in place of the device's own.
-    pub mac: Option<[u8; 6]>,
     /// Whether there are VLANs on it.
     pub vlans: bool,
 }
@@ -148,18 +146,14 @@ impl Changes {
         let filter = VLAN_FILTER.into_iter().filter(|_| wanted.vlans);
         let filtering: Vec<&str> =
             filter.filter(|feature| !self.switch_off(&mut ethtool, facts, feature, &mut lines)).collect();
-        let because = if wanted.mac.is_some_and(|mac| mac[..] != facts.mac[..]) {
-            Some("the configured MAC address is not the device's")
-        } else if !filtering.is_empty() {
-            Some("its VLAN filter cannot be switched off")
-        } else {
-            None
-        };
-        if let Some(because) = because {
+        if !filtering.is_empty() {
             let membership = af_xdp::promiscuous(facts.index)
                 .map_err(|source| ChangeError::Promiscuous { device: facts.name.clone(), source })?;
             self._memberships.push(membership);
-            lines.push(format!("{}: promiscuous while in service, as {because}", facts.name));
+            lines.push(format!(
+                "{}: promiscuous while in service, as its VLAN filter cannot be switched off",
+                facts.name
+            ));
         }
         Ok(lines)
     }

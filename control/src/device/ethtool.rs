@@ -37,6 +37,19 @@ const RSS_INDIRECTION: u16 = 4;
 const NETDEV_DEV_GET: u8 = 1;
 const NETDEV_IFINDEX: u16 = 1;
 const NETDEV_XDP_FEATURES: u16 = 3;
+const NETDEV_XDP_RX_METADATA: u16 = 5;
+const NETDEV_XSK_FEATURES: u16 = 6;
+
+/// What a driver says of XDP, in bits of `linux/netdev.h`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct XdpSupport {
+    /// `enum netdev_xdp_act`: modes and actions.
+    pub features: u64,
+    /// `enum netdev_xdp_rx_metadata`: what it tells of a received frame.
+    pub rx_metadata: u64,
+    /// `enum netdev_xsk_flags`: what it can be told about a frame to send.
+    pub tx_metadata: u64,
+}
 
 /// Queues of a device: now, and at most. A combined channel is a queue of each direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -228,13 +241,17 @@ impl Ethtool {
         Ok(entries.filter(|entries| !entries.is_empty()))
     }
 
-    /// What the driver says of XDP: bits of `enum netdev_xdp_act`. None before Linux 6.3.
-    pub(super) fn xdp_features(&mut self, ifindex: u32) -> Result<Option<u64>, NetlinkError> {
+    /// What the driver says of XDP. None before Linux 6.3.
+    pub(super) fn xdp_support(&mut self, ifindex: u32) -> Result<Option<XdpSupport>, NetlinkError> {
         let Some(netdev) = &mut self.netdev else { return Ok(None) };
         let index = DefaultNla::new(NETDEV_IFINDEX, ifindex.to_ne_bytes().to_vec());
-        let answer = supported(netdev.ask(NETDEV_DEV_GET, &[index]))?;
-        let bits = answer.as_deref().and_then(|answer| attribute(answer, NETDEV_XDP_FEATURES));
-        Ok(bits.and_then(|bits| bits.try_into().ok()).map(u64::from_ne_bytes))
+        let Some(answer) = supported(netdev.ask(NETDEV_DEV_GET, &[index]))? else { return Ok(None) };
+        let bits = |kind| Some(u64::from_ne_bytes(attribute(&answer, kind)?.try_into().ok()?));
+        Ok(bits(NETDEV_XDP_FEATURES).map(|features| XdpSupport {
+            features,
+            rx_metadata: bits(NETDEV_XDP_RX_METADATA).unwrap_or(0),
+            tx_metadata: bits(NETDEV_XSK_FEATURES).unwrap_or(0),
+        }))
     }
 }
 

@@ -19,7 +19,7 @@ mod route;
 mod session;
 
 pub use changes::{ChangeError, Changes, Wanted};
-pub use ethtool::{Channels, Feature, Features};
+pub use ethtool::{Channels, Feature, Features, XdpSupport};
 pub use neighbor::{Event, KernelNeighbor, Monitor};
 pub use netlink::NetlinkError;
 pub use route::Rtnetlink;
@@ -68,8 +68,8 @@ pub struct Facts {
     pub all_multicast: u32,
     /// The NUMA node that its bus is at.
     pub numa_node: Option<u32>,
-    /// What the driver says of XDP, bits of the kernel's `enum netdev_xdp_act`; none before Linux 6.3.
-    pub xdp_features: Option<u64>,
+    /// What the driver says of XDP; none before Linux 6.3.
+    pub xdp_support: Option<XdpSupport>,
     /// The XDP programs on it.
     pub xdp: Vec<AttachedProgram>,
     /// Its addresses, with the length of their prefixes.
@@ -189,7 +189,7 @@ impl Inventory {
             facts.channels = ethtool.channels(name)?;
             facts.rss = ethtool.rss(name)?;
             facts.features = ethtool.features(name)?;
-            facts.xdp_features = ethtool.xdp_features(facts.index)?;
+            facts.xdp_support = ethtool.xdp_support(facts.index)?;
         }
         Ok(Some(facts))
     }

@@ -6,12 +6,13 @@ use super::drivers::{self, Support};
 use super::{Finding, Patient};
 use crate::config::{Host, XdpMode};
 use crate::device::machine::Machine;
-use crate::device::{Facts, RECEIVE_MERGING, VLAN_FILTER, VLAN_STRIPPING};
+use crate::device::{Facts, RECEIVE_MERGING, VLAN_FILTER, VLAN_STRIPPING, XdpSupport};
 use crate::gateway::VIRTUAL_DRIVERS;
 
 pub(super) fn examine(patient: &Patient<'_>, machine: &Machine) -> Vec<Finding> {
     let facts = patient.facts;
-    let support = match drivers::support(&facts.driver, facts.xdp_features, machine.kernel()) {
+    let says = facts.xdp_support.map(|says| says.features);
+    let support = match drivers::support(&facts.driver, says, machine.kernel()) {
         _ if patient.settings.is_some_and(|settings| settings.xdp == XdpMode::Generic) => Support::Generic,
         support => support,
     };
@@ -28,6 +29,7 @@ pub(super) fn examine(patient: &Patient<'_>, machine: &Machine) -> Vec<Finding> 
     }
     findings.push(filters(patient));
     findings.push(programs(facts));
+    findings.extend(facts.xdp_support.map(metadata));
     findings.extend(numa(patient));
     findings.push(addresses(patient));
     findings.push(access(patient));
@@ -37,7 +39,7 @@ pub(super) fn examine(patient: &Patient<'_>, machine: &Machine) -> Vec<Finding> 
 fn driver(facts: &Facts, support: Support) -> Finding {
     const POINT: &str = "driver";
     let name = if facts.driver.is_empty() { "unknown" } else { &facts.driver };
-    let fragments = match drivers::takes_fragments(facts.xdp_features) {
+    let fragments = match drivers::takes_fragments(facts.xdp_support.map(|says| says.features)) {
         Some(false) => "; no frames in several buffers (jumbo)",
         Some(true) | None => "",
     };
@@ -210,7 +212,7 @@ fn filters(patient: &Patient<'_>) -> Finding {
     let facts = patient.facts;
     let mut done = vec!["all multicast, for ND"];
     if patient.settings.and_then(|settings| settings.mac).is_some_and(|mac| mac[..] != facts.mac[..]) {
-        done.push("promiscuous, for the configured MAC address");
+        done.push("a filter for the configured MAC address");
     }
     if patient.vlans && VLAN_FILTER.into_iter().any(|feature| facts.is_on(feature)) {
         done.push("no VLAN filter, or promiscuous");
@@ -231,6 +233,13 @@ fn programs(facts: &Facts) -> Finding {
             program.id, facts.name
         ),
     )
+}
+
+/// Said for those who look for it: nothing is lost without.
+fn metadata(says: XdpSupport) -> Finding {
+    let offered = drivers::metadata(says);
+    let offered = if offered.is_empty() { "none offered".to_owned() } else { format!("{offered} offered") };
+    Finding::fine("metadata", format!("{offered}; Sluice needs none, as it updates checksums incrementally"))
 }
 
 fn numa(patient: &Patient<'_>) -> Option<Finding> {

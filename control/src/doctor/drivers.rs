@@ -1,9 +1,15 @@
 //! What a driver can do for AF_XDP: by what it says itself, or by what its kernel's version is known for.
 
+use crate::device::XdpSupport;
+
 /// Bits of `enum netdev_xdp_act` (linux/netdev.h).
 const REDIRECT: u64 = 1 << 1;
 const ZERO_COPY: u64 = 1 << 3;
 const RX_FRAGMENTS: u64 = 1 << 5;
+
+/// Names of the bits of `enum netdev_xdp_rx_metadata` and `enum netdev_xsk_flags`, lowest first.
+const RX_METADATA: [&str; 3] = ["receive timestamps", "RSS hashes", "VLAN tags"];
+const TX_METADATA: [&str; 3] = ["transmit timestamps", "checksums on transmission", "launch times"];
 
 /// How a driver runs XDP programs and AF_XDP sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +52,16 @@ const DRIVERS: &[(&str, Version, Option<Version>)] = &[
     ("veth", (4, 19), None),
     ("virtio_net", (4, 14), None),
 ];
+
+/// What a driver exchanges about single frames with AF_XDP sockets, in words.
+pub(super) fn metadata(says: XdpSupport) -> String {
+    let set = |bits: u64, names: [&'static str; 3]| {
+        names.into_iter().enumerate().filter(move |&(bit, _)| bits >> bit & 1 == 1).map(|(_, name)| name)
+    };
+    let names: Vec<&str> =
+        set(says.rx_metadata, RX_METADATA).chain(set(says.tx_metadata, TX_METADATA)).collect();
+    names.join(", ")
+}
 
 /// What there is to expect of a driver.
 pub(super) fn support(driver: &str, says: Option<u64>, kernel: Version) -> Support {

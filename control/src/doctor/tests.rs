@@ -3,7 +3,7 @@
 use super::*;
 use crate::config;
 use crate::device::machine::{Core, HugePages};
-use crate::device::{AttachedProgram, Channels, Feature};
+use crate::device::{AttachedProgram, Channels, Feature, XdpSupport};
 
 /// Two isolated cores of four, memory enough.
 fn machine() -> Machine {
@@ -31,7 +31,7 @@ fn nic(name: &str) -> Facts {
         rss: Some((0..128).map(|entry| entry % 4).collect()),
         numa_node: Some(0),
         // Basic, redirect, transmit, zero copy, fragments.
-        xdp_features: Some(0b10_1111),
+        xdp_support: Some(XdpSupport { features: 0b10_1111, ..XdpSupport::default() }),
         ..Facts::default()
     }
 }
@@ -68,7 +68,7 @@ fn a_good_box_is_fine_at_every_point() {
 fn whatever_is_not_fine_has_a_remedy() {
     let bad = Facts {
         driver: "e1000e".into(),
-        xdp_features: Some(0),
+        xdp_support: Some(XdpSupport::default()),
         mtu: 16_000,
         rss: Some(vec![0; 128]),
         addresses: vec!["192.0.2.1/24".into(), "fe80::1/64".into()],
@@ -87,7 +87,7 @@ fn whatever_is_not_fine_has_a_remedy() {
         huge_pages: None,
     };
     let diagnosis = diagnose(poor, vec![bad], None);
-    let expected_fine = ["queues", "filters"];
+    let expected_fine = ["queues", "filters", "metadata"];
     for finding in &diagnosis.findings {
         let is_fine = expected_fine.contains(&finding.point);
         assert_eq!(finding.level == Level::Fine, is_fine, "{finding:?}");
@@ -196,9 +196,11 @@ fn offloads_that_cannot_be_switched_off() {
 
 #[test]
 fn virtual_links_in_generic_mode_warn_of_segments() {
-    let veth = Facts { driver: "veth".into(), physical: false, xdp_features: Some(0b111), ..nic("eth1") };
+    let xdp_support = Some(XdpSupport { features: 0b111, rx_metadata: 0b111, tx_metadata: 0 });
+    let veth = Facts { driver: "veth".into(), physical: false, xdp_support, ..nic("eth1") };
     let diagnosis = of_device(veth.clone());
     assert_eq!((at(&diagnosis, "driver").0, at(&diagnosis, "gso").0), (Level::Fine, Level::Fine));
+    assert!(at(&diagnosis, "metadata").1.starts_with("receive timestamps, RSS hashes, VLAN tags offered;"));
     let generic = config("[interfaces.eth1]\naddress = \"10.0.0.1/24\"\nxdp = \"generic\"\n");
     let diagnosis = diagnose(machine(), vec![veth], Some(&generic));
     assert_eq!((at(&diagnosis, "driver").0, at(&diagnosis, "gso").0), (Level::Warning, Level::Warning));

@@ -1,16 +1,17 @@
 //! The load, and the sink.
 
 use std::io::BufRead;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::thread;
 use std::time::Instant;
 
 use aya::maps::{MapData, PerCpuArray};
-use aya::programs::xdp::XdpMode;
-use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, Xdp};
+use aya::programs::{Xdp, XdpFlags};
 use aya::{Ebpf, EbpfLoader};
 use sluice_dataplane::port::af_xdp::device_facts;
 
+use super::test_run::live_frames;
 use super::{Done, Load};
 
 /// Bytes of a frame of 64 bytes without its FCS.
@@ -33,22 +34,17 @@ pub(super) fn load(options: &Load) -> Done {
     let (frame, sum) = template(options);
     let facts = device_facts(&options.device)?;
     let mut ebpf = EbpfLoader::new()
-        .override_global("ifindex", &facts.ifindex, true)
-        .override_global("flows", &options.flows.clamp(1, 65_536 - FIRST_PORT), true)
-        .override_global("first_port", &FIRST_PORT, true)
-        .override_global("sum", &sum, true)
+        .set_global("ifindex", &facts.ifindex, true)
+        .set_global("flows", &options.flows.clamp(1, 65_536 - FIRST_PORT), true)
+        .set_global("first_port", &FIRST_PORT, true)
+        .set_global("sum", &sum, true)
         .load_file(&options.object)?;
     program(&mut ebpf, "load")?;
     let counts = counts(&mut ebpf)?;
     // One system call, as the kernel takes tens of milliseconds to clear up after each. It ends with the process.
     thread::spawn(move || {
-        let frames = TestRunOptions {
-            data_in: Some(&frame),
-            repeat: u32::MAX,
-            attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
-            ..TestRunOptions::new()
-        };
-        if let Err(error) = program(&mut ebpf, "load").and_then(|load| Ok(load.test_run(frames)?)) {
+        let run = |load: &mut Xdp| Ok(live_frames(load.fd()?.as_fd(), &frame, u32::MAX, BATCH)?);
+        if let Err(error) = program(&mut ebpf, "load").and_then(run) {
             println!("the load ends: {error}");
         }
     });
@@ -59,7 +55,7 @@ pub(super) fn load(options: &Load) -> Done {
 pub(super) fn sink(object: &Path, device: &str) -> Done {
     let mut ebpf = EbpfLoader::new().load_file(object)?;
     let counts = counts(&mut ebpf)?;
-    program(&mut ebpf, "sink")?.attach(device, XdpMode::Driver)?;
+    program(&mut ebpf, "sink")?.attach(device, XdpFlags::DRV_MODE)?;
     answer(&counts, Count::Sunk)
 }
 

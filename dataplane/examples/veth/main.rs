@@ -6,6 +6,7 @@
 
 mod latency;
 mod load;
+mod test_run;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::PathBuf;

@@ -8,8 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, MapData, PerCpuArray, XskMap};
-use aya::programs::Xdp;
-use aya::programs::xdp::XdpMode as AyaMode;
+use aya::programs::{Xdp, XdpFlags};
 use aya::{Ebpf, EbpfLoader, Pod};
 
 use super::PortSpec;
@@ -205,11 +204,11 @@ fn load(queues: u32, matches: &[KernelMatch], host_is_kernel: bool) -> Result<Eb
     let has_ethertypes = matches.iter().any(|entry| matches!(entry, KernelMatch::EtherType(_))) as u8;
     let has_protocols = matches.iter().any(|entry| matches!(entry, KernelMatch::Protocol { .. })) as u8;
     let mut ebpf = EbpfLoader::new()
-        .map_max_entries("sockets", queues.max(1))
-        .override_global("match_ethertypes", &has_ethertypes, true)
-        .override_global("match_protocols", &has_protocols, true)
-        .override_global("protocols", &table.0, true)
-        .override_global("host_is_kernel", &u8::from(host_is_kernel), true)
+        .set_max_entries("sockets", queues.max(1))
+        .set_global("match_ethertypes", &has_ethertypes, true)
+        .set_global("match_protocols", &has_protocols, true)
+        .set_global("protocols", &table.0, true)
+        .set_global("host_is_kernel", &u8::from(host_is_kernel), true)
         .load(OBJECT)?;
     if let Some(map) = ebpf.map_mut("kernel_matches") {
         let mut map: HashMap<_, u32, u8> = HashMap::try_from(map)?;
@@ -253,8 +252,8 @@ fn link(
 ) -> Result<(), OpenError> {
     let device = &spec.device;
     let flags = match mode {
-        AttachedMode::Native => AyaMode::Driver,
-        AttachedMode::Generic => AyaMode::Skb,
+        AttachedMode::Native => XdpFlags::DRV_MODE,
+        AttachedMode::Generic => XdpFlags::SKB_MODE,
     };
     let patience = Instant::now() + BUSY_PATIENCE;
     loop {
