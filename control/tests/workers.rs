@@ -270,8 +270,7 @@ fn arrivals(case: &Case, names: &[String]) -> Vec<(Nanos, usize, Vec<u8>)> {
     arrivals
 }
 
-/// Counters that may differ: how many sessions and bindings come of a packet whose neighbour cannot be asked for is not
-/// seen outside.
+/// All that is counted, except what workers had to do with each other.
 fn comparable(snapshot: &Snapshot, counters: &Counters) -> Value {
     let mut value = figures::counters(snapshot, counters);
     value.as_object_mut().unwrap().remove("crossing");
@@ -350,12 +349,7 @@ fn run(case: &Case) -> Vec<String> {
         }
     }
     let (one, several) = (one.close(now), several.close(now));
-    differences(
-        "counters",
-        &comparable(&snapshot, &one),
-        &comparable(&snapshot, &several),
-        &mut told,
-    );
+    differences("counters", &comparable(&snapshot, &one), &comparable(&snapshot, &several), &mut told);
     told
 }
 

@@ -53,7 +53,11 @@ impl Port for Part {
 }
 
 /// Replays what the ports hold by so many workers, 16 at the most; the sum of their counters.
-pub(super) fn run(snapshot: &Arc<Snapshot>, ports: Vec<PcapPort>, count: usize) -> Result<Counters, ReplayError> {
+pub(super) fn run(
+    snapshot: &Arc<Snapshot>,
+    ports: Vec<PcapPort>,
+    count: usize,
+) -> Result<Counters, ReplayError> {
     let turn = Turn::default();
     let ports: Vec<Shared> = ports.into_iter().map(|port| Arc::new(Mutex::new(port))).collect();
     let mut workers = Vec::new();
