@@ -52,6 +52,11 @@ impl Neighbors {
         self.shared = Some(Box::new(Shared { me, owners, telling: VecDeque::with_capacity(ROOM) }));
     }
 
+    /// Whether other workers have tables, too.
+    pub(in crate::local) fn is_shared(&self) -> bool {
+        self.shared.is_some()
+    }
+
     /// The next message for others.
     pub(crate) fn tell(&mut self) -> Option<Told> {
         self.shared.as_mut()?.telling.pop_front()
