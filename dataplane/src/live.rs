@@ -177,3 +177,86 @@ fn run(
     }
     worker.close(clock.now())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::FramePool;
+    use crate::burst::Burst;
+    use crate::crossing;
+    use crate::port::{Outbox, Port, Refused, Sent};
+    use crate::snapshot::{PortConfig, Snapshot};
+
+    /// A port with nothing to receive, at which one worker dies when it is told to.
+    struct Idle(Option<Arc<AtomicBool>>);
+
+    impl Port for Idle {
+        fn receive(&mut self, _: Nanos, _: &mut FramePool, _: &mut Burst) -> Refused {
+            let dies = self.0.as_ref().is_some_and(|dies| dies.load(Ordering::Relaxed));
+            assert!(!dies, "as the test wants it");
+            Refused::default()
+        }
+
+        fn transmit(&mut self, _: Nanos, _: &mut FramePool, _: &mut Outbox) -> Sent {
+            Sent::default()
+        }
+
+        fn close(&mut self, _: &mut FramePool) -> u32 {
+            0
+        }
+    }
+
+    fn start(habit: Habit, dies: &Arc<AtomicBool>) -> (Running, Clock) {
+        let port = PortConfig {
+            name: "lan".into(),
+            complete_checksums: false,
+            any_mac: false,
+            invent_neighbors: false,
+            host_is_kernel: false,
+        };
+        let snapshot = Arc::new(Snapshot { ports: vec![port], ..Snapshot::default() });
+        let pools = FramePool::new(8, false).unwrap().split(2);
+        let worker = |(index, pool)| {
+            let port = Idle((index == 1).then(|| dies.clone()));
+            Worker::new(snapshot.clone(), vec![Box::new(port)], pool)
+        };
+        let mut workers: Vec<Worker> = pools.into_iter().enumerate().map(worker).collect();
+        crossing::connect(&mut workers);
+        let posts = workers.into_iter().map(|worker| Post { worker, core: 0 }).collect();
+        let clock = Clock::monotonic();
+        (Running::start(posts, habit, clock).unwrap().0, clock)
+    }
+
+    fn until(mut done: impl FnMut() -> bool) {
+        while !done() {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn workers_turn_until_they_are_stopped() {
+        for habit in [Habit::Busy, Habit::Adaptive] {
+            let (running, clock) = start(habit, &Arc::default());
+            let begun = clock.now();
+            until(|| running.signs().iter().all(|signs| signs.heartbeat.last() > begun));
+            until(|| running.signs().iter().all(|signs| signs.pulse.turns().turns > 10));
+            let asleep = running.signs()[0].pulse.turns().asleep > 0;
+            assert_eq!((running.finished(), asleep), (None, habit == Habit::Adaptive));
+            let closed: Vec<Closed> = running.stop().into_iter().map(|ended| ended.unwrap().1).collect();
+            assert_eq!(closed, [Closed { frames: 4, home: 4 }; 2]);
+        }
+    }
+
+    #[test]
+    fn one_that_dies_keeps_no_other_from_ending() {
+        let dies = Arc::new(AtomicBool::new(false));
+        let (running, _) = start(Habit::Adaptive, &dies);
+        assert_eq!(running.finished(), None);
+        dies.store(true, Ordering::Relaxed);
+        until(|| running.finished().is_some());
+        assert_eq!(running.finished(), Some(1));
+        let ended = running.stop();
+        assert!(ended[1].is_none());
+        assert_eq!(ended[0].as_ref().unwrap().1, Closed { frames: 4, home: 4 });
+    }
+}
