@@ -220,6 +220,9 @@ mod tests {
     use crate::config::Workers;
     use crate::device::machine::Core;
     use crate::plan::{self, PortQueues};
+    use crate::state::Ends;
+    use crate::watch::Watch;
+    use sluice_dataplane::clock::Clock;
     use sluice_dataplane::counters::{self, Counters};
     use sluice_dataplane::snapshot::Snapshot;
 
@@ -229,8 +232,10 @@ mod tests {
         let cores = [Core { id: 0, node: 0, silicon: 0, isolated: false }];
         let queues = [PortQueues { port: "lan".into(), queues: 2, node: None }];
         let plan = plan::plan(&Workers::default(), &queues, &cores).unwrap();
-        let (_, reader) = counters::channel(&Counters::new(&snapshot));
-        let state = Arc::new(State::new(snapshot, reader, None, Vec::new(), plan));
+        let (_, counters) = counters::channel(&Counters::new(&snapshot));
+        let watch = Watch::new(Clock::Virtual(0), []);
+        let ends = Ends { counters, inspector: None };
+        let state = Arc::new(State::new(snapshot, [ends], Vec::new(), plan, watch));
         let server = serve(listen(&path).unwrap(), &path, state).unwrap();
         (path, server)
     }
@@ -273,10 +278,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, _server) = server(folder.path());
         let rows = ask(&path, Request::Show(Topic::Workers)).unwrap();
-        let expected = serde_json::json!([
-            { "worker": 0, "core": 0, "numa_node": 0, "queues": ["lan/0", "lan/1"] }
-        ]);
-        assert_eq!(rows, expected);
+        let expected = serde_json::json!({
+            "worker": 0, "core": 0, "numa_node": 0, "queues": ["lan/0", "lan/1"],
+        });
+        for (key, value) in expected.as_object().unwrap() {
+            assert_eq!(&rows[0][key], value, "{key}");
+        }
+        assert_eq!(rows.as_array().unwrap().len(), 1);
     }
 
     #[test]

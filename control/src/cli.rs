@@ -105,6 +105,10 @@ struct ReplayArgs {
     /// Take only frames for our own MAC addresses, and resolve neighbours by what the captures answer
     #[arg(long)]
     strict_l2: bool,
+    /// Share the packets among so many workers, each to any of them. What NAT gives out depends on it, so replies that a
+    /// capture holds may not find their session
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    workers: u8,
     /// Print the figures as JSON
     #[arg(long)]
     json: bool,
@@ -241,6 +245,7 @@ fn run_replay(args: ReplayArgs) -> ExitCode {
         inputs: args.inputs,
         out: args.out,
         strict_l2: args.strict_l2,
+        workers: args.workers.into(),
     };
     let outcome = match replay::run(&options) {
         Ok(outcome) => outcome,

@@ -16,9 +16,11 @@ pub fn counters(snapshot: &Snapshot, counters: &Counters) -> Value {
         });
         (port.name.clone(), figures)
     });
-    let drops = DropReason::ALL.iter().zip(&counters.drops);
+    // What cannot be with one worker is not listed until it has been.
+    let drops =
+        DropReason::ALL.iter().zip(&counters.drops).filter(|(reason, n)| !reason.is_of_crossing() || **n > 0);
     let drops: Map<String, Value> = drops.map(|(reason, &n)| (reason.name().into(), n.into())).collect();
-    json!({
+    let mut figures = json!({
         "ports": ports.collect::<Map<String, Value>>(),
         "drops": drops,
         "punted": counters.punted,
@@ -31,6 +33,24 @@ pub fn counters(snapshot: &Snapshot, counters: &Counters) -> Value {
         "sessions_created": counters.sessions_created,
         "sessions_ended": counters.sessions_ended,
         "nat_bindings": counters.bindings,
+    });
+    if counters.workers > 1
+        && let Some(figures) = figures.as_object_mut()
+    {
+        figures.insert("crossing".into(), crossing(counters));
+    }
+    figures
+}
+
+/// What several workers had to do with each other.
+fn crossing(counters: &Counters) -> Value {
+    json!({
+        "workers": counters.workers,
+        "crossed": counters.crossed,
+        "parked": counters.parked,
+        "notices": counters.notices,
+        "notices_lost": counters.notices_lost,
+        "copies": counters.copies,
     })
 }
 

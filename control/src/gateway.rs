@@ -1,28 +1,35 @@
-//! `sluice run`: takes the devices into service, starts the worker, answers questions, ends in order.
+//! `sluice run`: takes the devices into service, starts the workers, answers questions, ends in order.
+
+mod devices;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use sluice_dataplane::arena::{ArenaError, FramePool, Pages};
-use sluice_dataplane::live::{Habit, Running};
+use sluice_dataplane::clock::Clock;
+use sluice_dataplane::counters::Counters;
+use sluice_dataplane::crossing;
+use sluice_dataplane::live::{Habit, Post, Running};
 use sluice_dataplane::port::Port;
-use sluice_dataplane::port::af_xdp::{
-    self, AttachedMode, BusyPoll, DeviceChange, DeviceControl, KernelMatch, OpenError, PortSpec, XdpMode,
-};
-use sluice_dataplane::worker::Worker;
-use sluice_pkt::ethernet::Mac;
+use sluice_dataplane::port::af_xdp::{self, AfXdpPort, DeviceChange, DeviceControl, OpenError};
+use sluice_dataplane::snapshot::Snapshot;
+use sluice_dataplane::worker::{Closed, Worker};
 
 use crate::api::{self, ApiError};
-use crate::config::{self, Config, Device, DeviceFacts, Host, KernelFilter, Link, Poll, Report, Workers};
+use crate::config::{self, Poll, Report};
 use crate::device::machine::Machine;
 use crate::host::{self, Follower, HostError};
 use crate::intake::{self, Intake, IntakeError};
-use crate::plan::{self, TooFewCores};
-use crate::state::State;
+use crate::plan::{self, Plan, TooFewCores};
+use crate::state::{Ends, State};
+use crate::watch::Watch;
+use devices::describe;
 
 /// Drivers whose frames may come from a sender on this very machine, with the checksum left to hardware that never sees
 /// them.
@@ -31,6 +38,8 @@ pub const VIRTUAL_DRIVERS: [&str; 8] =
 
 /// How often devices are looked at.
 const TEND: Duration = Duration::from_millis(250);
+/// How often signals and workers are looked at: a worker that stalls is to be noticed within 100 ms.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Why the gateway could not run, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -89,11 +98,11 @@ pub enum RunError {
         /// The system's answer.
         source: io::Error,
     },
-    /// The worker ended by itself.
+    /// A worker ended by itself.
     #[error(
-        "the worker has died; the lines above say where. Please report it with the configuration and the version"
+        "worker {0} has died; the lines above say where. Please report it with the configuration and the version"
     )]
-    WorkerDied,
+    WorkerDied(usize),
     /// Frames are missing at the end.
     #[error(
         "at the end {home} of {frames} packet buffers were accounted for, and conservation was {conserved}"
@@ -142,12 +151,12 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
         }
         None => None,
     };
-    let facts = device_facts(&config)?;
-    check_mtus(&config)?;
+    let facts = devices::device_facts(&config)?;
+    devices::check_mtus(&config)?;
     let mut snapshot = config::compile(&config, &facts);
     snapshot.seed = seed();
     let snapshot = Arc::new(snapshot);
-    let mut pool = FramePool::new(snapshot.sizes.frames, false)?;
+    let pool = FramePool::new(snapshot.sizes.frames, false)?;
     if pool.pages() == Pages::Ordinary {
         say(
             log,
@@ -156,52 +165,56 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
             ),
         );
     }
-    let specs = port_specs(&config, &facts, pool.count());
-    let (ports, controls) = af_xdp::open(&mut pool, &specs)?;
+    let mut pools = pool.split(plan.workers.len());
+    let frames = pools.iter().map(FramePool::count).min().unwrap_or(0);
+    let specs = devices::port_specs(&config, &facts, &plan, frames);
+    let (ports, controls) = af_xdp::open_for(&mut pools, &specs)?;
     for control in &controls {
         say(log, format_args!("{}", describe(control)));
-        let info = control.info();
-        if info.mode == AttachedMode::Generic && VIRTUAL_DRIVERS.contains(&info.driver.as_str()) {
-            say(
-                log,
-                format_args!(
-                    "{}: in generic mode local senders keep their segmentation offload, and their frames of up to 64 kB are \
-                     dropped; `ethtool -K PEER tso off gso off` at the other end, or native mode, avoids that",
-                    info.device
-                ),
-            );
+        if let Some(advice) = devices::advice(control) {
+            say(log, format_args!("{advice}"));
         }
     }
-    let ports = ports.into_iter().map(|port| Box::new(port) as Box<dyn Port>).collect();
-    let mut worker = Worker::new(snapshot.clone(), ports, pool);
+    let mut workers = workers(&snapshot, ports, pools);
     let follower = match hosting {
         Some(hosting) => {
             let tables = controls.iter().filter_map(DeviceControl::host_table).collect();
-            Some(Follower::start(hosting, tables, worker.mirror())?)
+            Some(Follower::start(hosting, tables, workers.iter_mut().map(Worker::mirror).collect())?)
         }
         None => None,
     };
-    let state = Arc::new(State::new(snapshot, worker.reader(), worker.inspector(), controls, plan.clone()));
+    let ends = |worker: &mut Worker| Ends { counters: worker.reader(), inspector: worker.inspector() };
+    let ends: Vec<Ends> = workers.iter_mut().map(ends).collect();
 
-    let core = plan.workers.first().map_or(0, |worker| worker.core);
+    let clock = Clock::monotonic();
     let habit = if config.workers.poll == Poll::Busy { Habit::Busy } else { Habit::Adaptive };
+    let cores = || plan.workers.iter().map(|worker| worker.core);
+    let posts = workers.into_iter().zip(cores()).map(|(worker, core)| Post { worker, core }).collect();
     let (running, pinned) =
-        Running::start(worker, core, habit).map_err(system("cannot start the worker's thread"))?;
-    if !pinned {
-        say(log, format_args!("worker 0: core {core} is not ours to use; it runs unpinned"));
+        Running::start(posts, habit, clock).map_err(system("cannot start the workers' threads"))?;
+    for (worker, core) in cores().enumerate().filter(|(worker, _)| pinned.get(*worker) != Some(&true)) {
+        say(log, format_args!("worker {worker}: core {core} is not ours to use; it runs unpinned"));
     }
+    let counters = ends.iter().map(|ends| ends.counters.clone());
+    let watch = Watch::new(clock, cores().zip(running.signs().iter().cloned()).zip(counters));
+    let state = Arc::new(State::new(snapshot, ends, controls, plan.clone(), watch));
     let server = api::serve(listener, &socket, state.clone())?;
-    say(
-        log,
-        format_args!("ready: worker 0 on core {core}; `sluice show counters --socket {}`", socket.display()),
-    );
+    let on = on_cores(&plan);
+    say(log, format_args!("ready: {on}; `sluice show counters --socket {}`", socket.display()));
 
-    let died = wait_for_end(&mut signals, &running, state.devices(), log);
+    let died = attend(&mut signals, &running, &state, log).map_err(system("cannot start a thread"));
     let begun = Instant::now();
     drop((server, follower));
-    let Some((counters, closed)) = running.stop() else { return Err(RunError::WorkerDied) };
-    if died {
-        return Err(RunError::WorkerDied);
+    let ended = running.stop();
+    if let Some(worker) = died?.or(ended.iter().position(Option::is_none)) {
+        return Err(RunError::WorkerDied(worker));
+    }
+    let mut counters = Counters { workers: 0, ..Counters::new(state.snapshot()) };
+    let mut closed = Closed { frames: 0, home: 0 };
+    for (own, frames) in ended.into_iter().flatten() {
+        counters.merge(own);
+        closed.frames += frames.frames;
+        closed.home += frames.home;
     }
     let conserved = state.with_kernel(counters).conserved();
     // The devices go with the last hold on the state.
@@ -221,150 +234,92 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     Ok(())
 }
 
+/// The workers, each with its ports and frames, and with its rings to the others.
+fn workers(snapshot: &Arc<Snapshot>, ports: Vec<Vec<AfXdpPort>>, pools: Vec<FramePool>) -> Vec<Worker> {
+    let worker = |(ports, pool): (Vec<AfXdpPort>, FramePool)| {
+        let ports = ports.into_iter().map(|port| Box::new(port) as Box<dyn Port>).collect();
+        Worker::new(snapshot.clone(), ports, pool)
+    };
+    let mut workers: Vec<Worker> = ports.into_iter().zip(pools).map(worker).collect();
+    crossing::connect(&mut workers);
+    workers
+}
+
+/// `worker 0 on core 2, worker 1 on core 3`
+fn on_cores(plan: &Plan) -> String {
+    let workers = plan.workers.iter().enumerate();
+    let workers = workers.map(|(worker, plan)| format!("worker {worker} on core {}", plan.core));
+    workers.collect::<Vec<_>>().join(", ")
+}
+
 fn say(log: &mut dyn Write, line: std::fmt::Arguments<'_>) {
     // A log that is gone (a closed pipe) is no reason to stop forwarding.
     let _ = writeln!(log, "{line}").and_then(|()| log.flush());
 }
 
-/// Waits for a signal to end, and looks after the devices. True if the worker ended first.
-fn wait_for_end(
+/// Waits for a signal to end, and looks after devices and workers. Returns a worker that ended first.
+fn attend(
     signals: &mut Signals,
     running: &Running,
-    devices: &[DeviceControl],
+    state: &State,
     log: &mut dyn Write,
-) -> bool {
-    let mut tended = Instant::now();
-    loop {
-        for signal in signals.pending() {
-            if signal != SIGHUP {
-                return false;
+) -> io::Result<Option<usize>> {
+    let ends = AtomicBool::new(false);
+    let (tell, told) = mpsc::channel();
+    // On a thread of its own, as a device that comes back takes its time.
+    let tending = || {
+        while !ends.load(Ordering::Relaxed) {
+            let lines = state.devices().iter().filter_map(tend);
+            lines.for_each(|line| drop(tell.send(line)));
+            thread::park_timeout(TEND);
+        }
+    };
+    thread::scope(|scope| {
+        let tender = thread::Builder::new().name("sluice-devices".into()).spawn_scoped(scope, tending)?;
+        let died = loop {
+            let mut wants_end = false;
+            for signal in signals.pending() {
+                wants_end |= signal != SIGHUP;
+                if signal == SIGHUP {
+                    say(
+                        log,
+                        format_args!(
+                            "SIGHUP: this version does not reload; restart to change the configuration"
+                        ),
+                    );
+                }
             }
-            say(
-                log,
-                format_args!("SIGHUP: this version does not reload; restart to change the configuration"),
-            );
-        }
-        if running.is_finished() {
-            return true;
-        }
-        if tended.elapsed() >= TEND {
-            devices.iter().for_each(|device| tend(device, log));
-            tended = Instant::now();
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn tend(device: &DeviceControl, log: &mut dyn Write) {
-    let name = device.name();
-    match device.tend() {
-        Some(DeviceChange::Gone) => {
-            let device = device.info().device;
-            say(log, format_args!("{name}: the device {device} is gone; the port goes on when it is back"));
-        }
-        Some(DeviceChange::Back(_)) => say(log, format_args!("{}, back again", describe(device))),
-        Some(DeviceChange::Failed(reason)) => {
-            say(log, format_args!("{name}: it is back, but not in service: {reason}; it is tried again"));
-        }
-        None => {}
-    }
-}
-
-fn devices(config: &Config) -> impl Iterator<Item = (&str, &Device)> {
-    config.interfaces.iter().filter_map(|interface| match &interface.link {
-        Link::Device(device) => Some((interface.name.as_str(), device)),
-        Link::Vlan { .. } => None,
+            let died = running.finished();
+            if wants_end || died.is_some() {
+                break died;
+            }
+            state
+                .watch()
+                .look()
+                .into_iter()
+                .chain(told.try_iter())
+                .for_each(|line| say(log, format_args!("{line}")));
+            thread::sleep(LOOK);
+        };
+        ends.store(true, Ordering::Relaxed);
+        tender.thread().unpark();
+        Ok(died)
     })
 }
 
-fn device_facts(config: &Config) -> Result<Vec<DeviceFacts>, RunError> {
-    let facts = devices(config).map(|(_, device)| match af_xdp::device_facts(&device.device) {
-        Ok(facts) => Ok(DeviceFacts {
-            mac: Mac(facts.mac),
-            virtual_link: VIRTUAL_DRIVERS.contains(&facts.driver.as_str()),
-        }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(OpenError::NoDevice(device.device.clone()).into())
+/// Looks after a device, and returns what there is to say.
+fn tend(device: &DeviceControl) -> Option<String> {
+    let name = device.name();
+    Some(match device.tend()? {
+        DeviceChange::Gone => {
+            let device = device.info().device;
+            format!("{name}: the device {device} is gone; the port goes on when it is back")
         }
-        Err(source) => Err(RunError::Facts { device: device.device.clone(), source }),
-    });
-    facts.collect()
-}
-
-/// A packet that is longer than the device's MTU would be lost without a word.
-fn check_mtus(config: &Config) -> Result<(), RunError> {
-    for (index, interface) in config.interfaces.iter().enumerate() {
-        let Some(device) = config.device(index) else { continue };
-        let Ok(facts) = af_xdp::device_facts(device) else { continue };
-        if facts.mtu < u32::from(interface.mtu) {
-            return Err(RunError::Mtu {
-                interface: interface.name.clone(),
-                configured: interface.mtu,
-                device: device.into(),
-                actual: facts.mtu,
-            });
+        DeviceChange::Back(_) => format!("{}, back again", describe(device)),
+        DeviceChange::Failed(reason) => {
+            format!("{name}: it is back, but not in service: {reason}; it is tried again")
         }
-    }
-    Ok(())
-}
-
-/// Each queue's rings get a share of the frames, where the configuration does not size them; a quarter stays free for
-/// packets on their way.
-fn port_specs(config: &Config, facts: &[DeviceFacts], frames: u32) -> Vec<PortSpec> {
-    let queues = |device: &Device| af_xdp::device_facts(&device.device).map_or(1, |facts| facts.queues);
-    let rings: u32 = devices(config).map(|(_, device)| queues(device) + 1).sum();
-    let share = frames / 4 * 3 / rings.max(1);
-    let ring = if share == 0 { 64 } else { (1 << share.ilog2()).clamp(64, 2048) };
-    let Workers { batch, busy_poll, busy_poll_budget: budget, .. } = config.workers;
-    let spec = |((name, device), facts): ((&str, &Device), &DeviceFacts)| PortSpec {
-        name: name.into(),
-        device: device.device.clone(),
-        mode: match device.xdp {
-            config::XdpMode::Auto => XdpMode::Auto,
-            config::XdpMode::ZeroCopy => XdpMode::ZeroCopy,
-            config::XdpMode::Native => XdpMode::Native,
-            config::XdpMode::Generic => XdpMode::Generic,
-        },
-        kernel: device.kernel.iter().map(kernel_match).collect(),
-        mac: Some(device.mac.unwrap_or(facts.mac.0)),
-        replace: device.xdp_replace,
-        rx_ring: device.rx_ring.unwrap_or(ring),
-        tx_ring: device.tx_ring.unwrap_or(ring),
-        batch,
-        busy_poll: (busy_poll != 0).then_some(BusyPoll { microseconds: busy_poll, budget }),
-        apart: false,
-        host_is_kernel: device.host == Host::Kernel,
-    };
-    devices(config).zip(facts).map(spec).collect()
-}
-
-fn kernel_match(filter: &KernelFilter) -> KernelMatch {
-    match *filter {
-        KernelFilter::EtherType(ethertype) => KernelMatch::EtherType(ethertype),
-        KernelFilter::Protocol(protocol) => KernelMatch::Protocol { protocol, port: None },
-        KernelFilter::Tcp(port) => KernelMatch::Protocol { protocol: config::TCP, port: Some(port) },
-        KernelFilter::Udp(port) => KernelMatch::Protocol { protocol: config::UDP, port: Some(port) },
-        KernelFilter::Stp => KernelMatch::EtherType(af_xdp::LLC),
-    }
-}
-
-fn describe(control: &DeviceControl) -> String {
-    let info = control.info();
-    let plural = if info.queues == 1 { "" } else { "s" };
-    let mut text = format!(
-        "{}: {} ({}), {} XDP, group {}, {} queue{plural}, MTU {}",
-        control.name(),
-        info.device,
-        info.driver,
-        info.achieved(),
-        info.group,
-        info.queues,
-        info.mtu
-    );
-    if let Some(fallback) = &info.fallback {
-        text.push_str(&format!(" ({fallback})"));
-    }
-    text
+    })
 }
 
 /// Secret, and another one at each start: table positions and ports cannot be foreseen.

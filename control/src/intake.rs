@@ -71,7 +71,7 @@ pub fn admit(config: &Config) -> Result<Intake, IntakeError> {
             }
             lines.push(taken_over(&facts));
         }
-        admitted.push((wanted(config, index, device), facts));
+        admitted.push((wanted(config, index, device, &facts), facts));
     }
     let mut changes = Changes::default();
     for (wanted, facts) in &admitted {
@@ -85,11 +85,19 @@ pub fn admit(config: &Config) -> Result<Intake, IntakeError> {
     Ok(Intake { queues: queues.collect(), changes, lines })
 }
 
-fn wanted(config: &Config, index: usize, device: &Device) -> Wanted {
+/// The channels that a device is to be given, none to leave them. Each worker needs a queue to send on: where the
+/// configuration says nothing, and there are too few, there are to be as many as workers, if the device can.
+pub(crate) fn channels(configured: Option<u32>, facts: &Facts, workers: usize) -> Option<u32> {
+    let most = facts.channels.map_or(0, |channels| channels.most());
+    let needed = u32::try_from(workers).ok().filter(|&workers| facts.queues < workers && workers <= most);
+    configured.or(needed)
+}
+
+fn wanted(config: &Config, index: usize, device: &Device, facts: &Facts) -> Wanted {
     let is_ours = |link: &Link| matches!(link, Link::Vlan { parent, .. } if *parent == index);
     Wanted {
         interface: config.interfaces.get(index).map(|interface| interface.name.clone()).unwrap_or_default(),
-        channels: device.channels,
+        channels: channels(device.channels, facts, config.workers.count),
         vlans: config.interfaces.iter().any(|interface| is_ours(&interface.link)),
     }
 }

@@ -16,4 +16,5 @@ pub mod plan;
 pub mod replay;
 pub mod state;
 pub mod table;
+pub mod watch;
 pub mod words;

@@ -105,6 +105,16 @@ impl Plan {
         self.workers.iter().enumerate().map(row).collect()
     }
 
+    /// By queue of a port, the worker that owns it.
+    pub fn owners(&self, port: usize) -> Vec<usize> {
+        let queues = self.workers.iter().enumerate().flat_map(|(worker, plan)| {
+            plan.queues.iter().filter(|queue| queue.port == port).map(move |queue| (queue.queue, worker))
+        });
+        let mut queues: Vec<(u32, usize)> = queues.collect();
+        queues.sort_unstable();
+        queues.into_iter().map(|(_, worker)| worker).collect()
+    }
+
     /// Workers that have nothing to receive.
     pub fn idle(&self) -> usize {
         self.workers.iter().filter(|worker| worker.queues.is_empty()).count()
@@ -210,6 +220,13 @@ mod tests {
             queues(&plan),
             [["lan/0", "lan/2", "wan/0", "wan/2"], ["lan/1", "lan/3", "wan/1", "wan/3"]]
         );
+    }
+
+    #[test]
+    fn owners_are_in_the_order_of_the_queues() {
+        let ports = [port("lan", 3, None), port("wan", 2, None)];
+        let plan = plan(&workers(2), &ports, &[core(0, 0), core(1, 0)]).unwrap();
+        assert_eq!((plan.owners(0), plan.owners(1), plan.owners(2)), (vec![0, 1, 0], vec![1, 0], vec![]));
     }
 
     #[test]

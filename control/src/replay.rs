@@ -1,6 +1,8 @@
 //! `sluice replay`: captures through the very pipeline of a live gateway, in the captures' own time. No privilege, no
 //! device, and the same bytes each time.
 
+mod spray;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -32,6 +34,9 @@ pub struct Options {
     pub out: Option<PathBuf>,
     /// Take only frames for our own MAC addresses, and resolve neighbours by ARP and ND as the captures answer.
     pub strict_l2: bool,
+    /// How many workers share the packets, 1 to 16; 0 counts as 1. Each packet goes to any of them, and to its end before
+    /// the next one comes in.
+    pub workers: usize,
 }
 
 /// Why there was nothing to replay, or nowhere to put it.
@@ -99,19 +104,22 @@ pub fn run(options: &Options) -> Result<Outcome, ReplayError> {
 
     check_outputs(&names, options)?;
 
-    let mut facts = Vec::new();
-    let mut ports: Vec<Box<dyn Port>> = Vec::new();
+    let snapshot = Arc::new(compile(&config, &names, &options.inputs, options.strict_l2)?);
+    let mut ports = Vec::new();
     let mut faults = Vec::new();
-    for (index, name) in names.iter().enumerate() {
-        facts.push(device_facts(index, input(name), options.strict_l2)?);
+    for name in &names {
         let output = options.out.as_ref().map(|folder| folder.join(format!("{name}.pcap")));
         let port = PcapPort::open(input(name), output.as_deref())?;
         faults.push(port.faults());
-        ports.push(Box::new(port));
+        ports.push(port);
     }
-    let snapshot = Arc::new(compile(&config, &facts, options.strict_l2));
-    let pool = FramePool::new(snapshot.sizes.frames, true)?;
-    let counters = drive(Worker::new(snapshot.clone(), ports, pool));
+    let counters = if options.workers > 1 {
+        spray::run(&snapshot, ports, options.workers)?
+    } else {
+        let ports = ports.into_iter().map(|port| Box::new(port) as Box<dyn Port>).collect();
+        let pool = FramePool::new(snapshot.sizes.frames, true)?;
+        drive(Worker::new(snapshot.clone(), ports, pool))
+    };
 
     let mut outcome = Outcome {
         counters: figures::counters(&snapshot, &counters),
@@ -173,14 +181,36 @@ fn device_facts(index: usize, input: Option<&Path>, strict_l2: bool) -> Result<D
     Ok(facts)
 }
 
-fn compile(config: &Config, facts: &[DeviceFacts], strict_l2: bool) -> Snapshot {
-    let mut snapshot = config::compile(config, facts);
+/// What a replay of these captures goes by, and the names of its ports.
+///
+/// # Errors
+/// The configuration is wrong, or a capture cannot be read.
+pub fn snapshot(options: &Options) -> Result<(Vec<String>, Snapshot), ReplayError> {
+    let (config, _) = config::load(&options.config)?;
+    let names = port_names(&config);
+    check_inputs(&names, &options.inputs)?;
+    let snapshot = compile(&config, &names, &options.inputs, options.strict_l2)?;
+    Ok((names, snapshot))
+}
+
+fn compile(
+    config: &Config,
+    names: &[String],
+    inputs: &[(String, PathBuf)],
+    strict_l2: bool,
+) -> Result<Snapshot, ReplayError> {
+    let mut facts = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        let input = inputs.iter().find(|(port, _)| port == name).map(|(_, path)| path.as_path());
+        facts.push(device_facts(index, input, strict_l2)?);
+    }
+    let mut snapshot = config::compile(config, &facts);
     snapshot.seed = SEED;
     for port in &mut snapshot.ports {
         port.any_mac = !strict_l2;
         port.invent_neighbors = !strict_l2;
     }
-    snapshot
+    Ok(snapshot)
 }
 
 /// Drives a worker through its captures, from event to event: the next packet of any port, or what is due before it.

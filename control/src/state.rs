@@ -1,11 +1,14 @@
 //! What a running gateway can be asked, answered as JSON.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use sluice_dataplane::counters::{Counters, Reader};
 use sluice_dataplane::inspect::{FlowRow, Inspector, Question, Row, SessionRow};
+use sluice_dataplane::local::neighbor;
 use sluice_dataplane::port::af_xdp::DeviceControl;
 use sluice_dataplane::session::FlowAction;
 use sluice_dataplane::snapshot::{NONE16, Snapshot};
@@ -13,6 +16,7 @@ use sluice_dataplane::snapshot::{NONE16, Snapshot};
 use crate::config::protocol_name;
 use crate::figures;
 use crate::plan::Plan;
+use crate::watch::Watch;
 
 /// How long a worker may take for a listing.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -37,29 +41,57 @@ pub enum Topic {
     Routes,
     /// Limits with what they passed and dropped
     Limits,
-    /// Workers: core, NUMA node, the receive queues that they own
+    /// Workers: core, NUMA node, the receive queues that they own, and how their loops go
     Workers,
+}
+
+/// The ends from which a worker is read.
+pub struct Ends {
+    /// Its counters.
+    pub counters: Reader,
+    /// Its tables.
+    pub inspector: Option<Inspector>,
 }
 
 /// A running gateway, seen from the control side.
 pub struct State {
     snapshot: Arc<Snapshot>,
-    counters: Reader,
-    inspector: Mutex<Option<Inspector>>,
+    counters: Vec<Reader>,
+    inspectors: Mutex<Vec<Option<Inspector>>>,
     devices: Vec<DeviceControl>,
     plan: Plan,
+    watch: Watch,
 }
 
 impl State {
-    /// Of one worker, its devices in the order of the snapshot's ports, and the map of workers.
+    /// Of workers in the order of their map, and devices in the order of the snapshot's ports.
     pub fn new(
         snapshot: Arc<Snapshot>,
-        counters: Reader,
-        inspector: Option<Inspector>,
+        workers: impl IntoIterator<Item = Ends>,
         devices: Vec<DeviceControl>,
         plan: Plan,
+        watch: Watch,
     ) -> Self {
-        Self { snapshot, counters, inspector: Mutex::new(inspector), devices, plan }
+        let ends = workers.into_iter().map(|ends| (ends.counters, ends.inspector));
+        let (counters, inspectors): (_, Vec<_>) = ends.unzip();
+        Self { snapshot, counters, inspectors: Mutex::new(inspectors), devices, plan, watch }
+    }
+
+    /// The configuration.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The workers' watch.
+    pub fn watch(&self) -> &Watch {
+        &self.watch
+    }
+
+    /// All workers' counters together.
+    fn counters(&self) -> Counters {
+        let mut sum = Counters { workers: 0, ..Counters::new(&self.snapshot) };
+        self.counters.iter().for_each(|worker| sum.merge(worker.read()));
+        sum
     }
 
     /// The devices, in the order of the ports.
@@ -82,33 +114,55 @@ impl State {
 
     /// Answers.
     pub fn show(&self, topic: Topic) -> Result<Value, String> {
-        let counters = self.counters.read();
+        let counters = self.counters();
         Ok(match topic {
             Topic::Counters => figures::counters(&self.snapshot, &self.with_kernel(counters)),
             Topic::Acl => figures::rules(&self.snapshot, &counters),
             Topic::Limits => figures::limits(&self.snapshot, &counters),
-            Topic::Workers => json!(self.plan.rows()),
+            Topic::Workers => self.workers(),
             Topic::Routes => figures::routes(&self.snapshot),
             Topic::Interfaces => self.interfaces(&self.with_kernel(counters)),
             Topic::Flows => self.list(Question::Sessions)?.iter().map(|row| self.row(row)).collect(),
-            Topic::Neighbors => self.list(Question::Neighbors)?.iter().map(|row| self.row(row)).collect(),
+            Topic::Neighbors => {
+                merged(self.list(Question::Neighbors)?).iter().map(|row| self.row(row)).collect()
+            }
             Topic::Nat => json!({
-                "external": self.list(Question::Externals)?.iter().map(|row| self.row(row)).collect::<Value>(),
+                "external":
+                    merged(self.list(Question::Externals)?).iter().map(|row| self.row(row)).collect::<Value>(),
                 "bindings": self.list(Question::Bindings)?.iter().map(|row| self.row(row)).collect::<Value>(),
             }),
         })
     }
 
+    /// The rows of all workers, one after the other.
     fn list(&self, question: Question) -> Result<Vec<Row>, String> {
-        let mut inspector = self.inspector.lock().unwrap_or_else(PoisonError::into_inner);
-        let inspector = inspector.as_mut().ok_or("this gateway has no worker to ask")?;
+        let mut inspectors = self.inspectors.lock().unwrap_or_else(PoisonError::into_inner);
         let mut rows = Vec::new();
-        let complete = inspector.ask(question, PATIENCE, |row| rows.push(row));
-        if complete {
-            Ok(rows)
-        } else {
-            Err("the worker did not answer in time; is it starved of its core?".into())
+        for (worker, inspector) in inspectors.iter_mut().enumerate() {
+            let inspector =
+                inspector.as_mut().ok_or_else(|| format!("there is no asking worker {worker}"))?;
+            if !inspector.ask(question, PATIENCE, |row| rows.push(row)) {
+                return Err(format!(
+                    "worker {worker} did not answer in time; `sluice show workers` says how it is"
+                ));
+            }
         }
+        Ok(rows)
+    }
+
+    /// The map of workers, with how the loop of each goes.
+    fn workers(&self) -> Value {
+        let mut vitals = self.watch.vitals().into_iter();
+        let row = |row| {
+            let mut row = json!(row);
+            if let (Value::Object(row), Some(vitals)) = (&mut row, vitals.next())
+                && let Value::Object(vitals) = json!(vitals)
+            {
+                row.extend(vitals);
+            }
+            row
+        };
+        self.plan.rows().into_iter().map(row).collect()
     }
 
     fn row(&self, row: &Row) -> Value {
@@ -220,12 +274,92 @@ impl State {
     }
 }
 
+/// What several workers know of one neighbour, or use of one external address, as one row.
+fn merged(rows: Vec<Row>) -> Vec<Row> {
+    let mut merged: Vec<Row> = Vec::with_capacity(rows.len());
+    let mut places = HashMap::new();
+    for row in rows {
+        let key = match &row {
+            Row::Neighbor(neighbor) => (Some(neighbor.interface), neighbor.address),
+            Row::External(address, _) => (None, IpAddr::V4(*address)),
+            _ => {
+                merged.push(row);
+                continue;
+            }
+        };
+        let place = *places.entry(key).or_insert(merged.len());
+        match (merged.get_mut(place), row) {
+            (Some(Row::Neighbor(known)), Row::Neighbor(other)) => {
+                let held = known.held.saturating_add(other.held);
+                if certainty(other.state) > certainty(known.state) {
+                    *known = other;
+                }
+                known.held = held;
+            }
+            (Some(Row::External(_, sum)), Row::External(_, used)) => {
+                sum.iter_mut().zip(used).for_each(|(sum, used)| *sum += used);
+            }
+            (_, row) => merged.push(row),
+        }
+    }
+    merged
+}
+
+/// Of two workers' views of a neighbour, the one that tells more.
+fn certainty(state: neighbor::State) -> u8 {
+    match state {
+        neighbor::State::Reachable => 4,
+        neighbor::State::Probe => 3,
+        neighbor::State::Stale => 2,
+        neighbor::State::Failed => 1,
+        neighbor::State::Incomplete => 0,
+    }
+}
+
 fn protocol(number: u8) -> String {
     protocol_name(number)
 }
 
 /// `address:port`, IPv6 in brackets; without ports (or for the answering side of a ping) the address alone.
-fn endpoint(address: impl Into<std::net::IpAddr>, port: u16) -> String {
+fn endpoint(address: impl Into<IpAddr>, port: u16) -> String {
     let address = address.into();
     if port == 0 { address.to_string() } else { std::net::SocketAddr::new(address, port).to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_dataplane::local::neighbor::{Neighbor, State};
+    use sluice_pkt::ethernet::Mac;
+
+    use super::*;
+
+    #[test]
+    fn workers_views_of_one_neighbor_become_one() {
+        let row = |interface, last, state, mac: Option<u8>, held| {
+            let mac = mac.map(|byte| Mac([byte; 6]));
+            let address = IpAddr::from([192, 0, 2, last]);
+            Row::Neighbor(Neighbor { interface, address, mac, state, since: 0, held })
+        };
+        let rows = merged(vec![
+            row(0, 1, State::Incomplete, None, 2),
+            row(1, 1, State::Stale, Some(7), 0),
+            row(0, 1, State::Reachable, Some(9), 1),
+            row(0, 1, State::Stale, Some(8), 0),
+        ]);
+        let [Row::Neighbor(first), Row::Neighbor(second)] = &rows[..] else { panic!("{rows:?}") };
+        assert_eq!(
+            (first.interface, first.state, first.mac, first.held),
+            (0, State::Reachable, Some(Mac([9; 6])), 3)
+        );
+        assert_eq!((second.interface, second.state, second.mac), (1, State::Stale, Some(Mac([7; 6]))));
+    }
+
+    #[test]
+    fn ports_in_use_are_added_up() {
+        let row = |last, used| Row::External([203, 0, 113, last].into(), used);
+        let rows =
+            merged(vec![row(1, [1, 2, 3]), row(2, [5, 0, 0]), row(1, [10, 20, 30]), row(2, [0, 1, 0])]);
+        let [Row::External(_, first), Row::External(_, second)] = &rows[..] else { panic!("{rows:?}") };
+        assert_eq!((first, second), (&[11, 22, 33], &[5, 1, 0]));
+    }
 }

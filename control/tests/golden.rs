@@ -15,6 +15,7 @@ fn replay_case(case: &Case, out: &Path) -> Result<serde_json::Value, Box<dyn Err
         inputs: case.inputs.clone(),
         out: Some(out.to_owned()),
         strict_l2: !case.arguments.is_empty(),
+        workers: 1,
     };
     Ok(replay::run(&options)?.counters)
 }

@@ -284,6 +284,8 @@ pub struct FramePool {
     memory: Memory,
     base: NonNull<u8>,
     stride: usize,
+    /// The first of the pool's own chunks; others of the memory may be other pools'.
+    first: u32,
     count: u32,
     free: Vec<u32>,
 }
@@ -307,10 +309,30 @@ impl FramePool {
         };
         let base = mapping.base;
         let memory = Memory { mapping: Arc::new(mapping), pages, stride, count };
-        Ok(Self { memory, base, stride, count, free: (0..count).rev().collect() })
+        Ok(Self { memory, base, stride, first: 0, count, free: (0..count).rev().collect() })
     }
 
-    /// The frames' memory.
+    /// Shares the frames out among `parts` workers, at least one, as evenly as can be. All parts lie in the one memory; a
+    /// frame has to come home to the part that it was taken from.
+    pub fn split(mut self, parts: usize) -> Vec<Self> {
+        let parts = parts.max(1) as u32;
+        let free = std::mem::take(&mut self.free);
+        // Its frames are the parts' now.
+        let (count, mut next) = (std::mem::take(&mut self.count), self.first);
+        let part = |index: u32| {
+            let share = count / parts + u32::from(index < count % parts);
+            let first = next;
+            next += share;
+            let own = free.iter().copied().filter(|chunk| (first..first + share).contains(chunk));
+            let mut list = Vec::with_capacity(share as usize);
+            list.extend(own);
+            let Self { base, stride, .. } = self;
+            Self { memory: self.memory.clone(), base, stride, first, count: share, free: list }
+        };
+        (0..parts).map(part).collect()
+    }
+
+    /// The frames' memory: that of all parts of a pool that was split.
     pub fn memory(&self) -> &Memory {
         &self.memory
     }
@@ -330,9 +352,15 @@ impl FramePool {
         self.free.len()
     }
 
+    /// Whether a chunk of this number is one of the pool's.
+    #[inline]
+    fn owns(&self, index: u64) -> bool {
+        index.wrapping_sub(self.first.into()) < self.count.into()
+    }
+
     fn frame(&self, index: u32, start: u16, len: u16) -> Frame {
-        debug_assert!(index < self.count && start as usize + len as usize <= CHUNK);
-        // SAFETY: index < count, so the chunk lies within the mapping.
+        debug_assert!(self.owns(index.into()) && start as usize + len as usize <= CHUNK);
+        // SAFETY: the chunk is one of ours, and so lies within the mapping.
         let chunk = unsafe { self.base.add(index as usize * self.stride) };
         Frame { chunk, index, start, len }
     }
@@ -371,7 +399,7 @@ impl FramePool {
     pub(crate) unsafe fn recover(&mut self, address: u64, len: u32) -> Option<Frame> {
         let index = address / self.stride as u64;
         let start = address % self.stride as u64;
-        if index >= self.count as u64 || start + len as u64 > CHUNK as u64 {
+        if !self.owns(index) || start + len as u64 > CHUNK as u64 {
             return None;
         }
         Some(self.frame(index as u32, start as u16, len as u16))
@@ -382,7 +410,7 @@ impl FramePool {
     /// # Safety
     /// The chunk must have been lent, and the kernel must have no use for it any more.
     pub(crate) unsafe fn reclaim(&mut self, index: u32) {
-        debug_assert!(index < self.count);
+        debug_assert!(self.owns(index.into()));
         self.free.push(index);
     }
 }
@@ -471,6 +499,40 @@ mod tests {
         // SAFETY: lent just above, to nobody.
         unsafe { pool.reclaim((address / CHUNK as u64) as u32) };
         assert_eq!(pool.free(), 2);
+    }
+
+    #[test]
+    fn parts_of_a_pool_have_frames_of_their_own() {
+        let mut whole = FramePool::new(10, false).unwrap();
+        let out = whole.take().unwrap();
+        let mut parts = whole.split(3);
+        assert_eq!(parts.iter().map(FramePool::count).collect::<Vec<_>>(), [4, 3, 3]);
+        assert_eq!(parts.iter().map(FramePool::free).collect::<Vec<_>>(), [3, 3, 3]);
+        // The first frame of all was out.
+        parts[0].give(out);
+        let mut numbers: Vec<u32> = Vec::new();
+        for part in &mut parts {
+            assert_eq!(part.memory().count(), 10);
+            let frames: Vec<Frame> = std::iter::from_fn(|| part.take()).collect();
+            numbers.extend(frames.iter().map(Frame::number));
+            frames.into_iter().for_each(|frame| part.give(frame));
+            assert_eq!(part.free(), part.count() as usize);
+        }
+        numbers.sort_unstable();
+        assert_eq!(numbers, (0..10).collect::<Vec<_>>());
+        // SAFETY: refused, so that no frame comes of it.
+        assert!(unsafe { parts[1].recover(0, 60) }.is_none());
+        // SAFETY: as above.
+        assert!(unsafe { parts[1].recover(7 * CHUNK as u64, 60) }.is_none());
+    }
+
+    #[test]
+    fn a_part_keeps_the_memory_that_a_frame_is_in() {
+        let mut parts = FramePool::new(4, false).unwrap().split(2);
+        let mut frame = parts[1].take().unwrap();
+        frame.copy_from(b"still there");
+        drop(parts);
+        assert_eq!(frame.bytes(), b"still there");
     }
 
     #[test]

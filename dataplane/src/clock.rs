@@ -16,7 +16,7 @@ pub const SECOND: Nanos = 1_000_000_000;
 pub const MILLISECOND: Nanos = 1_000_000;
 
 /// Where a worker's time comes from.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Clock {
     /// The machine's monotonic clock.
     Monotonic(Instant),

@@ -51,7 +51,7 @@ pub struct Counters {
     pub drops: Vec<u64>,
     /// Packets handed to the gateway's own stack or to the kernel.
     pub punted: u64,
-    /// Packets that wait: for a neighbour, or in an outbox. A gauge.
+    /// Packets that wait: for a neighbour, for another worker's answer, or in an outbox. A gauge.
     pub held: u64,
     /// Packets that the gateway made itself.
     pub originated: u64,
@@ -67,6 +67,18 @@ pub struct Counters {
     pub sessions: u64,
     /// NAT bindings that are live. A gauge.
     pub bindings: u64,
+    /// How many workers these are the counters of. A gauge.
+    pub workers: u64,
+    /// Packets lent to the worker that owns their session.
+    pub crossed: u64,
+    /// Packets that waited for the answer about one that was lent.
+    pub parked: u64,
+    /// Messages to other workers.
+    pub notices: u64,
+    /// Messages to other workers that found no room. What they said is found out later.
+    pub notices_lost: u64,
+    /// Flows of other workers' sessions that are carried here. A gauge.
+    pub copies: u64,
     /// Hits by rule.
     pub rules: Vec<Count>,
     /// By limit.
@@ -81,6 +93,7 @@ impl Counters {
             drops: vec![0; DropReason::COUNT],
             rules: vec![Count::default(); snapshot.rules.len()],
             limits: vec![LimitCount::default(); snapshot.limits.len()],
+            workers: 1,
             ..Self::default()
         }
     }
@@ -143,6 +156,12 @@ impl Counters {
             &mut self.sessions_ended,
             &mut self.sessions,
             &mut self.bindings,
+            &mut self.workers,
+            &mut self.crossed,
+            &mut self.parked,
+            &mut self.notices,
+            &mut self.notices_lost,
+            &mut self.copies,
         ];
         single.into_iter().for_each(f);
     }

@@ -3,9 +3,12 @@
 //! Start reading at [`pipeline`], which is the order of the stages; a [`worker`] feeds it bursts from its ports.
 
 pub mod arena;
+pub mod bell;
 pub mod burst;
 pub mod clock;
 pub mod counters;
+pub mod crossing;
+mod hold;
 pub mod inspect;
 pub mod live;
 pub mod local;
@@ -13,6 +16,7 @@ pub mod nat;
 pub mod pipeline;
 pub mod port;
 pub mod probe;
+pub mod pulse;
 pub mod session;
 pub mod shard;
 pub mod snapshot;

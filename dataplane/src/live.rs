@@ -1,4 +1,4 @@
-//! A worker on its own pinned thread, in the machine's time.
+//! Workers on pinned threads of their own, in the machine's time.
 
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,9 +6,12 @@ use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crate::bell::{self, Bell, Ear};
 use crate::clock::{Clock, MILLISECOND, Nanos};
 use crate::counters::Counters;
+use crate::crossing::Heartbeat;
 use crate::port::af_xdp::{MOST_DESCRIPTORS, wait};
+use crate::pulse::{self, Meter, Pulse};
 use crate::worker::{Closed, Worker};
 
 /// Empty polls for this long, and an adaptive worker goes to sleep.
@@ -25,57 +28,235 @@ pub enum Habit {
     Adaptive,
 }
 
-/// A worker that runs.
+/// A worker, and where it is to run.
+pub struct Post {
+    /// The worker.
+    pub worker: Worker,
+    /// Its core.
+    pub core: usize,
+}
+
+/// What others see of a worker that runs.
+#[derive(Clone, Debug)]
+pub struct Signs {
+    /// When it turned last.
+    pub heartbeat: Heartbeat,
+    /// How its loop goes.
+    pub pulse: Pulse,
+}
+
+/// Workers that run.
 pub struct Running {
-    thread: JoinHandle<(Counters, Closed)>,
+    threads: Vec<JoinHandle<(Counters, Closed)>>,
+    signs: Vec<Signs>,
     stop: Arc<AtomicBool>,
 }
 
 impl Running {
-    /// Starts a worker on a core. Where the core cannot be had, it runs wherever it may, and says so by
-    /// [`pinned`](Self::start)'s second value.
-    pub fn start(worker: Worker, core: usize, habit: Habit) -> std::io::Result<(Self, bool)> {
+    /// Starts each worker on its core, all by one clock. With them comes by worker whether it got its core; one that did
+    /// not runs wherever it may.
+    ///
+    /// # Errors
+    /// If a thread cannot be had; none runs then.
+    pub fn start(posts: Vec<Post>, habit: Habit, clock: Clock) -> std::io::Result<(Self, Vec<bool>)> {
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let (tell, pinned) = mpsc::sync_channel(1);
-        let body = move || {
-            // Asked of the kernel: the list of cores in use leaves out those that are isolated, which are the best.
-            let _ = tell.send(core_affinity::set_for_current(core_affinity::CoreId { id: core }));
-            run(worker, habit, &stopped)
-        };
-        let thread = thread::Builder::new().name("sluice-worker-0".into()).spawn(body)?;
-        Ok((Self { thread, stop }, pinned.recv().unwrap_or(false)))
+        let bells = posts.iter().map(|_| bell::pair()).collect::<std::io::Result<Vec<_>>>()?;
+        let (bells, ears): (Vec<Bell>, Vec<Ear>) = bells.into_iter().unzip();
+        let mut running = Self { threads: Vec::new(), signs: Vec::new(), stop: stop.clone() };
+        let mut pinned = Vec::new();
+        for (index, (Post { worker, core }, ear)) in posts.into_iter().zip(ears).enumerate() {
+            let (tell, told) = mpsc::sync_channel(1);
+            let (meter, pulse) = pulse::channel();
+            let signs = Signs { heartbeat: worker.heartbeat(), pulse };
+            let others =
+                if bells.len() > 1 { Others { me: index, bells: bells.clone() } } else { Others::default() };
+            let stopped = stop.clone();
+            let body = move || {
+                // Asked of the kernel: the list of cores in use leaves out those that are isolated, which are the best.
+                let _ = tell.send(core_affinity::set_for_current(core_affinity::CoreId { id: core }));
+                run(worker, habit, clock, meter, ear, &others, &stopped)
+            };
+            match thread::Builder::new().name(format!("sluice-worker-{index}")).spawn(body) {
+                Ok(thread) => running.threads.push(thread),
+                Err(error) => {
+                    running.stop();
+                    return Err(error);
+                }
+            }
+            running.signs.push(signs);
+            pinned.push(told.recv().unwrap_or(false));
+        }
+        Ok((running, pinned))
     }
 
-    /// Whether the worker has ended by itself, which it never should.
-    pub fn is_finished(&self) -> bool {
-        self.thread.is_finished()
+    /// What others see of each worker.
+    pub fn signs(&self) -> &[Signs] {
+        &self.signs
     }
 
-    /// Ends the worker: its last counters, and where its frames are. `None` if it had died.
-    pub fn stop(self) -> Option<(Counters, Closed)> {
+    /// A worker that has ended by itself, which none ever should.
+    pub fn finished(&self) -> Option<usize> {
+        self.threads.iter().position(JoinHandle::is_finished)
+    }
+
+    /// Ends the workers: by worker its last counters, and where its frames are; `None` for one that had died.
+    pub fn stop(self) -> Vec<Option<(Counters, Closed)>> {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().ok()
+        self.threads.into_iter().map(|thread| thread.join().ok()).collect()
     }
 }
 
-fn run(mut worker: Worker, habit: Habit, stop: &AtomicBool) -> (Counters, Closed) {
-    let clock = Clock::monotonic();
+/// The other workers' bells.
+#[derive(Default)]
+struct Others {
+    me: usize,
+    bells: Vec<Bell>,
+}
+
+impl Others {
+    /// Wakes those for whom something lies there.
+    fn wake(&self, worker: &Worker) {
+        if self.bells.is_empty() {
+            return;
+        }
+        bell::messages_left();
+        for (other, bell) in self.bells.iter().enumerate() {
+            if other != self.me && bell.is_asleep() && worker.has_left_for(other) {
+                bell.ring();
+            }
+        }
+    }
+}
+
+fn run(
+    mut worker: Worker,
+    habit: Habit,
+    clock: Clock,
+    mut meter: Meter,
+    mut ear: Ear,
+    others: &Others,
+    stop: &AtomicBool,
+) -> (Counters, Closed) {
     let mut descriptors: Vec<RawFd> = Vec::with_capacity(MOST_DESCRIPTORS);
     let mut busy_until = 0;
-    while !stop.load(Ordering::Relaxed) {
+    let mut turn = |worker: &mut Worker, meter: &mut Meter| {
         let now = clock.now();
-        if worker.poll(now) > 0 {
+        let work = worker.poll_probed(now, meter) > 0;
+        if work {
+            others.wake(worker);
             busy_until = now + IDLE;
-        } else if habit == Habit::Adaptive && now > busy_until {
+        }
+        meter.turn(work);
+        !work && now > busy_until
+    };
+    meter.begin();
+    while !stop.load(Ordering::Relaxed) {
+        let is_idle = turn(&mut worker, &mut meter);
+        if habit == Habit::Busy || !is_idle {
+            continue;
+        }
+        ear.lie_down();
+        // Messages that came just before.
+        if turn(&mut worker, &mut meter) {
+            let now = clock.now();
             worker.publish(now);
             let due = worker.next_due().clamp(now, now + SLEEP);
             // A port whose device came back has others than before.
             descriptors.clear();
+            descriptors.push(ear.descriptor());
             let ports = worker.ports().iter().flat_map(|port| port.descriptors());
-            descriptors.extend(ports.take(MOST_DESCRIPTORS));
+            descriptors.extend(ports.take(MOST_DESCRIPTORS - 1));
             wait(&descriptors, Duration::from_nanos(due - now));
+            meter.slept();
         }
+        ear.get_up();
+    }
+    // No port may be closed before nobody has lent anything to anybody.
+    while !worker.drain(clock.now()) {
+        thread::yield_now();
     }
     worker.close(clock.now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::FramePool;
+    use crate::burst::Burst;
+    use crate::crossing;
+    use crate::port::{Outbox, Port, Refused, Sent};
+    use crate::snapshot::{PortConfig, Snapshot};
+
+    /// A port with nothing to receive, at which one worker dies when it is told to.
+    struct Idle(Option<Arc<AtomicBool>>);
+
+    impl Port for Idle {
+        fn receive(&mut self, _: Nanos, _: &mut FramePool, _: &mut Burst) -> Refused {
+            let dies = self.0.as_ref().is_some_and(|dies| dies.load(Ordering::Relaxed));
+            assert!(!dies, "as the test wants it");
+            Refused::default()
+        }
+
+        fn transmit(&mut self, _: Nanos, _: &mut FramePool, _: &mut Outbox) -> Sent {
+            Sent::default()
+        }
+
+        fn close(&mut self, _: &mut FramePool) -> u32 {
+            0
+        }
+    }
+
+    fn start(habit: Habit, dies: &Arc<AtomicBool>) -> (Running, Clock) {
+        let port = PortConfig {
+            name: "lan".into(),
+            complete_checksums: false,
+            any_mac: false,
+            invent_neighbors: false,
+            host_is_kernel: false,
+        };
+        let snapshot = Arc::new(Snapshot { ports: vec![port], ..Snapshot::default() });
+        let pools = FramePool::new(8, false).unwrap().split(2);
+        let worker = |(index, pool)| {
+            let port = Idle((index == 1).then(|| dies.clone()));
+            Worker::new(snapshot.clone(), vec![Box::new(port)], pool)
+        };
+        let mut workers: Vec<Worker> = pools.into_iter().enumerate().map(worker).collect();
+        crossing::connect(&mut workers);
+        let posts = workers.into_iter().map(|worker| Post { worker, core: 0 }).collect();
+        let clock = Clock::monotonic();
+        (Running::start(posts, habit, clock).unwrap().0, clock)
+    }
+
+    fn until(mut done: impl FnMut() -> bool) {
+        while !done() {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn workers_turn_until_they_are_stopped() {
+        for habit in [Habit::Busy, Habit::Adaptive] {
+            let (running, clock) = start(habit, &Arc::default());
+            let begun = clock.now();
+            until(|| running.signs().iter().all(|signs| signs.heartbeat.last() > begun));
+            until(|| running.signs().iter().all(|signs| signs.pulse.turns().turns > 10));
+            let asleep = running.signs()[0].pulse.turns().asleep > 0;
+            assert_eq!((running.finished(), asleep), (None, habit == Habit::Adaptive));
+            let closed: Vec<Closed> = running.stop().into_iter().map(|ended| ended.unwrap().1).collect();
+            assert_eq!(closed, [Closed { frames: 4, home: 4 }; 2]);
+        }
+    }
+
+    #[test]
+    fn one_that_dies_keeps_no_other_from_ending() {
+        let dies = Arc::new(AtomicBool::new(false));
+        let (running, _) = start(Habit::Adaptive, &dies);
+        assert_eq!(running.finished(), None);
+        dies.store(true, Ordering::Relaxed);
+        until(|| running.finished().is_some());
+        assert_eq!(running.finished(), Some(1));
+        let ended = running.stop();
+        assert!(ended[1].is_none());
+        assert_eq!(ended[0].as_ref().unwrap().1, Closed { frames: 4, home: 4 });
+    }
 }

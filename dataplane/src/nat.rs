@@ -9,6 +9,7 @@ use sluice_pkt::ipv4;
 
 use crate::session::NONE;
 use crate::snapshot::{Pool, Snapshot};
+use crate::stage::owner::Owners;
 use crate::table::bitmap::PortBitmap;
 use crate::table::hash::HashTable;
 use crate::table::key::mix;
@@ -34,6 +35,8 @@ struct External {
     address: Ipv4Addr,
     /// TCP, UDP, ICMP; see [`space`].
     ports: [PortBitmap; 3],
+    /// Of these, how many are taken because other workers give them out.
+    others: [u32; 3],
 }
 
 fn space(protocol: u8) -> Option<usize> {
@@ -63,7 +66,7 @@ impl Nat {
             let found = externals.iter().position(|e| e.address == address);
             found.unwrap_or_else(|| {
                 let ports = [PortBitmap::new(), PortBitmap::new(), PortBitmap::new()];
-                externals.push(External { address, ports });
+                externals.push(External { address, ports, others: [0; 3] });
                 externals.len() - 1
             }) as u32
         };
@@ -78,6 +81,18 @@ impl Nat {
         let capacity = if pools.is_empty() { 1 } else { snapshot.sizes.sessions };
         let bindings = HashTable::with_capacity(capacity, snapshot.seed);
         Self { bindings, externals, pools, random: snapshot.seed, seed: snapshot.seed }
+    }
+
+    /// Gives out the ports only that are worker `me`'s, from now on. There must be no binding yet.
+    pub fn share(&mut self, me: u8, owners: &Owners) {
+        for external in &mut self.externals {
+            for (ports, others) in external.ports.iter_mut().zip(&mut external.others) {
+                for port in (0..=u16::MAX).filter(|&port| owners.of_port(port) != me) {
+                    ports.take(port);
+                    *others += 1;
+                }
+            }
+        }
     }
 
     /// Bindings that are live.
@@ -102,7 +117,9 @@ impl Nat {
 
     /// The external addresses, each with the ports in use for TCP, UDP and ICMP.
     pub fn externals(&self) -> impl Iterator<Item = (Ipv4Addr, [u32; 3])> + '_ {
-        self.externals.iter().map(|e| (e.address, [0, 1, 2].map(|i: usize| e.ports[i].in_use())))
+        self.externals
+            .iter()
+            .map(|e| (e.address, [0, 1, 2].map(|i: usize| e.ports[i].in_use() - e.others[i])))
     }
 
     /// The binding (its index) of an inside endpoint in a pool: the one that it has, or a new one, which keeps its port

@@ -9,8 +9,8 @@ use crate::probe::Probe;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::stage::{
-    FirstPackets, acl, fastpath, flow, fragment, guard, icmp_error, nat, parse, police, rewrite, route,
-    transmit,
+    FirstPackets, acl, fastpath, flow, fragment, guard, icmp_error, nat, owner, parse, police, rewrite,
+    route, transmit,
 };
 
 /// Takes a received burst to its end: every packet is transmitted, held, punted or dropped, and counted as that.
@@ -33,9 +33,14 @@ fn stages(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut
 
     let first = probe.stage("flow", || flow::find(burst, burst.live, shard, snapshot));
     if !first.is_empty() {
-        probe.stage("first_packets", || first_packets(burst, first, shard, snapshot));
+        let decisions = &mut FirstPackets::default();
+        probe.stage("first_packets", || first_packets(burst, first, decisions, shard, snapshot));
     }
+    leave(burst, shard, snapshot, probe);
+}
 
+/// What is left to do once it is known what is to be done.
+fn leave(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
     probe.stage("route", || route::run(burst, shard));
     probe.stage("police", || police::run(burst, shard, snapshot));
     probe.stage("account", || flow::account(burst, shard));
@@ -45,13 +50,19 @@ fn stages(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut
 /// The slow path: decides what becomes of packets that belong to no flow yet. One after the other, as the session that
 /// one of them makes may be that of those behind it.
 #[inline(never)]
-fn first_packets(burst: &mut Burst, mask: Mask, shard: &mut Shard, snapshot: &Snapshot) {
-    let first = &mut FirstPackets::default();
+fn first_packets(
+    burst: &mut Burst,
+    mask: Mask,
+    first: &mut FirstPackets,
+    shard: &mut Shard,
+    snapshot: &Snapshot,
+) {
     let epoch = shard.neighbors.epoch();
     for i in mask {
-        first.begin(flow::find(burst, Mask::one(i), shard, snapshot));
+        first.begin(flow::find_first(burst, i, first, shard, snapshot));
         guard::run(burst, first, snapshot);
         icmp_error::run(burst, first, shard, snapshot);
+        owner::run(burst, first, shard, snapshot);
         acl::run(burst, first, shard, snapshot);
         nat::destination(burst, first, snapshot);
         route::decide(burst, first, shard, snapshot);
@@ -62,4 +73,23 @@ fn first_packets(burst: &mut Burst, mask: Mask, shard: &mut Shard, snapshot: &Sn
     if shard.neighbors.epoch() != epoch {
         flow::refresh(burst, burst.live, shard, snapshot);
     }
+}
+
+/// Decides about packets that another worker asks about. They stay in the burst, and nothing leaves here.
+pub fn decide(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
+    let unknown = flow::known(burst, burst.live, shard);
+    if !unknown.is_empty() {
+        first_packets(burst, unknown, &mut FirstPackets::asked(), shard, snapshot);
+    }
+}
+
+/// Takes packets to their end that have come home from their session's owner, with what is to be done with them.
+pub fn resume(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
+    let epoch = shard.neighbors.epoch();
+    flow::refresh(burst, burst.live, shard, snapshot);
+    if shard.neighbors.epoch() != epoch {
+        flow::refresh(burst, burst.live, shard, snapshot);
+    }
+    leave(burst, shard, snapshot, probe);
+    transmit::run(burst, shard, snapshot);
 }

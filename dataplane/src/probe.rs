@@ -1,4 +1,4 @@
-//! A hook around each stage, for whoever wants to know what it costs.
+//! A hook around each stage, and for each burst, for whoever wants to know what they cost.
 
 /// Is called for each stage of each burst, and runs it. [`()`](unit) does nothing else, and compiles to nothing.
 pub trait Probe {
@@ -7,6 +7,10 @@ pub trait Probe {
     fn stage<R>(&mut self, _name: &'static str, stage: impl FnOnce() -> R) -> R {
         stage()
     }
+
+    /// A port gave so many packets at once.
+    #[inline(always)]
+    fn burst(&mut self, _packets: usize) {}
 }
 
 impl Probe for () {}

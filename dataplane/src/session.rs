@@ -5,14 +5,17 @@
 //! TCP flags, ageing and listings touch lies apart, in [`Session`].
 
 mod batch;
+mod copies;
 mod flow;
 
 use sluice_pkt::{ipv4, tcp};
 
 pub use self::batch::Batch;
+pub use self::copies::{Activity, Ended, Lease, SessionId};
+use self::copies::{Copies, LAG};
 pub use self::flow::{
-    Direction, Flow, FlowAction, Key4, Key6, KeyFacts, NO_LIMIT, addresses, key4, key6, plain_action, ports,
-    ticks,
+    Direction, Flow, FlowAction, FlowKey, Key4, Key6, KeyFacts, NO_LIMIT, addresses, key4, key6,
+    plain_action, ports, ticks,
 };
 
 use crate::clock::{Nanos, SECOND};
@@ -54,7 +57,14 @@ pub struct Session {
     pub packets: [u64; 2],
     /// Bytes of each direction, up to the last sweep.
     pub bytes: [u64; 2],
+    /// Counts the sessions that have had this index.
+    pub generation: u32,
+    /// Which other workers may have copies of each direction, a bit each.
+    pub carriers: [u16; 2],
 }
+
+/// Ends of sessions that wait to be told to their carriers, at most; one that finds no room is found out in time.
+const ENDED: usize = 1024;
 
 /// How often the sweep goes on.
 const SWEEP_INTERVAL: Nanos = SECOND / 10_000;
@@ -96,7 +106,8 @@ impl Session {
     }
 
     fn timeout(&self, timeouts: &Timeouts) -> Nanos {
-        match self.protocol {
+        let lag = if self.carriers == [0; 2] { 0 } else { LAG };
+        lag + match self.protocol {
             ipv4::TCP if self.state() == State::Established => timeouts.tcp_established,
             ipv4::TCP => timeouts.tcp_transitory,
             ipv4::UDP => timeouts.udp,
@@ -104,6 +115,12 @@ impl Session {
             _ => timeouts.other,
         }
     }
+}
+
+/// The shortest timeout that a session of this protocol may have.
+fn shortest(protocol: u8, timeouts: &Timeouts) -> Nanos {
+    let opening = Session { protocol, ..Session::default() }.timeout(timeouts);
+    if protocol == ipv4::TCP { opening.min(timeouts.tcp_established) } else { opening }
 }
 
 /// What a new session is made of.
@@ -131,6 +148,9 @@ pub struct Sessions {
     /// A flow whose stamp is another is looked at anew before its action is used.
     pub stamp: u32,
     sweep: Sweep,
+    copies: Copies,
+    /// Sessions that have ended, for the carriers of their flows.
+    ended: std::collections::VecDeque<Ended>,
 }
 
 #[derive(Debug, Default)]
@@ -180,7 +200,24 @@ impl Sessions {
             live: 0,
             stamp: 1,
             sweep: Sweep::default(),
+            copies: Copies::default(),
+            ended: std::collections::VecDeque::new(),
         }
+    }
+
+    /// Takes the memory for copies of other workers' flows, as many as there may be sessions. There must be none yet.
+    pub fn share(&mut self, snapshot: &Snapshot) {
+        let room = snapshot.sizes.sessions;
+        let capacity = self.v4.capacity().saturating_add(room);
+        self.v4 = HashTable::with_capacity(capacity, snapshot.seed);
+        self.v6 = HashTable::with_capacity(capacity, snapshot.seed.rotate_left(32));
+        self.copies = Copies::new(room);
+        self.ended.reserve_exact(ENDED);
+    }
+
+    /// The next session that has ended and that others have copies of.
+    pub fn take_ended(&mut self) -> Option<Ended> {
+        self.ended.pop_front()
     }
 
     /// Sessions that are live.
@@ -195,7 +232,10 @@ impl Sessions {
 
     /// Memory of the tables, bytes.
     pub fn bytes(&self) -> usize {
-        self.v4.bytes() + self.v6.bytes() + self.slab.capacity() * (size_of::<Session>() + size_of::<u32>())
+        self.v4.bytes()
+            + self.v6.bytes()
+            + self.slab.capacity() * (size_of::<Session>() + size_of::<u32>())
+            + self.copies.bytes()
     }
 
     /// The session at `index`, if it is live.
@@ -246,8 +286,12 @@ impl Sessions {
     {
         for key in &new.keys {
             if let Some(flow) = K::of(self).find(key).and_then(|i| K::of(self).value(i)) {
-                let session = flow.session();
-                self.end(session, nat, counters);
+                let (session, is_copy) = (flow.session(), flow.is_copy());
+                if is_copy {
+                    self.remove_copy(session);
+                } else {
+                    self.end(session, nat, counters);
+                }
             }
         }
         let index = self.free.pop().or_else(|| {
@@ -273,8 +317,10 @@ impl Sessions {
             flows[direction] =
                 if same { NONE } else { K::of(self).insert(new.keys[direction], flow).unwrap_or(NONE) };
         }
+        let generation = self.slab[index as usize].generation.wrapping_add(1);
         self.slab[index as usize] = Session {
             live: true,
+            generation,
             family: K::FAMILY,
             protocol: new.protocol,
             flows,
@@ -292,10 +338,14 @@ impl Sessions {
         let Some(session) = self.slab.get_mut(index as usize).filter(|s| s.live) else { return };
         session.live = false;
         let session = *session;
-        for flow in session.flows {
-            match session.family {
-                Family::V4 => drop(self.v4.remove(flow)),
-                Family::V6 => drop(self.v6.remove(flow)),
+        for (flow, carriers) in session.flows.into_iter().zip(session.carriers) {
+            let key = match session.family {
+                Family::V4 => self.v4.remove(flow).map(|(key, _)| FlowKey::V4(key)),
+                Family::V6 => self.v6.remove(flow).map(|(key, _)| FlowKey::V6(key)),
+            };
+            if let Some(key) = key.filter(|_| carriers != 0 && self.ended.len() < ENDED) {
+                let id = SessionId { index, generation: session.generation };
+                self.ended.push_back(Ended { carriers, id, key });
             }
         }
         nat.release(session.binding);

@@ -3,6 +3,7 @@
 use crate::arena::FramePool;
 use crate::clock::Nanos;
 use crate::counters::Counters;
+use crate::crossing::Crossing;
 use crate::local::neighbor::Neighbors;
 use crate::local::{self, Local};
 use crate::nat::Nat;
@@ -38,6 +39,8 @@ pub struct Shard {
     pub outboxes: Vec<Outbox>,
     /// Counters.
     pub counters: Counters,
+    /// The exchange with other workers, where there are any.
+    pub crossing: Option<Box<Crossing>>,
 }
 
 impl Shard {
@@ -55,6 +58,7 @@ impl Shard {
             local: Local::new(snapshot),
             outboxes: snapshot.ports.iter().map(|_| Outbox::new(OUTBOX)).collect(),
             counters: Counters::new(snapshot),
+            crossing: None,
         }
     }
 

@@ -13,6 +13,10 @@ pub enum Verdict {
     Local,
     /// Waits, as it came, for the neighbour with this index to be resolved; then it goes through the pipeline again.
     Hold(u32),
+    /// Is lent to the worker that owns its session, and comes back with an answer.
+    Ask(u8),
+    /// A later fragment: is lent to the worker that knows what the first one of its datagram said.
+    AskDatagram(u8),
     /// Dies silently.
     Drop(DropReason),
     /// Dies, and its sender is told by ICMP, rates permitting.
@@ -169,11 +173,22 @@ drop_reasons! {
     TransmitQueueFull = "transmit_queue_full",
     /// The gateway was stopped while the packet waited.
     Shutdown = "shutdown",
+    /// As many packets are lent to the worker that owns its session as may be.
+    CrossingFull = "crossing_full",
+    /// As many packets wait for the answer of their session's owner as may.
+    OwnerQueueFull = "owner_queue_full",
+    /// The worker that owns its session did not answer in time.
+    OwnerSilent = "owner_silent",
 }
 
 impl DropReason {
     /// How many reasons there are.
     pub const COUNT: usize = Self::ALL.len();
+
+    /// Whether packets die of it only where there are several workers.
+    pub const fn is_of_crossing(self) -> bool {
+        matches!(self, Self::CrossingFull | Self::OwnerQueueFull | Self::OwnerSilent)
+    }
 }
 
 impl From<ParseError> for DropReason {

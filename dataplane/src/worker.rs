@@ -8,6 +8,7 @@ use crate::arena::FramePool;
 use crate::burst::Burst;
 use crate::clock::{MILLISECOND, Nanos};
 use crate::counters::{Counters, Publisher, Reader, channel};
+use crate::crossing::{self, Crossing, Heartbeat, Statuses};
 use crate::inspect::{self, Inspected, Inspector};
 use crate::local::mirror::{self, MirrorControl};
 use crate::pipeline;
@@ -15,6 +16,7 @@ use crate::port::{Port, Refused};
 use crate::probe::Probe;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
+use crate::stage::owner::Owners;
 use crate::verdict::DropReason;
 
 /// How often counters are published.
@@ -31,7 +33,14 @@ pub struct Worker {
     inspected: Inspected,
     inspector: Option<Inspector>,
     published: Nanos,
+    index: usize,
+    statuses: Statuses,
+    /// When it began to drain.
+    draining: Option<Nanos>,
 }
+
+/// How long a worker that ends waits for its frames that others have.
+const DRAIN: Nanos = 200 * MILLISECOND;
 
 /// What became of a worker's frames when it was closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +57,11 @@ impl Worker {
         let shard = Shard::new(&snapshot, pool);
         let (publisher, reader) = channel(&shard.counters);
         let (inspected, inspector) = inspect::channel();
+        let statuses = crossing::statuses(1, &snapshot);
         Self {
+            index: 0,
+            statuses,
+            draining: None,
             snapshot,
             ports,
             shard,
@@ -59,6 +72,28 @@ impl Worker {
             inspector: Some(inspector),
             published: 0,
         }
+    }
+
+    /// Makes it one of several.
+    pub(crate) fn join(&mut self, index: usize, owners: Owners, crossing: Box<Crossing>, statuses: Statuses) {
+        let (shard, snapshot) = (&mut self.shard, &self.snapshot);
+        shard.sessions.share(snapshot);
+        shard.nat.share(index as u8, &owners);
+        shard.neighbors.share(index as u8, owners);
+        shard.limiters.share(index, statuses.clone());
+        shard.local.share(snapshot, index, owners.workers());
+        shard.crossing = Some(crossing);
+        (self.index, self.statuses) = (index, statuses);
+    }
+
+    /// Which of several workers it is; 0 for one alone.
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// By which others see whether it still polls.
+    pub fn heartbeat(&self) -> Heartbeat {
+        Heartbeat::new(self.statuses.clone(), self.index)
     }
 
     /// The end by which it is told of neighbours on ports where the kernel alone speaks ARP and ND.
@@ -101,18 +136,73 @@ impl Worker {
 
     /// As [`poll`](Self::poll), with a probe that is told of each stage and of the worker's own duties.
     pub fn poll_probed(&mut self, now: Nanos, probe: &mut impl Probe) -> usize {
+        if let Some(status) = self.statuses.get(self.index) {
+            status.beat(now);
+        }
         probe.stage("upkeep", || self.keep(now));
+        if self.shard.crossing.is_some() {
+            self.cross(now, probe);
+        }
         let mut work = 0;
-        for index in 0..self.ports.len() {
-            work += self.receive(index, now, probe);
+        if self.draining.is_none() {
+            for index in 0..self.ports.len() {
+                work += self.receive(index, now, probe);
+            }
         }
         probe.stage("hand_over", || self.flush(now));
+        if self.shard.crossing.is_some() {
+            work += self.tell(work, now);
+        }
         work + usize::from(self.inspected.serve(&self.shard, now))
+    }
+
+    /// Sees to what came from other workers, ahead of new packets.
+    #[inline(never)]
+    fn cross(&mut self, now: Nanos, probe: &mut impl Probe) {
+        let Self { burst, shard, snapshot, .. } = self;
+        crossing::take_notices(shard, snapshot, now);
+        burst.now = now;
+        while crossing::take_answers(burst, shard) {
+            pipeline::resume(burst, shard, snapshot, probe);
+            burst.clear();
+        }
+        while crossing::is_ready(shard) {
+            crossing::release(burst, shard);
+            pipeline::run(burst, shard, snapshot, probe);
+            burst.clear();
+        }
+        while crossing::take_questions(burst, shard) {
+            pipeline::decide(burst, shard, snapshot);
+            crossing::answer(burst, shard);
+            burst.clear();
+        }
+        crossing::keep(shard, snapshot, now);
+        self.release(now);
+    }
+
+    /// Lets other workers know what has happened here. Returns how much there was to do with them.
+    #[inline(never)]
+    fn tell(&mut self, received: usize, now: Nanos) -> usize {
+        crossing::tell(&mut self.shard);
+        let shard = &mut self.shard;
+        let Some(crossing) = &mut shard.crossing else { return 0 };
+        if received > 0 && shard.sessions.copies() > 0 {
+            crossing.saw_packets(now);
+        }
+        crossing.take_work()
+    }
+
+    /// Whether something lies on the rings for another worker, who has not taken it yet.
+    pub fn has_left_for(&self, other: usize) -> bool {
+        self.shard.crossing.as_ref().is_some_and(|crossing| crossing.has_left_for(other))
     }
 
     /// When the worker has something to do even if no packet comes; it may lie in the past.
     pub fn next_due(&self) -> Nanos {
-        self.shard.neighbors.next_due().min(self.shard.local.next_due())
+        let shard = &self.shard;
+        let crossing = shard.crossing.as_ref();
+        let crossing = crossing.map_or(Nanos::MAX, |c| c.next_due(shard.sessions.next_copies()));
+        shard.neighbors.next_due().min(shard.local.next_due()).min(crossing)
     }
 
     fn receive(&mut self, index: usize, now: Nanos, probe: &mut impl Probe) -> usize {
@@ -121,6 +211,7 @@ impl Worker {
         burst.port = index as u16;
         let refused = ports[index].receive(now, &mut shard.pool, burst);
         let count = burst.len();
+        probe.burst(count);
         let rx = &mut shard.counters.ports[index].rx;
         rx.packets += count as u64;
         rx.bytes += burst.wire_bytes();
@@ -151,14 +242,16 @@ impl Worker {
         let Self { shard, snapshot, .. } = self;
         shard.sessions.sweep(now, &snapshot.timeouts, &mut shard.nat, &mut shard.counters);
         shard.local(snapshot, now).tick();
+        shard.limiters.keep(now, snapshot);
         if now.saturating_sub(self.published) >= PUBLISH {
             self.publish(now);
         }
     }
 
-    /// Packets that wait, for a neighbour or in an outbox.
+    /// Packets that wait: for a neighbour, for another worker's answer, or in an outbox.
     pub fn held(&self) -> u64 {
         self.shard.neighbors.held()
+            + self.shard.crossing.as_ref().map_or(0, |crossing| crossing.held())
             + self.shard.outboxes.iter().map(|outbox| outbox.len() as u64).sum::<u64>()
     }
 
@@ -170,6 +263,7 @@ impl Worker {
         shard.counters.held = held;
         shard.counters.sessions = shard.sessions.live().into();
         shard.counters.bindings = shard.nat.live().into();
+        shard.counters.copies = shard.sessions.copies().into();
         for (published, count) in shard.counters.limits.iter_mut().zip(shard.limiters.counts()) {
             *published = count;
         }
@@ -187,11 +281,24 @@ impl Worker {
         }
     }
 
+    /// Polls without receiving, before the end: true when no frame of any worker is with another, or when that took too
+    /// long. All workers should be drained, each until it says so, before any is closed.
+    pub fn drain(&mut self, now: Nanos) -> bool {
+        let since = *self.draining.get_or_insert(now);
+        self.poll(now);
+        let lent = self.shard.crossing.as_ref().map_or(0, |crossing| crossing.held());
+        if let Some(status) = self.statuses.get(self.index) {
+            status.set_drained(lent == 0);
+        }
+        self.statuses.iter().all(|status| status.is_drained()) || now.saturating_sub(since) >= DRAIN
+    }
+
     /// Ends it: what still waits is dropped and counted, the ports give back their frames, the last counters are
     /// published and returned.
     pub fn close(&mut self, now: Nanos) -> (Counters, Closed) {
         self.flush(now);
         let shard = &mut self.shard;
+        crossing::close(shard);
         while let Some(frame) = shard.neighbors.drain() {
             shard.counters.dropped(DropReason::Shutdown, 1);
             shard.pool.give(frame);

@@ -1,8 +1,9 @@
 """Sums up the measurements of scripts/bench-veth.
 
-bench-veth.py row FORWARDER LOAD-BEFORE SINK-BEFORE LOAD-AFTER SINK-AFTER PERF SOFTIRQS-BEFORE SOFTIRQS-AFTER
-    one measurement, as a line of JSON
+bench-veth.py row FORWARDER LOADS-BEFORE SINK-BEFORE LOADS-AFTER SINK-AFTER PERF SOFTIRQS-BEFORE SOFTIRQS-AFTER WORKERS
+    one measurement, as a line of JSON; of the loads a line each
 bench-veth.py report ROWS CORE [JSON]
+bench-veth.py workers ROWS COUNT [JSON]
 """
 
 import json
@@ -17,12 +18,16 @@ def softirqs(path):
 
 def rate(before, after):
     """Packets a second between two answers of a load or a sink, and packets by core."""
-    before, after = json.loads(before), json.loads(after)
-    by_core = [b - a for a, b in zip(before["by_core"], after["by_core"])]
-    return sum(by_core) / (after["seconds"] - before["seconds"]), by_core
+    pps, by_core = 0, []
+    for one, other in zip(before.splitlines(), after.splitlines()):
+        one, other = json.loads(one), json.loads(other)
+        counts = [b - a for a, b in zip(one["by_core"], other["by_core"])]
+        pps += sum(counts) / (other["seconds"] - one["seconds"])
+        by_core = [a + b for a, b in zip(by_core, counts)] or counts
+    return pps, by_core
 
 
-def row(forwarder, load_before, sink_before, load_after, sink_after, perf, softirqs_before, softirqs_after):
+def row(forwarder, load_before, sink_before, load_after, sink_after, perf, softirqs_before, softirqs_after, workers):
     offered, _ = rate(load_before, load_after)
     pps, by_core = rate(sink_before, sink_after)
     used = {}
@@ -43,7 +48,15 @@ def row(forwarder, load_before, sink_before, load_after, sink_after, perf, softi
         "core_share": round(used["task-clock"] / 1e3 / seconds, 2) if "task-clock" in used else None,
         "sink_packets_by_core": by_core,
         "net_rx_softirqs_by_core": softirq,
+        "workers": vitals(workers),
     }))
+
+
+def vitals(path):
+    """What the workers said of themselves under the load."""
+    keys = ("core", "packets_per_second", "burst_p50", "burst_p99", "cycles_per_packet", "idle_percent", "crossed_percent", "stalls")
+    with open(path) as file:
+        return [{key: worker[key] for key in keys} for worker in json.load(file)]
 
 
 def report(path, core, as_json=None):
@@ -91,4 +104,37 @@ def report(path, core, as_json=None):
         print(f"latency {name:16} p50 {of['p50']:7.1f} µs  p99 {of['p99']:7.1f} µs  ({of['packets']} packets)")
 
 
-{"row": row, "report": report}[sys.argv[1]](*sys.argv[2:])
+def workers(path, count, as_json=None):
+    """One worker against several."""
+    with open(path) as file:
+        rows = [json.loads(line) for line in file]
+    rates = {n: [r for r in rows if r["rate"] == name] for n, name in (("1", "sluice"), (count, f"sluice-{count}"))}
+    pairs = [many["pps"] / one["pps"] for one, many in zip(rates["1"], rates[count])]
+    of = lambda key: {n: [r[key] for r in rs] for n, rs in rates.items()}
+    out = {
+        "pairs": len(pairs),
+        "pps": {n: statistics.median(runs) for n, runs in of("pps").items()},
+        "ratio": round(statistics.median(pairs), 3),
+        "ratio_range": [round(min(pairs), 3), round(max(pairs), 3)],
+        "offered_pps": {n: statistics.median(runs) for n, runs in of("offered_pps").items()},
+        "overloaded": all(lost > 0.01 for runs in of("lost").values() for lost in runs),
+        "own_share": of("own_share"),
+        "core_share": of("core_share"),
+        "sink_napi_by_core": of("sink_packets_by_core"),
+        "runs": of("pps"),
+        "workers": of("workers"),
+    }
+    if as_json:
+        print(json.dumps(out, indent=2))
+        return
+    for n in rates:
+        print(f"{n} worker{'s' * (n != '1')}: {out['pps'][n] / 1e6:.3f} Mpps, offered {out['offered_pps'][n] / 1e6:.3f}; "
+              f"cores' worth of time {out['core_share'][n]}, own code {out['own_share'][n]}")
+        for worker in out["workers"][n][-1]:
+            print("   in the last run:", ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in worker.items()))
+    print(f"ratio {out['ratio']}, median of {out['pairs']} pairs, {out['ratio_range'][0]} to {out['ratio_range'][1]}")
+    if not out["overloaded"]:
+        print("not overloaded: the load was too small, and the figures say nothing")
+
+
+{"row": row, "report": report, "workers": workers}[sys.argv[1]](*sys.argv[2:])

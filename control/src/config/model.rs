@@ -329,7 +329,7 @@ pub enum Direction {
 pub struct Workers {
     /// How many; at least one.
     pub count: usize,
-    /// The core of each, no two alike; empty: chosen by where the devices are.
+    /// The core of each; empty: chosen by where the devices are.
     pub cores: Vec<usize>,
     /// How they wait.
     pub poll: Poll,

@@ -84,6 +84,14 @@ fn channels(patient: &Patient<'_>) -> Finding {
     let wanted = patient.settings.and_then(|settings| settings.channels);
     let plural = if facts.queues == 1 { "" } else { "s" };
     let now = format!("{} receive queue{plural}", facts.queues);
+    let queues = patient.channels.unwrap_or(facts.queues);
+    if (queues as usize) < patient.workers {
+        return Finding::problem(
+            POINT,
+            format!("{now}, and {} workers, each of which needs one to send on", patient.workers),
+            format!("[workers] count = {queues}"),
+        );
+    }
     match (facts.channels.filter(|channels| channels.most() > 0), wanted) {
         (None, Some(wanted)) if wanted != facts.queues => Finding::problem(
             POINT,
@@ -97,6 +105,9 @@ fn channels(patient: &Patient<'_>) -> Finding {
         ),
         (Some(channels), Some(wanted)) if wanted != channels.queues() => {
             Finding::fine(POINT, format!("{now}; `sluice run` makes it {wanted}, as configured"))
+        }
+        (Some(_), None) if queues != facts.queues => {
+            Finding::fine(POINT, format!("{now}; `sluice run` makes it {queues}, one for each worker"))
         }
         (Some(channels), _) => Finding::fine(POINT, format!("{now} of up to {}", channels.most())),
         (None, _) => Finding::fine(POINT, now),

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::config::{Config, Device, Interface, Link};
 use crate::device::machine::Machine;
 use crate::device::{Facts, Inventory, NetlinkError, Session};
+use crate::intake;
 use crate::plan::{self, PortQueues};
 
 mod device;
@@ -94,6 +95,10 @@ struct Patient<'a> {
     settings: Option<&'a Device>,
     /// Whether there are VLANs on it.
     vlans: bool,
+    /// Workers, each of which needs a queue.
+    workers: usize,
+    /// What `sluice run` makes of its channels.
+    channels: Option<u32>,
     /// Nodes of the workers that own its queues.
     worker_nodes: Vec<u32>,
 }
@@ -136,11 +141,15 @@ fn diagnose(machine: Machine, facts: Vec<Facts>, config: Option<&Config>) -> Dia
         let mut found = config.into_iter().flat_map(devices);
         found.find(|(_, _, device)| device.device == facts.name)
     };
+    let channels = |facts: &Facts| {
+        let configured = settings(facts).and_then(|(_, _, device)| device.channels);
+        intake::channels(configured, facts, workers.count)
+    };
     let ports: Vec<PortQueues> = facts
         .iter()
         .map(|facts| PortQueues {
             port: facts.name.clone(),
-            queues: settings(facts).and_then(|(_, _, device)| device.channels).unwrap_or(facts.queues).max(1),
+            queues: channels(facts).unwrap_or(facts.queues).max(1),
             node: facts.numa_node,
         })
         .collect();
@@ -156,6 +165,8 @@ fn diagnose(machine: Machine, facts: Vec<Facts>, config: Option<&Config>) -> Dia
             interface: own.map(|(_, interface, _)| interface),
             settings: own.map(|(_, _, device)| device),
             vlans: own.is_some_and(|(index, _, _)| has_vlans(config, index)),
+            workers: workers.count,
+            channels: channels(facts),
             worker_nodes: owners.filter_map(|worker| worker.node).collect(),
         };
         let found = device::examine(&patient, &machine);

@@ -159,6 +159,25 @@ fn queues_against_the_configuration() {
 }
 
 #[test]
+fn queues_against_the_workers() {
+    let with = |count: usize, facts: Facts| {
+        let text = format!("[interfaces.eth1]\naddress = \"10.0.0.1/24\"\n[workers]\ncount = {count}\n");
+        let diagnosis = diagnose(machine(), vec![facts], Some(&config(&text)));
+        let (level, text, remedy) = at(&diagnosis, "queues");
+        (level, text.to_owned(), remedy.to_owned())
+    };
+    let two = || Facts {
+        queues: 2,
+        channels: Some(Channels { combined: 2, combined_max: 4, ..Channels::default() }),
+        ..nic("eth1")
+    };
+    assert_eq!(with(2, two()).1, "2 receive queues of up to 4");
+    assert_eq!(with(3, two()).1, "2 receive queues; `sluice run` makes it 3, one for each worker");
+    let (level, _, remedy) = with(3, Facts { channels: None, ..two() });
+    assert_eq!((level, remedy.as_str()), (Level::Problem, "[workers] count = 2"));
+}
+
+#[test]
 fn an_rss_table_that_leaves_queues_out() {
     let diagnosis = of_device(Facts { rss: Some(vec![0, 1, 0, 1]), ..nic("eth1") });
     let (level, text, remedy) = at(&diagnosis, "rss");

@@ -1,7 +1,7 @@
 //! `host = "kernel"`: the kernel answers for the box's own addresses, and Sluice leaves them to it.
 //!
 //! Control tells the XDP program which addresses these are, and follows them as they change. It asks the kernel for the
-//! neighbours that the worker wants, and hands over what the kernel knows. Where NAT has an address together with the
+//! neighbours that a worker wants, and hands what the kernel knows to all of them. Where NAT has an address together with the
 //! kernel, its ports are kept out of the kernel's.
 
 use std::io;
@@ -20,7 +20,7 @@ use crate::device::{Event, KernelNeighbor, Monitor, NetlinkError, Rtnetlink};
 
 mod ports;
 
-/// Between two looks for what the worker wants and the kernel says.
+/// Between two looks for what the workers want and the kernel says.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Why the kernel cannot be the host.
@@ -203,10 +203,10 @@ impl Follower {
     ///
     /// # Errors
     /// See [`HostError`].
-    pub fn start(plan: Plan, tables: Vec<HostTable>, mirror: MirrorControl) -> Result<Self, HostError> {
+    pub fn start(plan: Plan, tables: Vec<HostTable>, mirrors: Vec<MirrorControl>) -> Result<Self, HostError> {
         // First, so that nothing is missed between the reading and the listening.
         let monitor = Monitor::open()?;
-        let mut work = Work { plan, tables, mirror, monitor, rtnetlink: Rtnetlink::open()? };
+        let mut work = Work { plan, tables, mirrors, monitor, rtnetlink: Rtnetlink::open()? };
         work.fill()?;
         for (ifindex, address) in work.plan.next_hops.clone() {
             // A kernel before 5.16 does not manage neighbours; the worker asks for them in time.
@@ -240,15 +240,16 @@ impl Drop for Follower {
 struct Work {
     plan: Plan,
     tables: Vec<HostTable>,
-    mirror: MirrorControl,
+    /// One for each worker.
+    mirrors: Vec<MirrorControl>,
     monitor: Monitor,
     rtnetlink: Rtnetlink,
 }
 
 impl Work {
-    /// What the kernel does not answer now, the worker asks again in a second.
+    /// What the kernel does not answer now, the workers ask again in a second.
     fn step(&mut self) {
-        while let Some(wanted) = self.mirror.wanted() {
+        while let Some(wanted) = self.mirrors.iter_mut().find_map(MirrorControl::wanted) {
             let device = self.plan.interfaces.iter().find(|(index, _)| *index == wanted.interface);
             let Some((_, ifindex)) = device.copied() else { continue };
             let _ = self.rtnetlink.use_neighbor(ifindex, wanted.address, false);
@@ -276,8 +277,10 @@ impl Work {
         let KernelNeighbor { ifindex, address, mac, confirmed } = neighbor;
         for (interface, _) in self.plan.interfaces.iter().filter(|(_, device)| *device == ifindex) {
             let known = Known { interface: *interface, address, mac: Mac(mac), confirmed };
-            // Without room now, the worker asks again.
-            let _ = self.mirror.tell(known);
+            for mirror in &mut self.mirrors {
+                // Without room now, the worker asks again.
+                let _ = mirror.tell(known);
+            }
         }
     }
 

@@ -46,6 +46,11 @@ impl Announcements {
         Self { addresses, next: 0, rounds_left: ROUNDS, due }
     }
 
+    /// Another worker announces.
+    pub(super) fn silence(&mut self) {
+        self.due = Nanos::MAX;
+    }
+
     pub(super) fn next_due(&self) -> Nanos {
         self.due
     }

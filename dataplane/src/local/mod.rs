@@ -66,6 +66,17 @@ impl Local {
         }
     }
 
+    /// One of several workers: their ICMP together keeps the rate, and the first alone announces.
+    pub(crate) fn share(&mut self, snapshot: &Snapshot, me: usize, workers: usize) {
+        let rate = u64::from(snapshot.icmp_per_second);
+        let (workers, me) = (workers as u64, me as u64);
+        let share = rate / workers + u64::from(me < rate % workers);
+        (self.errors, self.echoes) = (PacketMeter::new(share, share), PacketMeter::new(share, share));
+        if me > 0 {
+            self.announcements.silence();
+        }
+    }
+
     /// From now on, neighbours on ports whose `host_is_kernel` is set are asked for here.
     pub fn set_mirror(&mut self, mirror: Mirror) {
         self.mirror = Some(mirror);
@@ -238,6 +249,9 @@ impl Context<'_> {
         let kernels = self.snapshot.ports.get(usize::from(link.port)).is_some_and(|port| port.host_is_kernel);
         if let Some(mirror) = self.local.mirror.as_mut().filter(|_| kernels) {
             return mirror.ask(Wanted { interface: request.interface, address: request.address });
+        }
+        if self.neighbors.leave_to_another(request, self.snapshot) {
+            return;
         }
         match request.address {
             IpAddr::V4(address) => self.ask_arp(link, address, request.mac),

@@ -62,7 +62,9 @@ impl Context<'_> {
                 let interface = packet.interface;
                 let learned =
                     self.neighbors.learn(self.snapshot, interface, target_addr.into(), news, self.now);
-                if learned { Ok(()) } else { Err(DropReason::LocalUnwanted) }
+                // It may be the answer to another worker's question.
+                let wanted = learned || solicited && self.neighbors.is_shared();
+                if wanted { Ok(()) } else { Err(DropReason::LocalUnwanted) }
             }
             _ => Err(DropReason::LocalUnwanted),
         }

@@ -14,26 +14,28 @@
 //! A scan of a subnet must exhaust nothing (RFC 6583). A quarter of the table is for neighbours that are not resolved, the
 //! rest for those that are, and neither takes the other's room. New questions have a rate, and so a scan makes no storm.
 
-mod hold;
 mod hop;
 mod list;
 mod room;
+mod shared;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use sluice_pkt::ethernet::Mac;
 
-use self::hold::{HoldQueue, PER_NEIGHBOR, Undelivered};
 use self::hop::NOWHERE;
 pub use self::hop::{Egress, NextHop, invented_mac};
 pub use self::list::Neighbor;
 use self::list::{NeighborKey, address_of, interface_of, key};
 pub use self::room::IDLE;
+use self::shared::Shared;
+pub use self::shared::{Told, Word};
 use super::link;
 use crate::arena::Frame;
 use crate::burst::Burst;
 use crate::clock::{Nanos, SECOND};
+use crate::hold::{HoldQueue, Undelivered};
 use crate::snapshot::{Interface, Snapshot};
 use crate::table::hash::HashTable;
 use crate::table::meter::PacketMeter;
@@ -51,6 +53,8 @@ pub const DELAY: Nanos = 5 * SECOND;
 pub const NEGATIVE: Nanos = 3 * SECOND;
 /// Neighbours that are newly asked for, per second and in a burst; known ones are probed regardless.
 pub const NEW_PER_SECOND: u64 = 100;
+/// The most frames that wait for one neighbour (RFC 4861 7.2.2 asks for one at least).
+const PER_NEIGHBOR: u8 = 8;
 /// What a request costs of [`Neighbors::poll`]'s budget, in places examined.
 const REQUEST_COST: u32 = 32;
 const NEVER: Nanos = Nanos::MAX;
@@ -164,6 +168,8 @@ pub struct Neighbors {
     next_due: Nanos,
     /// The soonest time due among the places that this sweep has been at.
     upcoming: Nanos,
+    /// What binds it to the tables of other workers.
+    shared: Option<Box<Shared>>,
 }
 
 impl std::fmt::Debug for Neighbors {
@@ -192,7 +198,14 @@ impl Neighbors {
             cursor: 0,
             next_due: NEVER,
             upcoming: NEVER,
+            shared: None,
         }
+    }
+
+    /// Whether an address on an interface's link is one of a broadcast.
+    pub(crate) fn is_broadcast(snapshot: &Snapshot, interface: u16, address: IpAddr) -> bool {
+        let link = snapshot.interfaces.get(usize::from(interface));
+        link.is_some_and(|link| link::is_broadcast(link, address))
     }
 
     /// The next hop with this index; an unresolved one that leads nowhere if there is none.
@@ -347,6 +360,18 @@ impl Neighbors {
         news: News,
         now: Nanos,
     ) -> bool {
+        self.tell_news(interface, address, news);
+        self.take_in(snapshot, interface, address, news, now)
+    }
+
+    fn take_in(
+        &mut self,
+        snapshot: &Snapshot,
+        interface: u16,
+        address: IpAddr,
+        news: News,
+        now: Nanos,
+    ) -> bool {
         let key = key(interface, address);
         match (self.table.find(&key), news.mac) {
             (Some(index), mac) => self.update(index, mac, news, now),
@@ -448,6 +473,8 @@ impl Neighbors {
             (entry.state, entry.since, entry.attempts) = (State::Probe, now, 0);
         }
         if entry.attempts == ATTEMPTS {
+            let (interface, address) = (interface_of(key), address_of(key));
+            self.tell_lost(interface, address);
             self.fail(index, DropReason::NeighborUnreachable, now);
             return None;
         }

@@ -79,7 +79,7 @@ pub struct Flow {
     pub stamp: u32,
     /// When the last packet passed, in [`ticks`].
     pub last_seen: u32,
-    /// Session index and direction, see [`Flow::session`].
+    /// Index of the session, or of the copy, and direction; see [`Flow::session`].
     pub(super) session: u32,
     /// Packets since the sweep last moved them to the session.
     pub packets: u32,
@@ -87,11 +87,25 @@ pub struct Flow {
     pub bytes: u64,
 }
 
+/// In [`Flow::session`]: the record is the copy of one that another worker owns.
+const COPY: u32 = 1 << 31;
+
 impl Flow {
-    /// Index of the session.
+    /// Index of the session; of the copy, if it [is one](Self::is_copy).
     #[inline]
     pub const fn session(&self) -> u32 {
-        self.session >> 1
+        (self.session & !COPY) >> 1
+    }
+
+    /// Whether the session is another worker's.
+    #[inline]
+    pub const fn is_copy(&self) -> bool {
+        self.session & COPY != 0
+    }
+
+    /// What [`Flow::session`] holds for a copy.
+    pub(super) const fn copy_reference(index: u32, direction: Direction) -> u32 {
+        COPY | index << 1 | direction as u32
     }
 
     /// Counts a packet of so many bytes that goes on at this time.
@@ -148,6 +162,15 @@ pub const fn addresses(src: u32, dst: u32) -> u64 {
 #[inline]
 pub const fn ports(src: u16, dst: u16) -> u32 {
     (src as u32) << 16 | dst as u32
+}
+
+/// The key of a flow of either family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FlowKey {
+    /// IPv4.
+    V4(Key4),
+    /// IPv6.
+    V6(Key6),
 }
 
 /// What a key's second half says, for listings.

@@ -12,8 +12,10 @@ use super::{
     Decision, FirstPackets, Tuple4, acl, addresses4, addresses6, reversed, route, sessionless, tuple,
 };
 use crate::burst::{Burst, Mask};
+use crate::crossing;
 use crate::session::{
-    Batch, Family, Flow, FlowAction, Key4, Key6, NONE, NewSession, addresses, key4, key6, ports, ticks,
+    Batch, Family, Flow, FlowAction, FlowKey, Key4, Key6, NONE, NewSession, addresses, key4, key6, ports,
+    ticks,
 };
 use crate::shard::Shard;
 use crate::snapshot::{AclAction, NONE16, Snapshot};
@@ -25,6 +27,31 @@ const OPENS_OR_ENDS: u8 = tcp::SYN | tcp::FIN | tcp::RST;
 
 /// Looks these packets up. Returns those that belong to no session (ICMP errors among them, which are about one).
 pub fn find(burst: &mut Burst, mask: Mask, shard: &mut Shard, snapshot: &Snapshot) -> Mask {
+    let found = look_up_all(burst, mask, shard);
+    if !found.stale.is_empty() {
+        refresh(burst, found.stale, shard, snapshot);
+    }
+    found.unknown
+}
+
+/// As [`find`], for packets about which another worker asks: their next hop is its affair.
+pub fn known(burst: &mut Burst, mask: Mask, shard: &mut Shard) -> Mask {
+    look_up_all(burst, mask, shard).unknown
+}
+
+/// Looks a first packet up again, as one before it may have made its session.
+pub fn find_first(
+    burst: &mut Burst,
+    i: usize,
+    first: &FirstPackets,
+    shard: &mut Shard,
+    snapshot: &Snapshot,
+) -> Mask {
+    if first.asked { known(burst, Mask::one(i), shard) } else { find(burst, Mask::one(i), shard, snapshot) }
+}
+
+/// ICMP errors count as unknown.
+fn look_up_all(burst: &mut Burst, mask: Mask, shard: &mut Shard) -> Found {
     let stamp = shard.neighbors.epoch();
     shard.sessions.stamp = stamp;
     let (mut v6, mut errors) = (Mask::NONE, Mask::NONE);
@@ -38,14 +65,20 @@ pub fn find(burst: &mut Burst, mask: Mask, shard: &mut Shard, snapshot: &Snapsho
     let v4 = mask.without(errors).without(v6);
     let sessions = &shard.sessions;
     let found = look_up(burst, v4, &sessions.v4, &mut shard.batch4, stamp, key_of4);
-    let found = found.or(look_up(burst, v6, &sessions.v6, &mut shard.batch6, stamp, key_of6));
+    let mut found = found.or(look_up(burst, v6, &sessions.v6, &mut shard.batch6, stamp, key_of6));
     for i in found.opens_or_ends {
         follow_tcp(burst, i, shard);
     }
-    if !found.stale.is_empty() {
-        refresh(burst, found.stale, shard, snapshot);
+    found.unknown = found.unknown.or(errors);
+    found
+}
+
+/// The key of the flow that a packet belongs to.
+pub(crate) fn key(bytes: &[u8], headers: &Headers, interface: u16) -> FlowKey {
+    match headers.l3 {
+        L3::Ipv4 => FlowKey::V4(key_of4(bytes, headers, interface)),
+        _ => FlowKey::V6(key_of6(bytes, headers, interface)),
     }
-    found.unknown.or(errors)
 }
 
 #[inline]
@@ -120,6 +153,9 @@ fn follow_tcp(burst: &Burst, i: usize, shard: &mut Shard) {
     let family = if headers.l3 == L3::Ipv4 { Family::V4 } else { Family::V6 };
     if let Some(flow) = shard.sessions.flow(family, burst.flows[i]) {
         let (session, direction) = (flow.session(), flow.direction());
+        if flow.is_copy() {
+            return crossing::follow_tcp(session, headers.tcp_flags, shard);
+        }
         shard.sessions.follow_tcp(session, direction, headers.tcp_flags);
     }
 }
@@ -158,6 +194,13 @@ pub fn install(burst: &mut Burst, first: &FirstPackets, shard: &mut Shard, snaps
             install4(burst, i, decision, shard, snapshot);
         } else {
             install6(burst, i, decision, shard, snapshot);
+        }
+        if first.asked {
+            // Whose next hop is not looked up yet.
+            let stale = shard.sessions.stamp.wrapping_sub(1);
+            if let Some(flow) = flow_mut(shard, &headers, burst.flows[i]) {
+                flow.stamp = stale;
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::clock::Nanos;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::table::hash::HashTable;
-use crate::verdict::DropReason;
+use crate::verdict::{DropReason, Verdict};
 
 /// How many slots of a full table are looked at for one that has expired: a flood of fragments must not buy a walk
 /// through all of it with each packet.
@@ -25,7 +25,7 @@ const EXAMINED: u32 = 64;
 
 /// What the first fragment of a datagram said.
 #[derive(Clone, Copy, Debug, Default)]
-struct FirstFragment {
+pub(crate) struct FirstFragment {
     ports: (u16, u16),
     icmp_type: u8,
     protocol: u8,
@@ -45,7 +45,17 @@ impl Fragments {
         Self { table: HashTable::with_capacity(snapshot.sizes.fragments, snapshot.seed), sweep: 0 }
     }
 
-    fn learn(&mut self, key: [u64; 5], first: FirstFragment, now: Nanos) -> Result<(), DropReason> {
+    pub(crate) fn find(&self, key: &[u64; 5], now: Nanos) -> Option<FirstFragment> {
+        let first = self.table.find(key).and_then(|index| self.table.value(index));
+        first.filter(|first| first.expires >= now).copied()
+    }
+
+    pub(crate) fn learn(
+        &mut self,
+        key: [u64; 5],
+        first: FirstFragment,
+        now: Nanos,
+    ) -> Result<(), DropReason> {
         if let Some(known) = self.table.find(&key).and_then(|i| self.table.value_mut(i)) {
             *known = first;
             return Ok(());
@@ -65,7 +75,7 @@ impl Fragments {
 }
 
 /// Which datagram a fragment belongs to (RFC 791 3.2, RFC 8200 4.5), and by which interface it came.
-fn datagram(bytes: &[u8], headers: &Headers, interface: u16) -> [u64; 5] {
+pub(crate) fn datagram(bytes: &[u8], headers: &Headers, interface: u16) -> [u64; 5] {
     if headers.l3 == L3::Ipv4 {
         let (src, dst) = addresses4(bytes, headers);
         let id = ipv4::Header::at(bytes, headers.l3_offset.into()).map_or(0, |ip| ip.identification());
@@ -89,15 +99,16 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
         let now = burst.now;
         let headers = &mut burst.headers[i];
         if headers.flags.has(Flags::LATER_FRAGMENT) {
-            let fragments = &shard.fragments;
-            let first = fragments.table.find(&key).and_then(|index| fragments.table.value(index));
-            match first.filter(|first| first.expires >= now) {
+            match shard.fragments.find(&key, now) {
                 Some(first) => {
                     (headers.src_port, headers.dst_port) = first.ports;
                     headers.icmp_type = first.icmp_type;
                     headers.protocol = first.protocol;
                 }
-                None => burst.drop(i, DropReason::FragmentUnknown),
+                None => match owner(&key, shard, snapshot) {
+                    Some(owner) => burst.decide(i, Verdict::AskDatagram(owner)),
+                    None => burst.drop(i, DropReason::FragmentUnknown),
+                },
             }
         } else {
             let first = FirstFragment {
@@ -108,9 +119,20 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
             };
             if let Err(reason) = shard.fragments.learn(key, first, now) {
                 burst.drop(i, reason);
+            } else if let Some(owner) = owner(&key, shard, snapshot)
+                && let Some(crossing) = &mut shard.crossing
+            {
+                crossing.tell_fragment(owner, key, first, &mut shard.counters);
             }
         }
     }
+}
+
+/// The other worker that keeps what the first fragment of a datagram said, for fragments that arrive elsewhere.
+fn owner(datagram: &[u64; 5], shard: &Shard, snapshot: &Snapshot) -> Option<u8> {
+    let crossing = shard.crossing.as_ref()?;
+    let owner = crossing.owners().of_datagram(datagram, snapshot);
+    (owner != crossing.me()).then_some(owner)
 }
 
 /// Cuts an IPv4 packet that is ready to leave (its network header at `l3`) into fragments of at most `mtu` bytes each

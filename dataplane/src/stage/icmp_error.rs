@@ -54,7 +54,7 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
             L3::Ipv4 => IpAddr::V4(action.new.destination()),
             _ => IpAddr::V6(Ipv6Addr::from_bits(addresses6(burst.bytes(i), &headers).1)),
         };
-        match route::next_hop(dst, snapshot, &mut shard.neighbors, burst.now) {
+        match first.next_hop(dst, snapshot, &mut shard.neighbors, burst.now) {
             Ok((_, next_hop)) => {
                 burst.actions[i] = FlowAction { next_hop, flags, limits: [NO_LIMIT; 2], ..action };
             }

@@ -7,6 +7,7 @@ pub mod fragment;
 pub mod guard;
 pub mod icmp_error;
 pub mod nat;
+pub mod owner;
 pub mod parse;
 pub mod police;
 pub mod rewrite;
@@ -59,16 +60,23 @@ impl Decision {
 #[derive(Debug)]
 pub struct FirstPackets {
     mask: Mask,
+    /// They came in at another worker, which asks: nothing is done here that belongs to where they leave.
+    asked: bool,
     decisions: [Decision; BURST],
 }
 
 impl Default for FirstPackets {
     fn default() -> Self {
-        Self { mask: Mask::NONE, decisions: [Decision::NONE; BURST] }
+        Self { mask: Mask::NONE, asked: false, decisions: [Decision::NONE; BURST] }
     }
 }
 
 impl FirstPackets {
+    /// For packets about which another worker asks.
+    pub fn asked() -> Self {
+        Self { asked: true, ..Self::default() }
+    }
+
     /// These packets are next; nothing is decided about them yet.
     pub fn begin(&mut self, mask: Mask) {
         self.mask = mask;

@@ -11,7 +11,7 @@ use sluice_pkt::parse::{Flags, Headers, L3};
 use super::{FirstPackets, addresses4, sessionless};
 use crate::burst::Burst;
 use crate::shard::Shard;
-use crate::snapshot::{Forward, Snapshot};
+use crate::snapshot::{Forward, Snapshot, SourceNat};
 use crate::verdict::DropReason;
 
 /// Finds the port forward for each first packet.
@@ -26,18 +26,33 @@ pub fn destination(burst: &Burst, first: &mut FirstPackets, snapshot: &Snapshot)
         decision.src = (src, headers.src_port);
         decision.dst = (dst, headers.dst_port);
         let interface = burst.interfaces[i];
-        if let Some(forward) = snapshot.forwards.iter().find(|f| forwards(f, interface, dst, headers)) {
-            decision.dst = (forward.to.to_bits(), forward.to_port + (headers.dst_port - forward.ports.0));
+        let dst = decision.dst;
+        let mut all = snapshot.forwards.iter();
+        if let Some(forward) = all.find(|f| forwards(f, interface, dst, headers.protocol)) {
+            decision.dst = forwarded(forward, dst.1);
             decision.forwarded = true;
         }
     }
 }
 
-fn forwards(forward: &Forward, interface: u16, dst: u32, headers: &Headers) -> bool {
+/// Whether a port forward is for packets to this address and port.
+pub(super) fn forwards(forward: &Forward, interface: u16, dst: (u32, u16), protocol: u8) -> bool {
     forward.interface == interface
-        && forward.protocol == headers.protocol
-        && forward.address == Ipv4Addr::from_bits(dst)
-        && (forward.ports.0..=forward.ports.1).contains(&headers.dst_port)
+        && forward.protocol == protocol
+        && forward.address == Ipv4Addr::from_bits(dst.0)
+        && (forward.ports.0..=forward.ports.1).contains(&dst.1)
+}
+
+/// Where a port forward sends packets to one of its ports.
+pub(super) fn forwarded(forward: &Forward, port: u16) -> (u32, u16) {
+    (forward.to.to_bits(), forward.to_port + (port - forward.ports.0))
+}
+
+/// The rule by which packets from this address are translated when they leave by this interface.
+pub(super) fn rule(snapshot: &Snapshot, src: u32, egress: u16) -> Option<&SourceNat> {
+    let inside =
+        |from: &[(u32, u32)]| from.is_empty() || from.iter().any(|&(a, mask)| src & mask == a & mask);
+    snapshot.source_nat.iter().find(|rule| rule.out == egress && inside(&rule.from))
 }
 
 /// Binds the source of each first packet that leaves by an interface with source NAT.
@@ -51,11 +66,7 @@ pub fn source(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
         if headers.l3 != L3::Ipv4 {
             continue;
         }
-        let src = decision.src.0;
-        let inside =
-            |from: &[(u32, u32)]| from.is_empty() || from.iter().any(|&(a, mask)| src & mask == a & mask);
-        let rule = snapshot.source_nat.iter().find(|rule| rule.out == decision.egress && inside(&rule.from));
-        let Some(rule) = rule else { continue };
+        let Some(rule) = rule(snapshot, decision.src.0, decision.egress) else { continue };
         let Some(pool) = snapshot.pools.get(usize::from(rule.pool)) else { continue };
         let bound = match untranslatable(headers) {
             Some(reason) => Err(reason),

@@ -18,9 +18,17 @@ use crate::table::classifier::{Address, Rule, Tuple};
 use crate::table::meter::Meter;
 use crate::verdict::DropReason;
 
+mod shares;
+
+use self::shares::Shares;
+
 /// The limits of one worker, in the order of the snapshot's.
 #[derive(Debug)]
-pub struct Limiters(Vec<Limiter>);
+pub struct Limiters {
+    all: Vec<Limiter>,
+    /// Its part of each limit, where there are several workers.
+    shares: Option<Box<Shares>>,
+}
 
 /// A limit's bucket and what it has decided, on one cache line.
 #[derive(Debug)]
@@ -37,12 +45,12 @@ impl Limiters {
             meter: Meter::new(limit.rate, limit.burst),
             count: LimitCount::default(),
         };
-        Self(snapshot.limits.iter().map(limiter).collect())
+        Self { all: snapshot.limits.iter().map(limiter).collect(), shares: None }
     }
 
     /// What each has decided so far.
     pub fn counts(&self) -> impl Iterator<Item = LimitCount> {
-        self.0.iter().map(|limiter| limiter.count)
+        self.all.iter().map(|limiter| limiter.count)
     }
 
     /// Whether the limits of ingress and egress let a packet of so many bytes pass.
@@ -57,7 +65,7 @@ impl Limiters {
     #[inline(always)]
     fn ask(&mut self, limit: u8, now: Nanos, bytes: usize) -> bool {
         // `NO_LIMIT` is the index of none.
-        let Some(Limiter { meter, count }) = self.0.get_mut(usize::from(limit)) else { return true };
+        let Some(Limiter { meter, count }) = self.all.get_mut(usize::from(limit)) else { return true };
         let passed = meter.allow(now, bytes as u16);
         if passed {
             count.passed.add(bytes)

@@ -14,14 +14,14 @@ use crate::clock::Nanos;
 use crate::local::neighbor::Neighbors;
 use crate::session::FlowAction;
 use crate::shard::Shard;
-use crate::snapshot::{LocalUse, Route, Snapshot};
+use crate::snapshot::{LocalUse, NONE16, Route, Snapshot};
 use crate::verdict::{Answer, DropReason, Verdict};
 
 /// Decides for each first packet: to the gateway itself, out by an interface to a next hop, or nowhere.
 pub fn decide(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
     for i in first.open(burst) {
         let (headers, interface) = (&burst.headers[i], burst.interfaces[i]);
-        let decision = &mut first.decisions[i];
+        let decision = first.decisions[i];
         let dst = match headers.l3 {
             L3::Ipv4 => IpAddr::V4(Ipv4Addr::from_bits(decision.dst.0)),
             _ => IpAddr::V6(Ipv6Addr::from_bits(addresses6(burst.bytes(i), headers).1)),
@@ -40,10 +40,10 @@ pub fn decide(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
                 Verdict::Local
             }
             None if headers.ttl <= 1 => Verdict::Reject(DropReason::TtlExpired, Answer::TimeExceeded),
-            None => match next_hop(dst, snapshot, &mut shard.neighbors, burst.now) {
+            None => match first.next_hop(dst, snapshot, &mut shard.neighbors, burst.now) {
                 Ok((egress, next_hop)) => {
-                    decision.egress = egress;
-                    decision.next_hop = next_hop;
+                    first.decisions[i].egress = egress;
+                    first.decisions[i].next_hop = next_hop;
                     continue;
                 }
                 Err(verdict) => verdict,
@@ -60,20 +60,44 @@ pub(super) fn next_hop(
     neighbors: &mut Neighbors,
     now: Nanos,
 ) -> Result<(u16, u16), Verdict> {
-    const NO_ROUTE: Verdict = Verdict::Reject(DropReason::NoRoute, Answer::NoRoute);
-    let route = look_up(dst, snapshot).ok_or(NO_ROUTE)?;
-    let (egress, neighbor) = match *route {
-        Route::Connected { interface } => (interface, dst),
-        Route::Via4 { interface, gateway } => (interface, gateway.into()),
-        Route::Via6 { interface, gateway } => (interface, gateway.into()),
-        Route::Blackhole => return Err(Verdict::Drop(DropReason::Blackhole)),
-        Route::Unreachable => return Err(Verdict::Reject(DropReason::NoRoute, Answer::HostUnreachable)),
-    };
+    let (egress, neighbor) = way(dst, snapshot)?;
     let next_hop = neighbors.resolve(snapshot, egress, neighbor, now).map_err(|reason| match reason {
         DropReason::NeighborUnreachable => Verdict::Reject(reason, Answer::HostUnreachable),
         _ => Verdict::Drop(reason),
     })?;
     Ok((egress, next_hop))
+}
+
+impl FirstPackets {
+    /// As [`next_hop`], but whoever asks for another worker does not ask for neighbours: that one will.
+    pub(super) fn next_hop(
+        &self,
+        dst: IpAddr,
+        snapshot: &Snapshot,
+        neighbors: &mut Neighbors,
+        now: Nanos,
+    ) -> Result<(u16, u16), Verdict> {
+        if !self.asked {
+            return next_hop(dst, snapshot, neighbors, now);
+        }
+        let (egress, neighbor) = way(dst, snapshot)?;
+        if Neighbors::is_broadcast(snapshot, egress, neighbor) {
+            return Err(Verdict::Drop(DropReason::Multicast));
+        }
+        Ok((egress, NONE16))
+    }
+}
+
+/// Egress interface and address of the next hop to a destination, or the verdict on packets that go there.
+fn way(dst: IpAddr, snapshot: &Snapshot) -> Result<(u16, IpAddr), Verdict> {
+    const NO_ROUTE: Verdict = Verdict::Reject(DropReason::NoRoute, Answer::NoRoute);
+    match *look_up(dst, snapshot).ok_or(NO_ROUTE)? {
+        Route::Connected { interface } => Ok((interface, dst)),
+        Route::Via4 { interface, gateway } => Ok((interface, gateway.into())),
+        Route::Via6 { interface, gateway } => Ok((interface, gateway.into())),
+        Route::Blackhole => Err(Verdict::Drop(DropReason::Blackhole)),
+        Route::Unreachable => Err(Verdict::Reject(DropReason::NoRoute, Answer::HostUnreachable)),
+    }
 }
 
 /// The interface by which packets from this address are expected, as it is the way to it.

@@ -56,6 +56,16 @@ impl<const COST: u64> TokenBucket<COST> {
         Self { rate, depth, credit: depth, last: 0 }
     }
 
+    /// Changes rate and burst, in tokens, from `now_ns` on. What has been earned is kept, as far as the burst holds it.
+    pub fn adjust(&mut self, now_ns: u64, rate: u64, burst: u64) {
+        if now_ns > self.last {
+            self.refill(now_ns);
+        }
+        self.rate = rate;
+        self.depth = burst.min(u64::MAX / COST) * COST;
+        self.credit = self.credit.min(self.depth);
+    }
+
     #[inline(never)]
     fn refill(&mut self, now_ns: u64) {
         let earned = (now_ns - self.last).saturating_mul(self.rate);
@@ -119,6 +129,21 @@ mod tests {
         let mut once = PacketMeter::new(0, 1);
         assert!(once.allow(0, 1));
         assert!(!once.allow(u64::MAX, 1));
+    }
+
+    #[test]
+    fn a_bucket_that_is_changed_keeps_what_it_has_earned() {
+        let mut meter = PacketMeter::new(1000, 10);
+        assert!(meter.allow(0, 10));
+        // Five earned at the old rate.
+        meter.adjust(5_000_000, 2000, 4);
+        assert!(
+            meter.allow(5_000_000, 4) && !meter.allow(5_000_000, 1),
+            "one was too many for the new burst"
+        );
+        assert!(!meter.allow(5_400_000, 1) && meter.allow(5_500_000, 1));
+        meter.adjust(5_500_000, 2000, 100);
+        assert!(!meter.allow(5_500_000, 1), "more room is no credit");
     }
 
     #[test]

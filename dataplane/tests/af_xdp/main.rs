@@ -5,3 +5,4 @@ mod host;
 mod lab;
 mod lifecycle;
 mod traffic;
+mod workers;

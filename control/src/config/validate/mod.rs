@@ -29,7 +29,7 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
     let nat = nat::read(&file, &network, &routes, sink);
     let limits = limits::read(&file, &network, sink);
     let workers = settings::workers(&file, sink);
-    let tables = settings::tables(&file, &network, sink);
+    let tables = settings::tables(&file, &network, workers.count, sink);
     let timeouts = settings::timeouts(&file, sink);
     let icmp_errors_per_second = settings::icmp_errors_per_second(&file, sink);
     let control_socket: PathBuf = settings::control_socket(&file, sink);

@@ -13,8 +13,10 @@ use crate::config::units::{self, Wrong, show_duration};
 
 /// Packet buffers that the rings of a port hold: 2048 to receive into, 2048 that are being sent.
 const FRAMES_PER_PORT: usize = 4096;
+/// Most packet buffers.
+const MOST_FRAMES: u32 = 4 << 20;
 /// Most workers.
-const MOST_WORKERS: usize = 1;
+const MOST_WORKERS: usize = 16;
 /// Longest path of a Unix socket (`sun_path` less the terminating zero).
 const LONGEST_PATH: usize = 107;
 
@@ -29,13 +31,13 @@ pub(super) fn workers(file: &Table<'_>, sink: &mut Sink<'_>) -> Workers {
     let cores = table.many("cores", integer(0..=1023), sink);
     if let Some(extra) = cores.get(MOST_WORKERS) {
         sink.error(&extra.span, format!("there are {} cores", cores.len()))
-            .help("this version runs one worker: name one core");
+            .help(format!("at most {MOST_WORKERS} workers"));
     }
     for (index, core) in cores.iter().enumerate() {
         if let Some(first) = cores[..index].iter().find(|first| first.value == core.value) {
-            sink.error(&core.span, format!("core {} is there twice", core.value))
+            sink.warning(&core.span, format!("core {} is there twice", core.value))
                 .also(&first.span, "it is also here")
-                .help("each worker has a core of its own");
+                .help("its workers take turns on it, which is for trying things out; each should have a core of its own");
         }
     }
     let count = table.one("count", integer(1..=1023), sink);
@@ -45,7 +47,7 @@ pub(super) fn workers(file: &Table<'_>, sink: &mut Sink<'_>) -> Workers {
             sink.error(span, format!("{value} workers on {} cores", cores.len()))
                 .help("leave `count` out: each of `cores` has a worker");
         } else if value > MOST_WORKERS {
-            sink.error(span, format!("there are {value} workers")).help("this version runs one worker");
+            sink.error(span, format!("there are {value} workers")).help(format!("at most {MOST_WORKERS}"));
         }
     }
     let poll = table.one("poll", choice(&[("busy", Poll::Busy), ("adaptive", Poll::Adaptive)]), sink);
@@ -62,12 +64,13 @@ pub(super) fn workers(file: &Table<'_>, sink: &mut Sink<'_>) -> Workers {
     }
 }
 
-pub(super) fn tables(file: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -> Tables {
+pub(super) fn tables(file: &Table<'_>, network: &Network<'_>, workers: usize, sink: &mut Sink<'_>) -> Tables {
     let mut tables = Tables { sessions: 65_536, neighbors: 1024, fragments: 1024, frames: 8192 };
     let is_device = |link: &Link| matches!(link, Link::Device(_));
     let devices = network.interfaces.iter().filter(|interface| is_device(&interface.link)).count();
     let least = u32::try_from(devices * FRAMES_PER_PORT).unwrap_or(u32::MAX);
-    tables.frames = tables.frames.max(least);
+    let each = tables.frames.max(least);
+    tables.frames = each.saturating_mul(u32::try_from(workers).unwrap_or(u32::MAX)).min(MOST_FRAMES);
     let Some(table) = file.table("tables", &schema::TABLES, sink) else { return tables };
     for (key, entry, most) in [
         ("sessions", &mut tables.sessions, 16 << 20),
@@ -78,7 +81,7 @@ pub(super) fn tables(file: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_
             *entry = value;
         }
     }
-    if let Some(At { value, span }) = table.one("frames", integer(64..=4 << 20), sink) {
+    if let Some(At { value, span }) = table.one("frames", integer(64..=MOST_FRAMES), sink) {
         tables.frames = value;
         if value < least {
             sink.error(&span, format!("{value} packet buffers do not cover the rings of {devices} ports"))

@@ -26,7 +26,7 @@ pub(super) struct Bound {
     pub(super) fill: Producer<u64>,
     pub(super) rx: Consumer<libc::xdp_desc>,
     pub(super) completion: Consumer<u64>,
-    /// With the frames that a wake-up sends at most. The first queue of a device alone has it.
+    /// With the frames that a wake-up sends at most; none on a queue that nobody sends on.
     pub(super) tx: Option<(Producer<libc::xdp_desc>, u32)>,
     pub(super) zero_copy: bool,
     /// Why the kernel does not poll the queue in our calls, where it should.
@@ -152,7 +152,7 @@ fn bind_patiently(
 
 fn bind(memory: &Memory, device: &Device<'_>, queue: u32, binding: Binding) -> Result<Bound, Failure> {
     let failed = |what| move |error| (what, error);
-    let is_sender = queue == 0;
+    let is_sender = device.sides.senders.get(queue as usize).is_some_and(Option::is_some);
     let (rx, tx) = (device.spec.rx_ring, device.spec.tx_ring);
     let socket = Socket::new().map_err(failed("opening an AF_XDP socket"))?;
     if !matches!(binding, Binding::Shared(_)) {

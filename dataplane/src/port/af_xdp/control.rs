@@ -9,7 +9,7 @@ use super::host::HostTable;
 use super::program::{AttachedMode, Passed, Program};
 use super::renewal::Renewal;
 use super::socket::{KernelDrops, Socket};
-use super::{PortSpec, open_all};
+use super::{AfXdpPort, PortSpec, open_all};
 use crate::arena::{Memory, Pages};
 
 /// How a device was taken into service.
@@ -81,13 +81,14 @@ impl FaultCells {
         }
     }
 
-    fn read(&self) -> Faults {
-        Faults {
-            wakeups: self.wakeups.load(Relaxed),
-            last_errno: self.last_errno.load(Relaxed),
-            unsendable: self.unsendable.load(Relaxed),
-            foreign: self.foreign.load(Relaxed),
+    fn add_to(&self, sum: &mut Faults) {
+        sum.wakeups += self.wakeups.load(Relaxed);
+        match self.last_errno.load(Relaxed) {
+            0 => {}
+            errno => sum.last_errno = errno,
         }
+        sum.unsendable += self.unsendable.load(Relaxed);
+        sum.foreign += self.foreign.load(Relaxed);
     }
 }
 
@@ -96,39 +97,64 @@ fn add(cell: &AtomicU64, count: u64) {
     cell.store(cell.load(Relaxed).wrapping_add(count), Relaxed);
 }
 
-/// A socket that the worker closes and the control side reads statistics of, even after.
-#[derive(Clone, Debug)]
+/// A socket that is closed when the last worker has let go of it, and that the control side reads statistics of, even
+/// after.
+#[derive(Debug)]
 pub(super) struct SharedSocket(Arc<Mutex<Shared>>);
 
 #[derive(Debug)]
 enum Shared {
-    Open(Socket),
+    Open {
+        socket: Socket,
+        /// How many have rings of it.
+        holders: u32,
+    },
     Closed(KernelDrops),
 }
 
 impl SharedSocket {
     pub(super) fn new(socket: Socket) -> Self {
-        Self(Arc::new(Mutex::new(Shared::Open(socket))))
+        Self(Arc::new(Mutex::new(Shared::Open { socket, holders: 0 })))
     }
 
-    pub(super) fn close(&self) {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Shared::Open(socket) = &*held {
-            *held = Shared::Closed(socket.drops().unwrap_or_default());
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For one more who has rings of it.
+    pub(super) fn hold(&self) -> Self {
+        if let Shared::Open { holders, .. } = &mut *self.shared() {
+            *holders += 1;
         }
+        Self(self.0.clone())
+    }
+
+    /// For one who had rings of it, which are unmapped.
+    pub(super) fn let_go(&self) {
+        let mut shared = self.shared();
+        if let Shared::Open { socket, holders } = &mut *shared {
+            *holders = holders.saturating_sub(1);
+            if *holders == 0 {
+                *shared = Shared::Closed(socket.drops().unwrap_or_default());
+            }
+        }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(&*self.shared(), Shared::Closed(_))
     }
 
     /// What the kernel says now; `None` once it is closed.
     fn is_zero_copy(&self) -> Option<bool> {
-        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            Shared::Open(socket) => socket.is_zero_copy().ok(),
+        match &*self.shared() {
+            Shared::Open { socket, .. } => socket.is_zero_copy().ok(),
             Shared::Closed(_) => None,
         }
     }
 
     fn drops(&self) -> KernelDrops {
-        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            Shared::Open(socket) => socket.drops().unwrap_or_default(),
+        match &*self.shared() {
+            Shared::Open { socket, .. } => socket.drops().unwrap_or_default(),
             Shared::Closed(drops) => *drops,
         }
     }
@@ -147,8 +173,11 @@ pub(super) struct Held {
 pub struct DeviceControl {
     spec: PortSpec,
     memory: Memory,
-    faults: Arc<FaultCells>,
-    renewal: Arc<Renewal>,
+    /// Frames of each worker.
+    frames: Vec<u32>,
+    /// By worker, as the next.
+    faults: Vec<Arc<FaultCells>>,
+    renewals: Vec<Arc<Renewal>>,
     host: Option<HostTable>,
     state: Mutex<State>,
 }
@@ -177,13 +206,15 @@ impl DeviceControl {
     pub(super) fn new(
         spec: PortSpec,
         mut held: Held,
-        faults: Arc<FaultCells>,
-        renewal: Arc<Renewal>,
+        ports: &[AfXdpPort],
         memory: Memory,
+        frames: Vec<u32>,
     ) -> Self {
+        let faults = ports.iter().map(|port| port.faults.clone()).collect();
+        let renewals = ports.iter().map(|port| port.renewal.clone()).collect();
         let host = held.program.host.take().map(HostTable::new);
         let state = State { held, passed: Passed::default(), drops: KernelDrops::default(), missing: None };
-        Self { spec, memory, faults, renewal, host, state: Mutex::new(state) }
+        Self { spec, memory, frames, faults, renewals, host, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -226,13 +257,15 @@ impl DeviceControl {
         self.state().held.sockets.iter().filter_map(SharedSocket::is_zero_copy).collect()
     }
 
-    /// What went wrong at the port so far.
+    /// What went wrong at the workers' ports so far.
     pub fn faults(&self) -> Faults {
-        self.faults.read()
+        let mut sum = Faults::default();
+        self.faults.iter().for_each(|faults| faults.add_to(&mut sum));
+        sum
     }
 
-    /// Looks whether the device is still the one that was taken into service. If it has gone away and is back, the port
-    /// goes on with it, from the worker's next burst on. To be called now and then, in the device's network namespace; it
+    /// Looks whether the device is still the one that was taken into service. If it has gone away and is back, the ports
+    /// go on with it, from each worker's next burst on. To be called now and then, in the device's network namespace; it
     /// may take seconds when a device comes back.
     pub fn tend(&self) -> Option<DeviceChange> {
         let found = device_facts(&self.spec.device).ok().map(|facts| facts.ifindex);
@@ -247,8 +280,8 @@ impl DeviceControl {
         }
         // Others may ask for the counters while it is being opened.
         drop(state);
-        let opened =
-            open_all(&self.memory, std::slice::from_ref(&self.spec)).map_err(|error| error.to_string());
+        let opened = open_all(&self.memory, &self.frames, std::slice::from_ref(&self.spec))
+            .map_err(|error| error.to_string());
         let opened = opened.and_then(|mut devices| {
             let mut device = devices.pop();
             let maps = device.as_mut().and_then(|(_, held)| held.program.host.take());
@@ -259,14 +292,16 @@ impl DeviceControl {
         });
         let mut state = self.state();
         match opened {
-            Ok(Some((port, mut held))) => {
+            Ok(Some((ports, mut held))) => {
                 held.info.group = state.held.info.group;
                 let info = Box::new(held.info.clone());
                 let before = std::mem::replace(&mut state.held, held);
                 state.passed.add(&before.program.passed());
                 before.sockets.iter().for_each(|socket| state.drops.add(&socket.drops()));
                 state.missing = None;
-                self.renewal.leave(port);
+                for (renewal, port) in self.renewals.iter().zip(ports) {
+                    renewal.leave(port);
+                }
                 Some(DeviceChange::Back(info))
             }
             Ok(None) => None,

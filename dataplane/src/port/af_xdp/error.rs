@@ -96,9 +96,22 @@ pub enum OpenError {
         /// The queue.
         queue: u32,
     },
+    /// A worker could not send.
+    #[error(
+        "device `{device}` has too few queues ({queues}) for {workers} workers, each of which needs one of its own to send \
+         on; write channels = {workers}, if its driver has so many (`ethtool -l {device}`), or [workers] count = {queues}"
+    )]
+    Queues {
+        /// The device.
+        device: String,
+        /// Its queues.
+        queues: u32,
+        /// Workers.
+        workers: usize,
+    },
     /// Too few frames for the rings.
     #[error(
-        "the rings of {device_count} devices take up to {needed} frames, but there are {have}: raise tables.frames, or \
+        "the rings of {device_count} devices take up to {needed} frames, but there are {have}{of}: raise tables.frames, or \
          lower the rings"
     )]
     Frames {
@@ -108,6 +121,8 @@ pub enum OpenError {
         needed: u64,
         /// Frames of the pool.
         have: u32,
+        /// Which worker's, where there are several, to be appended.
+        of: String,
     },
     /// The frames do not lie as the kernel wants them.
     #[error("a frame pool with gaps between its chunks cannot be shared with the kernel")]

@@ -22,6 +22,10 @@ const XDP_PKT_CONTD: u32 = 1 << 0;
 const MIN_FRAME: usize = 14;
 /// For how long `close` waits for frames that are being transmitted.
 const DRAIN: Duration = Duration::from_millis(50);
+/// For how long `close` waits until the other workers, too, have let go of the sockets that it shares with them.
+const LET_GO: Duration = Duration::from_millis(500);
+/// Between two looks in `close`.
+const STEP: Duration = Duration::from_micros(500);
 /// How long a driver may still write to memory whose sockets are closed: the kernel takes them off the hardware later.
 const ZERO_COPY_GRACE: Duration = Duration::from_millis(100);
 
@@ -65,8 +69,8 @@ pub(super) struct Sender {
     pub(super) batch: u32,
 }
 
-/// A device's queues, as one worker has them: it receives from all of them by turns, and transmits on the first, so that
-/// frames leave in the order in which they were given.
+/// A device's queues, as one worker has them: it receives from those that are its own by turns, and transmits on one that
+/// nobody else transmits on, so that frames leave in the order in which they were given.
 pub struct AfXdpPort {
     pub(super) receivers: Vec<Receiver>,
     pub(super) sender: Option<Sender>,
@@ -241,8 +245,7 @@ impl AfXdpPort {
     /// Goes on with the queues of a device that has come back. Its device gone, no old queue can take a frame any more.
     #[cold]
     fn renew(&mut self, successor: AfXdpPort, pool: &mut FramePool) {
-        self.zero_copy = false;
-        self.close(pool);
+        self.end(pool, true);
         let faults = self.faults.clone();
         let renewal = self.renewal.clone();
         *self = AfXdpPort { faults, renewal, ..successor };
@@ -252,6 +255,51 @@ impl AfXdpPort {
     /// How many frames are with the kernel.
     pub fn lent(&self) -> u32 {
         self.lent.count()
+    }
+
+    /// Ends everything. Where the device is gone, the kernel has no use for any frame; else the sockets must be closed
+    /// first, by all who have them.
+    fn end(&mut self, pool: &mut FramePool, gone: bool) -> u32 {
+        let held = self.lent.count();
+        if let Some(mut sender) = self.sender.take() {
+            let mut waited = Duration::ZERO;
+            loop {
+                self.faults.foreign(sender.reap(pool, &mut self.lent));
+                let idle = sender.ring.pending() == 0 && sender.room == sender.size;
+                if idle || waited >= DRAIN || matches!(sender.kick(), Wakeup::Failed(_)) {
+                    break;
+                }
+                thread::sleep(STEP);
+                waited += STEP;
+            }
+        }
+        // Unmapped first: a mapping keeps the socket open.
+        for mut receiver in self.receivers.drain(..) {
+            receiver.chain.abandon(pool);
+        }
+        self.descriptors.clear();
+        let sockets = std::mem::take(&mut self.sockets);
+        sockets.iter().for_each(SharedSocket::let_go);
+        if !gone {
+            let mut waited = Duration::ZERO;
+            while !sockets.iter().all(SharedSocket::is_closed) {
+                if waited >= LET_GO {
+                    // Another worker does not end: the kernel may still write to what was lent, which stays away.
+                    self.lent = Lent::default();
+                    return held;
+                }
+                thread::sleep(STEP);
+                waited += STEP;
+            }
+            if self.zero_copy && !sockets.is_empty() {
+                thread::sleep(ZERO_COPY_GRACE);
+            }
+        }
+        self.lent.take_back_all(|index| {
+            // SAFETY: lent; the sockets, and with them the kernel's use of what this port lent, are gone.
+            unsafe { pool.reclaim(index) };
+        });
+        held
     }
 
     /// Hands frames to the sender. Returns what was accepted, and how much of that no device can send.
@@ -343,36 +391,11 @@ impl Port for AfXdpPort {
     }
 
     /// Waits for frames in transmission up to 50 ms; what is left then is not sent. After it the port is closed: it
-    /// receives and accepts nothing. The program is taken off the device when its `DeviceControl` is dropped.
+    /// receives and accepts nothing. If it shares a socket with another worker's port, it waits up to 500 ms for that one
+    /// to be closed, too, and without that the frames that the kernel has do not come home. The program is taken off the
+    /// device when its `DeviceControl` is dropped.
     fn close(&mut self, pool: &mut FramePool) -> u32 {
-        let held = self.lent.count();
-        if let Some(mut sender) = self.sender.take() {
-            let step = Duration::from_micros(500);
-            let mut waited = Duration::ZERO;
-            loop {
-                self.faults.foreign(sender.reap(pool, &mut self.lent));
-                let idle = sender.ring.pending() == 0 && sender.room == sender.size;
-                if idle || waited >= DRAIN || matches!(sender.kick(), Wakeup::Failed(_)) {
-                    break;
-                }
-                thread::sleep(step);
-                waited += step;
-            }
-        }
-        // Unmapped first: a mapping keeps the socket open.
-        for mut receiver in self.receivers.drain(..) {
-            receiver.chain.abandon(pool);
-        }
-        self.descriptors.clear();
-        self.sockets.drain(..).for_each(|socket| socket.close());
-        if self.zero_copy {
-            thread::sleep(ZERO_COPY_GRACE);
-        }
-        self.lent.take_back_all(|index| {
-            // SAFETY: lent; the sockets, and with them the kernel's use of what this port lent, are gone.
-            unsafe { pool.reclaim(index) };
-        });
-        held
+        self.end(pool, false)
     }
 
     fn descriptors(&self) -> &[RawFd] {

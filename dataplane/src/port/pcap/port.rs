@@ -156,10 +156,17 @@ impl PcapPort {
     }
 }
 
-impl Port for PcapPort {
-    fn receive(&mut self, now: Nanos, pool: &mut FramePool, burst: &mut Burst) -> Refused {
+impl PcapPort {
+    /// As [`Port::receive`], but at most so many packets.
+    pub fn receive_some(
+        &mut self,
+        most: usize,
+        now: Nanos,
+        pool: &mut FramePool,
+        burst: &mut Burst,
+    ) -> Refused {
         let mut refused = Refused::default();
-        for _ in 0..burst.room() {
+        for _ in 0..burst.room().min(most) {
             let Some(record) = self.peek().filter(|record| record.time <= now) else { break };
             self.waiting = None;
             let bytes = self.input.as_ref().map_or(&[][..], Reader::bytes);
@@ -179,6 +186,12 @@ impl Port for PcapPort {
             refused.bytes += u64::from(record.wire_len);
         }
         refused
+    }
+}
+
+impl Port for PcapPort {
+    fn receive(&mut self, now: Nanos, pool: &mut FramePool, burst: &mut Burst) -> Refused {
+        self.receive_some(usize::MAX, now, pool, burst)
     }
 
     fn transmit(&mut self, now: Nanos, pool: &mut FramePool, outbox: &mut Outbox) -> Sent {

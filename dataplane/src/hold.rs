@@ -1,4 +1,5 @@
-//! Frames that wait for a neighbour, and what comes of them: they go on, or they die.
+//! Frames that wait for something, a neighbour or another worker's answer, and what comes of them: they go on, or they
+//! die.
 
 use std::collections::VecDeque;
 
@@ -6,32 +7,30 @@ use crate::arena::Frame;
 use crate::burst::Burst;
 use crate::verdict::DropReason;
 
-/// The most frames that wait for one neighbour (RFC 4861 7.2.2 asks for one at least).
-pub(super) const PER_NEIGHBOR: u8 = 8;
-/// The most frames that wait for all neighbours together; never more than an eighth of the packet buffers.
+/// The most frames that wait in one queue; never more than an eighth of the packet buffers.
 const IN_TOTAL: u32 = 512;
 
 #[derive(Debug)]
 struct Waiting {
-    neighbor: u16,
+    awaited: u16,
     port: u16,
     frame: Frame,
 }
 
 /// A frame that waited in vain.
 #[derive(Debug)]
-pub(in crate::local) struct Undelivered {
+pub(crate) struct Undelivered {
     /// The port by which it came in.
-    pub(in crate::local) port: u16,
+    pub(crate) port: u16,
     /// The packet, as it came.
-    pub(in crate::local) frame: Frame,
+    pub(crate) frame: Frame,
     /// Why it was in vain.
-    pub(in crate::local) reason: DropReason,
+    pub(crate) reason: DropReason,
 }
 
 /// All frames that wait, in order of arrival. The three queues together are bounded by `capacity`.
 #[derive(Debug)]
-pub(super) struct HoldQueue {
+pub(crate) struct HoldQueue {
     waiting: Vec<Waiting>,
     ready: VecDeque<(u16, Frame)>,
     undelivered: VecDeque<Undelivered>,
@@ -39,7 +38,7 @@ pub(super) struct HoldQueue {
 }
 
 impl HoldQueue {
-    pub(super) fn new(frames: u32) -> Self {
+    pub(crate) fn new(frames: u32) -> Self {
         let capacity = IN_TOTAL.min(frames / 8).max(1) as usize;
         Self {
             waiting: Vec::with_capacity(capacity),
@@ -49,33 +48,43 @@ impl HoldQueue {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.waiting.len() + self.ready.len() + self.undelivered.len()
     }
 
-    /// Puts a frame in, to wait for this neighbour. Gives it back when all places are taken.
-    pub(super) fn wait(&mut self, neighbor: u16, port: u16, frame: Frame) -> Result<(), Frame> {
+    /// Puts a frame in, to wait for what has this index. Gives it back when all places are taken.
+    pub(crate) fn wait(&mut self, awaited: u16, port: u16, frame: Frame) -> Result<(), Frame> {
         if self.len() == self.capacity {
             return Err(frame);
         }
-        self.waiting.push(Waiting { neighbor, port, frame });
+        self.waiting.push(Waiting { awaited, port, frame });
         Ok(())
     }
 
-    /// The neighbour is known: its frames are ready to go on.
-    pub(super) fn wake(&mut self, neighbor: u16) {
-        let woken = self.waiting.extract_if(.., |w| w.neighbor == neighbor);
+    /// What was awaited is there: its frames are ready to go on.
+    pub(crate) fn wake(&mut self, awaited: u16) {
+        let woken = self.waiting.extract_if(.., |w| w.awaited == awaited);
         self.ready.extend(woken.map(|w| (w.port, w.frame)));
     }
 
-    /// The neighbour is given up: its frames are undeliverable.
-    pub(super) fn fail(&mut self, neighbor: u16, reason: DropReason) {
-        let failed = self.waiting.extract_if(.., |w| w.neighbor == neighbor);
+    /// Puts a frame in that waits for nothing but its next way through the pipeline. Gives it back when all places are
+    /// taken.
+    pub(crate) fn ready(&mut self, port: u16, frame: Frame) -> Result<(), Frame> {
+        if self.len() == self.capacity {
+            return Err(frame);
+        }
+        self.ready.push_back((port, frame));
+        Ok(())
+    }
+
+    /// What was awaited is given up: its frames are undeliverable.
+    pub(crate) fn fail(&mut self, awaited: u16, reason: DropReason) {
+        let failed = self.waiting.extract_if(.., |w| w.awaited == awaited);
         self.undelivered.extend(failed.map(|w| Undelivered { port: w.port, frame: w.frame, reason }));
     }
 
     /// Fills an empty burst with frames that are ready and came in by one port, oldest first.
-    pub(super) fn release(&mut self, burst: &mut Burst) {
+    pub(crate) fn release(&mut self, burst: &mut Burst) {
         debug_assert!(burst.is_empty());
         let Some(&(port, _)) = self.ready.front() else { return };
         burst.port = port;
@@ -87,16 +96,16 @@ impl HoldQueue {
     }
 
     /// Takes out a frame that waited in vain, the oldest first.
-    pub(super) fn undelivered(&mut self) -> Option<Undelivered> {
+    pub(crate) fn undelivered(&mut self) -> Option<Undelivered> {
         self.undelivered.pop_front()
     }
 
-    pub(super) fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
     /// Takes out any frame.
-    pub(super) fn drain(&mut self) -> Option<Frame> {
+    pub(crate) fn drain(&mut self) -> Option<Frame> {
         let waiting = self.waiting.pop().map(|w| w.frame);
         let ready = || self.ready.pop_front().map(|(_, frame)| frame);
         waiting.or_else(ready).or_else(|| self.undelivered.pop_front().map(|u| u.frame))

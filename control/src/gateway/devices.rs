@@ -1,0 +1,122 @@
+//! The devices of a configuration: what is to be known of them, how they are opened, and what is said of them.
+
+use std::io;
+
+use sluice_dataplane::port::af_xdp::{
+    self, AttachedMode, BusyPoll, DeviceControl, KernelMatch, OpenError, PortSpec, XdpMode,
+};
+use sluice_pkt::ethernet::Mac;
+
+use super::{RunError, VIRTUAL_DRIVERS};
+use crate::config::{self, Config, Device, DeviceFacts, Host, KernelFilter, Link, Workers};
+use crate::plan::Plan;
+
+fn devices(config: &Config) -> impl Iterator<Item = (&str, &Device)> {
+    config.interfaces.iter().filter_map(|interface| match &interface.link {
+        Link::Device(device) => Some((interface.name.as_str(), device)),
+        Link::Vlan { .. } => None,
+    })
+}
+
+pub(super) fn device_facts(config: &Config) -> Result<Vec<DeviceFacts>, RunError> {
+    let facts = devices(config).map(|(_, device)| match af_xdp::device_facts(&device.device) {
+        Ok(facts) => Ok(DeviceFacts {
+            mac: Mac(facts.mac),
+            virtual_link: VIRTUAL_DRIVERS.contains(&facts.driver.as_str()),
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(OpenError::NoDevice(device.device.clone()).into())
+        }
+        Err(source) => Err(RunError::Facts { device: device.device.clone(), source }),
+    });
+    facts.collect()
+}
+
+/// A packet that is longer than the device's MTU would be lost without a word.
+pub(super) fn check_mtus(config: &Config) -> Result<(), RunError> {
+    for (index, interface) in config.interfaces.iter().enumerate() {
+        let Some(device) = config.device(index) else { continue };
+        let Ok(facts) = af_xdp::device_facts(device) else { continue };
+        if facts.mtu < u32::from(interface.mtu) {
+            return Err(RunError::Mtu {
+                interface: interface.name.clone(),
+                configured: interface.mtu,
+                device: device.into(),
+                actual: facts.mtu,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Each of a worker's rings gets a share of the worker's `frames`, where the configuration does not size them; a quarter
+/// stays free for packets on their way.
+pub(super) fn port_specs(config: &Config, facts: &[DeviceFacts], plan: &Plan, frames: u32) -> Vec<PortSpec> {
+    let receiving = plan.workers.iter().map(|worker| worker.queues.len()).max().unwrap_or(0);
+    let share = frames / 4 * 3 / ((receiving + facts.len()) as u32).max(1);
+    let ring = if share == 0 { 64 } else { (1 << share.ilog2()).clamp(64, 2048) };
+    let Workers { batch, busy_poll, busy_poll_budget: budget, .. } = config.workers;
+    let spec = |(port, ((name, device), facts)): (usize, ((&str, &Device), &DeviceFacts))| PortSpec {
+        name: name.into(),
+        device: device.device.clone(),
+        mode: match device.xdp {
+            config::XdpMode::Auto => XdpMode::Auto,
+            config::XdpMode::ZeroCopy => XdpMode::ZeroCopy,
+            config::XdpMode::Native => XdpMode::Native,
+            config::XdpMode::Generic => XdpMode::Generic,
+        },
+        kernel: device.kernel.iter().map(kernel_match).collect(),
+        mac: Some(device.mac.unwrap_or(facts.mac.0)),
+        replace: device.xdp_replace,
+        owners: plan.owners(port),
+        rx_ring: device.rx_ring.unwrap_or(ring),
+        tx_ring: device.tx_ring.unwrap_or(ring),
+        batch,
+        busy_poll: (busy_poll != 0).then_some(BusyPoll { microseconds: busy_poll, budget }),
+        apart: false,
+        host_is_kernel: device.host == Host::Kernel,
+    };
+    devices(config).zip(facts).enumerate().map(spec).collect()
+}
+
+fn kernel_match(filter: &KernelFilter) -> KernelMatch {
+    match *filter {
+        KernelFilter::EtherType(ethertype) => KernelMatch::EtherType(ethertype),
+        KernelFilter::Protocol(protocol) => KernelMatch::Protocol { protocol, port: None },
+        KernelFilter::Tcp(port) => KernelMatch::Protocol { protocol: config::TCP, port: Some(port) },
+        KernelFilter::Udp(port) => KernelMatch::Protocol { protocol: config::UDP, port: Some(port) },
+        KernelFilter::Stp => KernelMatch::EtherType(af_xdp::LLC),
+    }
+}
+
+pub(super) fn describe(control: &DeviceControl) -> String {
+    let info = control.info();
+    let plural = if info.queues == 1 { "" } else { "s" };
+    let mut text = format!(
+        "{}: {} ({}), {} XDP, group {}, {} queue{plural}, MTU {}",
+        control.name(),
+        info.device,
+        info.driver,
+        info.achieved(),
+        info.group,
+        info.queues,
+        info.mtu
+    );
+    if let Some(fallback) = &info.fallback {
+        text.push_str(&format!(" ({fallback})"));
+    }
+    text
+}
+
+/// What else there is to say of a device.
+pub(super) fn advice(control: &DeviceControl) -> Option<String> {
+    let info = control.info();
+    let generic = info.mode == AttachedMode::Generic && VIRTUAL_DRIVERS.contains(&info.driver.as_str());
+    generic.then(|| {
+        format!(
+            "{}: in generic mode local senders keep their segmentation offload, and their frames of up to 64 kB are \
+             dropped; `ethtool -K PEER tso off gso off` at the other end, or native mode, avoids that",
+            info.device
+        )
+    })
+}

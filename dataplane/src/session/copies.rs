@@ -1,0 +1,322 @@
+//! Copies: flows whose session another worker owns, kept where their packets arrive.
+//!
+//! The owner alone makes and ends sessions. It notes which workers have copies, and tells them when a session ends. They
+//! tell it about once a second what passed, and it answers if it has no such session (any more): so a message that finds
+//! no room on its ring is made good. A copy that is idle for long is forgotten, and its next packet asks the owner again.
+
+use super::flow::{Direction, Flow, FlowAction, FlowKey, ticks};
+use super::{Family, NONE, Sessions};
+use crate::clock::{Nanos, SECOND};
+use crate::snapshot::Timeouts;
+
+/// Copies that are idle for so long are forgotten.
+const IDLE: Nanos = 60 * SECOND;
+/// Copies that are looked at for the one to make room.
+const EXAMINED: u32 = 8;
+/// How often the sweep goes on.
+const SWEEP_INTERVAL: Nanos = SECOND / 100;
+/// Sessions may have been used since their carriers last told so.
+pub(super) const LAG: Nanos = 2 * SECOND;
+
+/// A session among all that its owner ever made, as other workers name it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionId {
+    /// Its index at the owner.
+    pub index: u32,
+    /// Which of those that have had this index.
+    pub generation: u32,
+}
+
+/// One direction of a session, for the worker that is to carry it.
+#[derive(Clone, Copy, Debug)]
+pub struct Lease {
+    /// What is done to its packets.
+    pub action: FlowAction,
+    /// The session.
+    pub id: SessionId,
+    /// Which way.
+    pub direction: Direction,
+}
+
+/// A session has ended: for the carriers of one of its directions.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// Which workers, a bit each.
+    pub carriers: u16,
+    /// The session.
+    pub id: SessionId,
+    /// The flow.
+    pub key: FlowKey,
+}
+
+/// What passed by a copy since it was last told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Activity {
+    /// Index of the copy, for the answer.
+    pub copy: u32,
+    /// The session.
+    pub id: SessionId,
+    /// Which way.
+    pub direction: Direction,
+    /// TCP flags that open or end.
+    pub flags: u8,
+    /// Packets.
+    pub packets: u32,
+    /// Bytes.
+    pub bytes: u64,
+    /// When the last one passed, in [`ticks`].
+    pub last_seen: u32,
+}
+
+/// The part of a copy that packets seldom touch.
+#[derive(Clone, Copy, Debug, Default)]
+struct Copy {
+    live: bool,
+    family: Family,
+    protocol: u8,
+    owner: u8,
+    direction: Direction,
+    /// TCP flags that the owner has not been told of.
+    flags: u8,
+    flow: u32,
+    id: SessionId,
+}
+
+/// The copies of one worker.
+#[derive(Debug, Default)]
+pub(super) struct Copies {
+    slab: Vec<Copy>,
+    free: Vec<u32>,
+    live: u32,
+    room: u32,
+    /// The next to make room.
+    hand: u32,
+    /// The next to be looked at by the sweep.
+    at: u32,
+    last: Nanos,
+    /// The time of the last sweep, in [`ticks`].
+    now: u32,
+}
+
+impl Copies {
+    pub(super) fn new(room: u32) -> Self {
+        let (slab, free) = (Vec::with_capacity(room as usize), Vec::with_capacity(room as usize));
+        Self { slab, free, room, ..Self::default() }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.slab.capacity() * size_of::<Copy>() + self.free.capacity() * size_of::<u32>()
+    }
+}
+
+impl Sessions {
+    /// Copies of other workers' flows.
+    pub fn copies(&self) -> u32 {
+        self.copies.live
+    }
+
+    /// The session's direction to which a flow that was just found belongs, for a worker that is to carry it. `None` if it
+    /// is a copy itself.
+    pub fn lease(&mut self, family: Family, flow: u32, carrier: u8) -> Option<Lease> {
+        let record = self.flow(family, flow).filter(|record| !record.is_copy())?;
+        let (action, index, direction) = (record.action, record.session(), record.direction());
+        let session = self.slab.get_mut(index as usize)?;
+        session.carriers[direction as usize] |= 1 << carrier;
+        let id = SessionId { index, generation: session.generation };
+        Some(Lease { action, id, direction })
+    }
+
+    /// Takes a copy in, with a stamp that makes its first use look its next hop up. Its flow, [`NONE`] if the session is
+    /// one's own.
+    pub fn adopt(&mut self, key: &FlowKey, protocol: u8, lease: &Lease, owner: u8, now: Nanos) -> u32 {
+        if let Some(flow) = self.find(key) {
+            let family = if matches!(key, FlowKey::V4(_)) { Family::V4 } else { Family::V6 };
+            match self.flow(family, flow) {
+                Some(record) if record.is_copy() => self.remove_copy(record.session()),
+                _ => return NONE,
+            }
+        }
+        let index = self.room_for_copy();
+        let record = Flow {
+            action: lease.action,
+            stamp: self.stamp.wrapping_sub(1),
+            last_seen: ticks(now),
+            session: Flow::copy_reference(index, lease.direction),
+            packets: 0,
+            bytes: 0,
+        };
+        let (family, flow) = match *key {
+            FlowKey::V4(key) => (Family::V4, self.v4.insert(key, record)),
+            FlowKey::V6(key) => (Family::V6, self.v6.insert(key, record)),
+        };
+        let (Ok(flow), Some(copy)) = (flow, self.copies.slab.get_mut(index as usize)) else {
+            self.copies.free.push(index);
+            return NONE;
+        };
+        let (id, direction) = (lease.id, lease.direction);
+        *copy = Copy { live: true, family, protocol, owner, direction, flags: 0, flow, id };
+        self.copies.live += 1;
+        flow
+    }
+
+    fn find(&self, key: &FlowKey) -> Option<u32> {
+        match key {
+            FlowKey::V4(key) => self.v4.find(key),
+            FlowKey::V6(key) => self.v6.find(key),
+        }
+    }
+
+    /// A free index; the copy that is idle the longest, of a few, makes room if there is none.
+    fn room_for_copy(&mut self) -> u32 {
+        let copies = &mut self.copies;
+        if copies.free.is_empty() && (copies.slab.len() as u32) < copies.room {
+            copies.slab.push(Copy::default());
+            return copies.slab.len() as u32 - 1;
+        }
+        if let Some(index) = copies.free.pop() {
+            return index;
+        }
+        let (mut oldest, mut most) = (copies.hand, 0);
+        for step in 0..EXAMINED {
+            let index = (self.copies.hand + step) % self.copies.room.max(1);
+            let Some(copy) = self.copies.slab.get(index as usize) else { continue };
+            let seen = self.flow(copy.family, copy.flow).map_or(0, |flow| flow.last_seen);
+            let idle = self.copies.now.wrapping_sub(seen);
+            if idle >= most {
+                (oldest, most) = (index, idle);
+            }
+        }
+        self.copies.hand = (self.copies.hand + EXAMINED) % self.copies.room.max(1);
+        self.remove_copy(oldest);
+        self.copies.free.pop().unwrap_or(oldest)
+    }
+
+    /// Takes a copy out, what it has not told with it.
+    pub(super) fn remove_copy(&mut self, index: u32) {
+        let Some(copy) = self.copies.slab.get_mut(index as usize).filter(|copy| copy.live) else { return };
+        copy.live = false;
+        let copy = *copy;
+        match copy.family {
+            Family::V4 => drop(self.v4.remove(copy.flow)),
+            Family::V6 => drop(self.v6.remove(copy.flow)),
+        }
+        self.copies.free.push(index);
+        self.copies.live -= 1;
+    }
+
+    /// The owner says that a session has ended; its copy goes, if it is that session's.
+    pub fn forget(&mut self, key: &FlowKey, owner: u8, id: SessionId) {
+        let record = self.find(key).and_then(|flow| match key {
+            FlowKey::V4(_) => self.v4.value(flow),
+            FlowKey::V6(_) => self.v6.value(flow),
+        });
+        if let Some(record) = record.filter(|record| record.is_copy()) {
+            self.forget_copy(record.session(), owner, id);
+        }
+    }
+
+    /// As [`forget`](Self::forget), for a copy that was named in an [`Activity`].
+    pub fn forget_copy(&mut self, copy: u32, owner: u8, id: SessionId) {
+        let known =
+            self.copies.slab.get(copy as usize).is_some_and(|c| c.live && c.owner == owner && c.id == id);
+        if known {
+            self.remove_copy(copy);
+        }
+    }
+
+    /// Notes TCP flags that passed by a copy, and makes the message about it for its owner.
+    pub fn note_flags(&mut self, index: u32, flags: u8) -> Option<(u8, Activity)> {
+        use sluice_pkt::tcp::{FIN, RST};
+        let copy = self.copies.slab.get_mut(index as usize).filter(|copy| copy.live)?;
+        copy.flags = if flags & (FIN | RST) != 0 { copy.flags | flags } else { flags };
+        self.activity(index)
+    }
+
+    /// What there is to tell of a copy.
+    fn activity(&self, index: u32) -> Option<(u8, Activity)> {
+        let copy = self.copies.slab.get(index as usize).filter(|copy| copy.live)?;
+        let flow = self.flow(copy.family, copy.flow)?;
+        if flow.packets == 0 && copy.flags == 0 {
+            return None;
+        }
+        let Copy { id, direction, flags, .. } = *copy;
+        let Flow { packets, bytes, last_seen, .. } = *flow;
+        Some((copy.owner, Activity { copy: index, id, direction, flags, packets, bytes, last_seen }))
+    }
+
+    /// The owner will be told: counting starts anew.
+    pub fn told(&mut self, index: u32) {
+        let Some(copy) = self.copies.slab.get_mut(index as usize) else { return };
+        copy.flags = 0;
+        let (family, flow) = (copy.family, copy.flow);
+        if let Some(flow) = self.flow_mut(family, flow) {
+            (flow.packets, flow.bytes) = (0, 0);
+        }
+    }
+
+    /// Takes in what a carrier tells. False if there is no such session.
+    pub fn heard(&mut self, activity: &Activity, carrier: u8) -> bool {
+        let direction = activity.direction as usize;
+        let index = activity.id.index;
+        let Some(session) = self.slab.get_mut(index as usize) else { return false };
+        if !session.live || session.generation != activity.id.generation {
+            return false;
+        }
+        session.carriers[direction] |= 1 << carrier;
+        session.packets[direction] += u64::from(activity.packets);
+        session.bytes[direction] += activity.bytes;
+        let (family, flow) = (session.family, session.flows[direction]);
+        if let Some(flow) = self.flow_mut(family, flow)
+            && flow.last_seen.wrapping_sub(activity.last_seen) > u32::MAX / 2
+        {
+            flow.last_seen = activity.last_seen;
+        }
+        if activity.flags != 0 {
+            self.follow_tcp(index, activity.direction, activity.flags);
+        }
+        true
+    }
+
+    /// Looks at a share of the copies, so that each is looked at once a second: what they have to tell goes to `tell`,
+    /// which says whether there was room for it. One that has been idle for long is forgotten.
+    pub fn sweep_copies(
+        &mut self,
+        now: Nanos,
+        timeouts: &Timeouts,
+        mut tell: impl FnMut(u8, Activity) -> bool,
+    ) {
+        let elapsed = now.saturating_sub(self.copies.last);
+        if elapsed < SWEEP_INTERVAL {
+            return;
+        }
+        let slots = self.copies.slab.len() as u64;
+        // Rounded up: it comes round in a second at most.
+        let share = (u128::from(slots) * u128::from(elapsed)).div_ceil(u128::from(SECOND));
+        let quota = share.min(slots.into()) as u64;
+        (self.copies.last, self.copies.now) = (now, ticks(now));
+        for _ in 0..quota {
+            let index = self.copies.at;
+            self.copies.at = if u64::from(index) + 1 < slots { index + 1 } else { 0 };
+            if let Some((owner, activity)) = self.activity(index)
+                && tell(owner, activity)
+            {
+                self.told(index);
+            }
+            self.age_copy(index, timeouts);
+        }
+    }
+
+    /// When the sweep goes on.
+    pub fn next_copies(&self) -> Nanos {
+        self.copies.last.saturating_add(SWEEP_INTERVAL)
+    }
+
+    fn age_copy(&mut self, index: u32, timeouts: &Timeouts) {
+        let Some(copy) = self.copies.slab.get(index as usize).filter(|copy| copy.live) else { return };
+        let last_seen = self.flow(copy.family, copy.flow).map_or(0, |flow| flow.last_seen);
+        let idle = Nanos::from(self.copies.now.wrapping_sub(last_seen)) << 24;
+        if idle > IDLE.min(super::shortest(copy.protocol, timeouts)) {
+            self.remove_copy(index);
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Which of several workers makes and ends a session: a function of the packet and the configuration alone, so that every
+//! worker names the same one, and both directions of a session meet there.
+//!
+//! With source NAT it is the worker that the hash of the inside address names: all bindings and sessions of a host are in
+//! one place, which is what endpoint-independent mapping needs. Their answers find it by their external port, as each
+//! worker gives out the ports of its own blocks only. Without NAT it is a hash of the tuple that is the same both ways.
+//! A port forward is undone before.
+//!
+//! Exits: first packets whose session is another worker's.
+
+use sluice_pkt::ipv4;
+use sluice_pkt::parse::{Flags, Headers, L3, parse_quoted};
+use sluice_pkt::{icmpv4, ipv6};
+
+use super::{FirstPackets, addresses4, addresses6, nat, route};
+use crate::burst::Burst;
+use crate::shard::Shard;
+use crate::snapshot::{Forward, Snapshot};
+use crate::table::key::hash_words;
+use crate::verdict::Verdict;
+
+/// The most workers that there are.
+pub const MOST_WORKERS: usize = 16;
+/// Ports in a block, where pools have enough of them.
+const BLOCK_BITS: u32 = 6;
+/// Blocks that each worker has of a pool at least, if it has so many ports: a small pool is cut into smaller blocks.
+const BLOCKS_EACH: u32 = 4;
+/// Sets these hashes apart from those of tables, whose buckets would otherwise be used in part only.
+const SEED: u64 = 0x6f77_6e65_7273_0001;
+
+/// Runs the stage, for packets that have arrived here.
+pub fn run(burst: &mut Burst, first: &FirstPackets, shard: &Shard, snapshot: &Snapshot) {
+    let Some(crossing) = &shard.crossing else { return };
+    if first.asked {
+        return;
+    }
+    for i in first.open(burst) {
+        let (bytes, headers, interface) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
+        match crossing.owners().of_packet(bytes, headers, interface, snapshot) {
+            Some(owner) if owner != crossing.me() => burst.decide(i, Verdict::Ask(owner)),
+            _ => {}
+        }
+    }
+}
+
+/// How sessions are shared out among workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owners {
+    workers: u8,
+    block_bits: u32,
+}
+
+/// One end of a flow: address and port (or echo identifier).
+type End = (u32, u16);
+
+impl Owners {
+    /// For so many workers, 1 to [`MOST_WORKERS`].
+    pub fn new(snapshot: &Snapshot, workers: usize) -> Self {
+        let workers = workers.clamp(1, MOST_WORKERS) as u8;
+        let widths =
+            snapshot.pools.iter().map(|pool| u32::from(pool.ports.1.saturating_sub(pool.ports.0)) + 1);
+        let narrowest = widths.min().unwrap_or(u32::MAX);
+        let block = (narrowest / (u32::from(workers) * BLOCKS_EACH)).max(1);
+        Self { workers, block_bits: block.ilog2().min(BLOCK_BITS) }
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.workers.into()
+    }
+
+    /// The worker that gives out an external port (or echo identifier).
+    pub fn of_port(&self, port: u16) -> u8 {
+        ((u32::from(port) >> self.block_bits) % u32::from(self.workers)) as u8
+    }
+
+    fn of_hash(&self, hash: u64) -> u8 {
+        // The high half is as good as the remainder, and needs no division.
+        ((u128::from(hash) * u128::from(self.workers)) >> 64) as u8
+    }
+
+    fn of_words<const N: usize>(&self, words: &[u64; N], snapshot: &Snapshot) -> u8 {
+        self.of_hash(hash_words(words, snapshot.seed ^ SEED))
+    }
+
+    /// The worker that keeps what the first fragment of a datagram said.
+    pub fn of_datagram(&self, datagram: &[u64; 5], snapshot: &Snapshot) -> u8 {
+        self.of_words(datagram, snapshot)
+    }
+
+    /// The worker that asks for a neighbour on the link.
+    pub fn of_neighbor(&self, key: &[u64; 3], snapshot: &Snapshot) -> u8 {
+        self.of_words(key, snapshot)
+    }
+
+    /// The owner of the session of a packet; of that which it quotes, if it is an ICMP error. `None` for packets to the
+    /// gateway itself that can belong to no session: they are seen to where they arrive.
+    pub fn of_packet(
+        &self,
+        bytes: &[u8],
+        headers: &Headers,
+        interface: u16,
+        snapshot: &Snapshot,
+    ) -> Option<u8> {
+        if headers.flags.has(Flags::ICMP_ERROR)
+            && let Some(owner) = self.of_quoted(bytes, headers, interface, snapshot)
+        {
+            return owner;
+        }
+        if headers.l3 == L3::Ipv4 {
+            let (src, dst) = addresses4(bytes, headers);
+            let ends = [(src, headers.src_port), (dst, headers.dst_port)];
+            self.of_flow4(ends, headers.protocol, interface, snapshot)
+        } else {
+            let (src, dst) = addresses6(bytes, headers);
+            let ends = [(src, headers.src_port), (dst, headers.dst_port)];
+            Some(self.of_flow6(ends, headers.protocol, snapshot))
+        }
+    }
+
+    /// The quoted packet went the other way.
+    fn of_quoted(
+        &self,
+        bytes: &[u8],
+        headers: &Headers,
+        interface: u16,
+        snapshot: &Snapshot,
+    ) -> Option<Option<u8>> {
+        let at = usize::from(headers.l4_offset) + icmpv4::LEN;
+        let quoted = parse_quoted(bytes.get(at..usize::from(headers.end))?, headers.l3)?;
+        if headers.l3 == L3::Ipv4 {
+            let ip = ipv4::Header::at(bytes, at)?;
+            let ends = [(ip.destination_bits(), quoted.dst_port), (ip.source_bits(), quoted.src_port)];
+            Some(self.of_flow4(ends, quoted.protocol, interface, snapshot))
+        } else {
+            let ip = ipv6::Header::at(bytes, at)?;
+            let ends = [(ip.destination_bits(), quoted.dst_port), (ip.source_bits(), quoted.src_port)];
+            Some(Some(self.of_flow6(ends, quoted.protocol, snapshot)))
+        }
+    }
+
+    /// The owner of the session that a flow of IPv4 belongs to, by source and destination of its packets as they arrive.
+    pub fn of_flow4(
+        &self,
+        [src, dst]: [End; 2],
+        protocol: u8,
+        interface: u16,
+        snapshot: &Snapshot,
+    ) -> Option<u8> {
+        let address = std::net::Ipv4Addr::from_bits(dst.0);
+        if !snapshot.local4.contains_key(&address) {
+            return Some(self.of_ends([src, dst], protocol, snapshot));
+        }
+        // By an interface that has no such forward, a packet may still be of a session that another one's forward made.
+        let forwards = |f: &&Forward| nat::forwards(f, f.interface, dst, protocol);
+        let here = snapshot.forwards.iter().find(|f| f.interface == interface && forwards(f));
+        if let Some(forward) = here.or_else(|| snapshot.forwards.iter().find(forwards)) {
+            return Some(self.of_ends([src, nat::forwarded(forward, dst.1)], protocol, snapshot));
+        }
+        let mut pools = snapshot.pools.iter();
+        let has_ports = matches!(protocol, ipv4::TCP | ipv4::UDP | ipv4::ICMP);
+        let is_external = has_ports
+            && pools.any(|pool| {
+                (pool.ports.0..=pool.ports.1).contains(&dst.1) && pool.addresses.contains(&address)
+            });
+        is_external.then(|| self.of_port(dst.1))
+    }
+
+    /// The owner for two ends as they are inside of NAT. The same for both orders of the ends, unless both are translated
+    /// on their way to the other; then no packet goes from one to the other and back.
+    fn of_ends(&self, [src, dst]: [End; 2], protocol: u8, snapshot: &Snapshot) -> u8 {
+        if !snapshot.source_nat.is_empty() {
+            for (inside, outside) in [(src.0, dst.0), (dst.0, src.0)] {
+                let outside = std::net::Ipv4Addr::from_bits(outside);
+                let egress = route::expected_interface(outside.into(), snapshot);
+                if egress.is_some_and(|egress| nat::rule(snapshot, inside, egress).is_some()) {
+                    return self.of_words(&[inside.into()], snapshot);
+                }
+            }
+        }
+        let word = |(address, port): End| u64::from(address) << 16 | u64::from(port);
+        let (a, b) = (word(src), word(dst));
+        self.of_words(&[a.min(b), a.max(b), protocol.into()], snapshot)
+    }
+
+    /// The owner of the session that a flow of IPv6 belongs to.
+    pub fn of_flow6(&self, [src, dst]: [(u128, u16); 2], protocol: u8, snapshot: &Snapshot) -> u8 {
+        let (a, b) = (src.min(dst), src.max(dst));
+        let last = u64::from(a.1) << 32 | u64::from(b.1) << 16 | u64::from(protocol);
+        let words = [(a.0 >> 64) as u64, a.0 as u64, (b.0 >> 64) as u64, b.0 as u64, last];
+        self.of_words(&words, snapshot)
+    }
+}
