@@ -19,8 +19,7 @@ use sluice_pkt::parse::{Flags, Headers};
 
 pub use self::pending::PATIENCE;
 use self::pending::{Pending, PendingKey, Token};
-pub(crate) use self::ring::About;
-use self::ring::{Answer, Lent, NOTICES, Notice, Outcome, Peer, Question};
+use self::ring::{Answer, Lent, NOTICES, Notice, Outcome, Peer};
 pub use self::status::Heartbeat;
 use self::status::Status;
 pub(crate) use self::status::Statuses;
@@ -31,8 +30,9 @@ use crate::counters::Counters;
 use crate::session::{Family, FlowKey, NONE};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
+use crate::stage::flow;
+use crate::stage::fragment::{DatagramKey, FirstFragment};
 use crate::stage::owner::Owners;
-use crate::stage::{flow, fragment};
 use crate::verdict::{DropReason, Verdict};
 use crate::worker::Worker;
 
@@ -148,24 +148,23 @@ impl Crossing {
         sent
     }
 
-    /// Tells the owner of a datagram what its first fragment said.
+    /// Tells all others what the first fragment of a datagram said.
     pub(crate) fn tell_fragment(
         &mut self,
-        to: u8,
-        datagram: [u64; 5],
-        first: fragment::FirstFragment,
+        datagram: DatagramKey,
+        first: FirstFragment,
         counters: &mut Counters,
     ) {
-        self.notify(to, Notice::Fragment(datagram, first), counters);
+        for to in 0..self.peers.len() as u8 {
+            if to != self.me {
+                self.notify(to, Notice::Fragment(datagram, first), counters);
+            }
+        }
     }
 }
 
 /// What waits for the answer about a packet is found by this.
-fn pending_key(bytes: &[u8], headers: &Headers, interface: u16, about: About) -> PendingKey {
-    if about == About::Datagram {
-        let [a, b, c, d, e] = fragment::datagram(bytes, headers, interface);
-        return [1, a, b, c, d, e];
-    }
+fn pending_key(bytes: &[u8], headers: &Headers, interface: u16) -> PendingKey {
     match flow::key(bytes, headers, interface) {
         FlowKey::V4([a, b]) => [4, a, b, 0, 0, 0],
         FlowKey::V6([a, b, c, d, e]) => [6, a, b, c, d, e],
@@ -173,14 +172,14 @@ fn pending_key(bytes: &[u8], headers: &Headers, interface: u16, about: About) ->
 }
 
 /// Lends packet `i` to its owner, or parks it behind the one of its flow that is lent.
-pub(crate) fn ask(burst: &mut Burst, i: usize, owner: u8, about: About, shard: &mut Shard) {
+pub(crate) fn ask(burst: &mut Burst, i: usize, owner: u8, shard: &mut Shard) {
     let (headers, interface, port) = (burst.headers[i], burst.interfaces[i], burst.port);
-    let key = pending_key(burst.bytes(i), &headers, interface, about);
+    let key = pending_key(burst.bytes(i), &headers, interface);
     let Some(frame) = burst.take(i) else { return };
     let Shard { crossing, counters, pool, .. } = shard;
     let Some(crossing) = crossing else { return discard(frame, DropReason::OwnerSilent, pool, counters) };
     // An error is about a flow of others, and nothing comes behind it.
-    let alone = headers.flags.has(Flags::ICMP_ERROR) && about == About::Flow;
+    let alone = headers.flags.has(Flags::ICMP_ERROR);
     if !alone && let Some(index) = crossing.pending.find(&key) {
         match crossing.pending.park(index, port, frame) {
             Ok(()) => counters.parked += 1,
@@ -192,7 +191,7 @@ pub(crate) fn ask(burst: &mut Burst, i: usize, owner: u8, about: About, shard: &
     if !alone && token.is_none() {
         return discard(frame, DropReason::OwnerQueueFull, pool, counters);
     }
-    let question = Question { lent: Lent { frame, headers, port, interface, token }, about };
+    let question = Lent { frame, headers, port, interface, token };
     let asked = match crossing.peers.get_mut(usize::from(owner)) {
         Some(Some(peer)) => peer.ask(question),
         _ => Err(question),
@@ -206,7 +205,7 @@ pub(crate) fn ask(burst: &mut Burst, i: usize, owner: u8, about: About, shard: &
             if let Some(token) = token {
                 crossing.pending.end(token);
             }
-            discard(question.lent.frame, DropReason::CrossingFull, pool, counters);
+            discard(question.frame, DropReason::CrossingFull, pool, counters);
         }
     }
 }
@@ -221,9 +220,7 @@ fn discard(frame: crate::arena::Frame, reason: DropReason, pool: &mut FramePool,
 /// are none.
 pub(crate) fn take_answers(burst: &mut Burst, shard: &mut Shard) -> bool {
     let now = burst.now;
-    let Shard { crossing: Some(crossing), sessions, fragments, counters, pool, .. } = shard else {
-        return false;
-    };
+    let Shard { crossing: Some(crossing), sessions, counters, pool, .. } = shard else { return false };
     let Crossing { peers, pending, work, .. } = &mut **crossing;
     for (owner, peer) in peers.iter_mut().enumerate() {
         let Some(peer) = peer else { continue };
@@ -233,21 +230,6 @@ pub(crate) fn take_answers(burst: &mut Burst, shard: &mut Shard) -> bool {
             let Some(Answer { lent, outcome }) = peer.take_answer() else { break };
             *work += 1;
             let Lent { frame, headers, interface, token, .. } = lent;
-            if let Outcome::Datagram(first) = outcome {
-                let datagram = fragment::datagram(frame.bytes(), &headers, interface);
-                let learned = fragments.learn(datagram, first, now);
-                let ready = match learned {
-                    Ok(()) => pending.ready(port, frame).map_err(|frame| (frame, DropReason::OwnerQueueFull)),
-                    Err(reason) => Err((frame, reason)),
-                };
-                if let Err((frame, reason)) = ready {
-                    discard(frame, reason, pool, counters);
-                }
-                if let Some(token) = token {
-                    pending.end(token);
-                }
-                continue;
-            }
             let i = burst.len();
             let key = flow::key(frame.bytes(), &headers, interface);
             burst.port = port;
@@ -267,7 +249,6 @@ pub(crate) fn take_answers(burst: &mut Burst, shard: &mut Shard) -> bool {
                 }
                 Outcome::Once(action) => burst.actions[i] = action,
                 Outcome::Verdict(verdict) => burst.decide(i, verdict),
-                Outcome::Datagram(_) => {}
             }
         }
     }
@@ -277,25 +258,15 @@ pub(crate) fn take_answers(burst: &mut Burst, shard: &mut Shard) -> bool {
 /// Fills an empty burst with packets that others ask about, of one port. False if there are none. Those must be answered
 /// by [`answer`].
 pub(crate) fn take_questions(burst: &mut Burst, shard: &mut Shard) -> bool {
-    let now = burst.now;
-    let Shard { crossing: Some(crossing), fragments, .. } = shard else { return false };
+    let Shard { crossing: Some(crossing), .. } = shard else { return false };
     let Crossing { peers, askers, work, .. } = &mut **crossing;
     for (asker, peer) in peers.iter_mut().enumerate() {
         let Some(peer) = peer else { continue };
         while burst.room() > 0 {
-            let port = peer.asked.first().map(|question| question.lent.port);
+            let port = peer.asked.first().map(|lent| lent.port);
             let Some(port) = port.filter(|&port| burst.is_empty() || port == burst.port) else { break };
-            let Some(Question { lent, about }) = peer.asked.try_pop() else { break };
+            let Some(lent) = peer.asked.try_pop() else { break };
             *work += 1;
-            if about == About::Datagram {
-                let datagram = fragment::datagram(lent.frame.bytes(), &lent.headers, lent.interface);
-                let outcome = match fragments.find(&datagram, now) {
-                    Some(first) => Outcome::Datagram(first),
-                    None => Outcome::Verdict(Verdict::Drop(DropReason::FragmentUnknown)),
-                };
-                send_home(peer, Answer { lent, outcome });
-                continue;
-            }
             let i = burst.len();
             let Lent { frame, headers, interface, token, .. } = lent;
             burst.port = port;
@@ -434,7 +405,7 @@ pub(crate) fn release(burst: &mut Burst, shard: &mut Shard) {
 pub(crate) fn close(shard: &mut Shard) {
     let Shard { crossing: Some(crossing), counters, pool, .. } = shard else { return };
     for peer in crossing.peers.iter_mut().flatten() {
-        while let Some(Question { lent, .. }) = peer.asked.try_pop() {
+        while let Some(lent) = peer.asked.try_pop() {
             let outcome = Outcome::Verdict(Verdict::Drop(DropReason::Shutdown));
             send_home(peer, Answer { lent, outcome });
         }

@@ -1,4 +1,4 @@
-//! Frames that wait for something, a neighbour or another worker's answer, and what comes of them: they go on, or they
+//! Frames that wait for something, a neighbour, another worker's answer or a first fragment, and what comes of them: they go on, or they
 //! die.
 
 use std::collections::VecDeque;
@@ -65,16 +65,6 @@ impl HoldQueue {
     pub(crate) fn wake(&mut self, awaited: u16) {
         let woken = self.waiting.extract_if(.., |w| w.awaited == awaited);
         self.ready.extend(woken.map(|w| (w.port, w.frame)));
-    }
-
-    /// Puts a frame in that waits for nothing but its next way through the pipeline. Gives it back when all places are
-    /// taken.
-    pub(crate) fn ready(&mut self, port: u16, frame: Frame) -> Result<(), Frame> {
-        if self.len() == self.capacity {
-            return Err(frame);
-        }
-        self.ready.push_back((port, frame));
-        Ok(())
     }
 
     /// What was awaited is given up: its frames are undeliverable.

@@ -15,8 +15,8 @@ pub enum Verdict {
     Hold(u32),
     /// Is lent to the worker that owns its session, and comes back with an answer.
     Ask(u8),
-    /// A later fragment: is lent to the worker that knows what the first one of its datagram said.
-    AskDatagram(u8),
+    /// A later fragment: waits, as it came, for the first one of its datagram.
+    AwaitFirst,
     /// Dies silently.
     Drop(DropReason),
     /// Dies, and its sender is told by ICMP, rates permitting.
@@ -125,9 +125,13 @@ drop_reasons! {
     DestinationInvalid = "destination_invalid",
     /// Multicast and broadcast are not forwarded.
     Multicast = "multicast",
-    /// A later fragment whose first fragment has not been seen.
+    /// A later fragment whose first fragment has not come.
     FragmentUnknown = "fragment_unknown",
-    /// Too many datagrams in fragments at once.
+    /// Too many later fragments wait for their first one.
+    FragmentQueueFull = "fragment_queue_full",
+    /// A fragment that covers a part of another, and all that follow of its datagram.
+    FragmentOverlap = "fragment_overlap",
+    /// Too many datagrams in fragments at once, or one in too many pieces.
     FragmentTableFull = "fragment_table_full",
     /// An ACL says no.
     AclDeny = "acl_deny",

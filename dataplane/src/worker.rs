@@ -16,6 +16,7 @@ use crate::port::{Port, Refused};
 use crate::probe::Probe;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
+use crate::stage::fragment;
 use crate::stage::owner::Owners;
 use crate::verdict::DropReason;
 
@@ -202,7 +203,8 @@ impl Worker {
         let shard = &self.shard;
         let crossing = shard.crossing.as_ref();
         let crossing = crossing.map_or(Nanos::MAX, |c| c.next_due(shard.sessions.next_copies()));
-        shard.neighbors.next_due().min(shard.local.next_due()).min(crossing)
+        let waiting = shard.neighbors.next_due().min(shard.fragments.next_due());
+        waiting.min(shard.local.next_due()).min(crossing)
     }
 
     fn receive(&mut self, index: usize, now: Nanos, probe: &mut impl Probe) -> usize {
@@ -226,12 +228,16 @@ impl Worker {
         count
     }
 
-    /// Packets whose neighbour has answered go on, ahead of all that come in after the answer.
+    /// Packets whose neighbour has answered, or whose first fragment has come, go on ahead of all that come in after.
     fn release(&mut self, now: Nanos) {
         let Self { burst, shard, snapshot, .. } = self;
-        while shard.neighbors.is_ready() {
+        while shard.neighbors.is_ready() || shard.fragments.is_ready() {
             burst.now = now;
-            shard.neighbors.release(burst);
+            if shard.neighbors.is_ready() {
+                shard.neighbors.release(burst);
+            } else {
+                shard.fragments.release(burst);
+            }
             pipeline::run(burst, shard, snapshot, &mut ());
             burst.clear();
         }
@@ -243,14 +249,16 @@ impl Worker {
         shard.sessions.sweep(now, &snapshot.timeouts, &mut shard.nat, &mut shard.counters);
         shard.local(snapshot, now).tick();
         shard.limiters.keep(now, snapshot);
+        fragment::keep(shard, now);
         if now.saturating_sub(self.published) >= PUBLISH {
             self.publish(now);
         }
     }
 
-    /// Packets that wait: for a neighbour, for another worker's answer, or in an outbox.
+    /// Packets that wait: for a neighbour, a first fragment, another worker's answer, or in an outbox.
     pub fn held(&self) -> u64 {
         self.shard.neighbors.held()
+            + self.shard.fragments.held()
             + self.shard.crossing.as_ref().map_or(0, |crossing| crossing.held())
             + self.shard.outboxes.iter().map(|outbox| outbox.len() as u64).sum::<u64>()
     }
@@ -299,7 +307,7 @@ impl Worker {
         self.flush(now);
         let shard = &mut self.shard;
         crossing::close(shard);
-        while let Some(frame) = shard.neighbors.drain() {
+        while let Some(frame) = shard.neighbors.drain().or_else(|| shard.fragments.drain()) {
             shard.counters.dropped(DropReason::Shutdown, 1);
             shard.pool.give(frame);
         }

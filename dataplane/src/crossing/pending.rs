@@ -30,7 +30,7 @@ struct Waiting {
     parked: u8,
 }
 
-/// A flow by its own tuple, or a datagram in fragments.
+/// A flow, by its own tuple.
 pub(super) type PendingKey = [u64; 6];
 
 /// The flows of one worker about which others are asked.
@@ -90,11 +90,6 @@ impl Pending {
             self.holds.wake(index);
         }
         known
-    }
-
-    /// A packet goes on, ahead of those that will be woken.
-    pub(super) fn ready(&mut self, port: u16, frame: Frame) -> Result<(), Frame> {
-        self.holds.ready(port, frame)
     }
 
     pub(super) fn is_ready(&self) -> bool {

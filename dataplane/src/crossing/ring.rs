@@ -8,7 +8,7 @@ use super::pending::Token;
 use crate::arena::Frame;
 use crate::local::neighbor::Told;
 use crate::session::{Activity, FlowAction, FlowKey, Lease, SessionId};
-use crate::stage::fragment::FirstFragment;
+use crate::stage::fragment::{DatagramKey, FirstFragment};
 use crate::verdict::Verdict;
 
 /// Frames that one worker may have lent to another at a time.
@@ -16,7 +16,7 @@ pub(super) const QUESTIONS: usize = 256;
 /// Messages without a frame that may be on their way from one worker to another.
 pub(super) const NOTICES: usize = 512;
 
-/// A frame that is lent, with what its worker has found out about it.
+/// A frame that is lent to the worker that owns its session, with what its own has found out about it.
 #[derive(Debug)]
 pub(super) struct Lent {
     pub(super) frame: Frame,
@@ -29,22 +29,6 @@ pub(super) struct Lent {
     pub(super) token: Option<Token>,
 }
 
-/// What is asked about a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum About {
-    /// What becomes of it, and of those that follow.
-    Flow,
-    /// What its datagram's first fragment said.
-    Datagram,
-}
-
-/// A frame that is lent to the worker that owns its session.
-#[derive(Debug)]
-pub(super) struct Question {
-    pub(super) lent: Lent,
-    pub(super) about: About,
-}
-
 /// What the owner says.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Outcome {
@@ -54,8 +38,6 @@ pub(super) enum Outcome {
     Once(FlowAction),
     /// This becomes of it.
     Verdict(Verdict),
-    /// Its datagram's first fragment said this.
-    Datagram(FirstFragment),
 }
 
 /// The frame comes home with what the owner says.
@@ -74,16 +56,16 @@ pub(super) enum Notice {
     Gone(SessionId, u32),
     /// To the owner: what passed by a carrier.
     Activity(Activity),
-    /// To the owner of a datagram: its first fragment.
-    Fragment([u64; 5], FirstFragment),
+    /// To all: the first fragment of a datagram.
+    Fragment(DatagramKey, FirstFragment),
     /// Of a neighbour.
     Neighbor(Told),
 }
 
 /// One worker's ends of the rings to and from another.
 pub(super) struct Peer {
-    pub(super) questions: HeapProd<Question>,
-    pub(super) asked: HeapCons<Question>,
+    pub(super) questions: HeapProd<Lent>,
+    pub(super) asked: HeapCons<Lent>,
     pub(super) answers: HeapProd<Answer>,
     pub(super) answered: HeapCons<Answer>,
     pub(super) notices: HeapProd<Notice>,
@@ -124,7 +106,7 @@ pub(super) fn pair() -> (Peer, Peer) {
 
 impl Peer {
     /// Lends a frame. Gives it back if as many are lent as may be: so there is always room for the answers.
-    pub(super) fn ask(&mut self, question: Question) -> Result<(), Question> {
+    pub(super) fn ask(&mut self, question: Lent) -> Result<(), Lent> {
         if self.lent == QUESTIONS {
             return Err(question);
         }

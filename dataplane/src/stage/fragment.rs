@@ -1,10 +1,12 @@
 //! Fragments, both ways: gives later fragments the ports that their datagram's first one had, and cuts packets that are
 //! too long for the egress link.
 //!
-//! Nothing is reassembled and no payload is kept: the first fragment leaves its ports behind for the others of its
-//! datagram, which then belong to its flow (virtual reassembly, as in RFC 4787 11 in order).
+//! Nothing is reassembled: the first fragment leaves its ports behind for the others of its datagram, which then belong to
+//! its flow (virtual reassembly, RFC 4787 11). One that comes ahead of the first waits for it, and no longer than that.
 //!
-//! Exits: drops of later fragments whose first one is not known.
+//! Exits: later fragments that wait for their first one; drops of those that overlap others.
+
+mod datagrams;
 
 use sluice_pkt::checksum::Sum;
 use sluice_pkt::parse::{Flags, Headers, L3, fragment_header};
@@ -16,66 +18,14 @@ use crate::burst::Burst;
 use crate::clock::Nanos;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
-use crate::table::hash::HashTable;
 use crate::verdict::{DropReason, Verdict};
 
-/// How many slots of a full table are looked at for one that has expired: a flood of fragments must not buy a walk
-/// through all of it with each packet.
-const EXAMINED: u32 = 64;
-
-/// What the first fragment of a datagram said.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct FirstFragment {
-    ports: (u16, u16),
-    icmp_type: u8,
-    protocol: u8,
-    expires: Nanos,
-}
-
-/// Datagrams that have come in fragments of late.
-pub struct Fragments {
-    table: HashTable<[u64; 5], FirstFragment>,
-    /// Next slot to be looked at for expiry.
-    sweep: u32,
-}
-
-impl Fragments {
-    /// Takes the memory for as many datagrams as the snapshot says.
-    pub fn new(snapshot: &Snapshot) -> Self {
-        Self { table: HashTable::with_capacity(snapshot.sizes.fragments, snapshot.seed), sweep: 0 }
-    }
-
-    pub(crate) fn find(&self, key: &[u64; 5], now: Nanos) -> Option<FirstFragment> {
-        let first = self.table.find(key).and_then(|index| self.table.value(index));
-        first.filter(|first| first.expires >= now).copied()
-    }
-
-    pub(crate) fn learn(
-        &mut self,
-        key: [u64; 5],
-        first: FirstFragment,
-        now: Nanos,
-    ) -> Result<(), DropReason> {
-        if let Some(known) = self.table.find(&key).and_then(|i| self.table.value_mut(i)) {
-            *known = first;
-            return Ok(());
-        }
-        self.expire(now, if self.table.is_full() { EXAMINED } else { 2 });
-        self.table.insert(key, first).map(drop).map_err(|_| DropReason::FragmentTableFull)
-    }
-
-    fn expire(&mut self, now: Nanos, slots: u32) {
-        for _ in 0..slots.min(self.table.slots()) {
-            if self.table.get(self.sweep).is_some_and(|(_, first)| first.expires < now) {
-                self.table.remove(self.sweep);
-            }
-            self.sweep = if self.sweep + 1 < self.table.slots() { self.sweep + 1 } else { 0 };
-        }
-    }
-}
+pub use self::datagrams::Fragments;
+use self::datagrams::Piece;
+pub(crate) use self::datagrams::{DatagramKey, FirstFragment};
 
 /// Which datagram a fragment belongs to (RFC 791 3.2, RFC 8200 4.5), and by which interface it came.
-pub(crate) fn datagram(bytes: &[u8], headers: &Headers, interface: u16) -> [u64; 5] {
+fn datagram(bytes: &[u8], headers: &Headers, interface: u16) -> DatagramKey {
     if headers.l3 == L3::Ipv4 {
         let (src, dst) = addresses4(bytes, headers);
         let id = ipv4::Header::at(bytes, headers.l3_offset.into()).map_or(0, |ip| ip.identification());
@@ -89,50 +39,84 @@ pub(crate) fn datagram(bytes: &[u8], headers: &Headers, interface: u16) -> [u64;
     [(src >> 64) as u64, src as u64, (dst >> 64) as u64, dst as u64, word]
 }
 
+/// Where a fragment lies in its datagram.
+fn piece(bytes: &[u8], headers: &Headers) -> Option<Piece> {
+    let (at, offset, more) = if headers.l3 == L3::Ipv4 {
+        let ip = ipv4::Header::at(bytes, headers.l3_offset.into())?;
+        (usize::from(headers.l3_offset) + ip.header_len(), ip.fragment_offset(), ip.more_fragments())
+    } else {
+        let at = fragment_header(bytes, headers)?;
+        let header = ipv6::fragment::Header::at(bytes, at)?;
+        (at + ipv6::fragment::LEN, header.offset(), header.more())
+    };
+    let len = usize::from(headers.end).checked_sub(at)?;
+    let from = offset / 8;
+    Some(Piece { from, to: from + len.div_ceil(8) as u16, last: !more })
+}
+
 /// Runs the stage for packets that come in.
 pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
     for i in burst.live {
         if !burst.headers[i].flags.has(Flags::FRAGMENT) {
             continue;
         }
-        let key = datagram(burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
-        let now = burst.now;
-        let headers = &mut burst.headers[i];
-        if headers.flags.has(Flags::LATER_FRAGMENT) {
-            match shard.fragments.find(&key, now) {
-                Some(first) => {
-                    (headers.src_port, headers.dst_port) = first.ports;
-                    headers.icmp_type = first.icmp_type;
-                    headers.protocol = first.protocol;
-                }
-                None => match owner(&key, shard, snapshot) {
-                    Some(owner) => burst.decide(i, Verdict::AskDatagram(owner)),
-                    None => burst.drop(i, DropReason::FragmentUnknown),
-                },
+        match follow(burst, i, shard, snapshot) {
+            Ok(Some(first)) => {
+                let headers = &mut burst.headers[i];
+                (headers.src_port, headers.dst_port) = first.ports;
+                headers.icmp_type = first.icmp_type;
+                headers.protocol = first.protocol;
             }
-        } else {
-            let first = FirstFragment {
-                ports: (headers.src_port, headers.dst_port),
-                icmp_type: headers.icmp_type,
-                protocol: headers.protocol,
-                expires: now.saturating_add(snapshot.timeouts.fragment),
-            };
-            if let Err(reason) = shard.fragments.learn(key, first, now) {
-                burst.drop(i, reason);
-            } else if let Some(owner) = owner(&key, shard, snapshot)
-                && let Some(crossing) = &mut shard.crossing
-            {
-                crossing.tell_fragment(owner, key, first, &mut shard.counters);
-            }
+            Ok(None) => burst.decide(i, Verdict::AwaitFirst),
+            Err(reason) => burst.drop(i, reason),
         }
     }
 }
 
-/// The other worker that keeps what the first fragment of a datagram said, for fragments that arrive elsewhere.
-fn owner(datagram: &[u64; 5], shard: &Shard, snapshot: &Snapshot) -> Option<u8> {
-    let crossing = shard.crossing.as_ref()?;
-    let owner = crossing.owners().of_datagram(datagram, snapshot);
-    (owner != crossing.me()).then_some(owner)
+/// What is known of the datagram that a fragment belongs to, this one included; `None` if its first one has not come.
+fn follow(
+    burst: &Burst,
+    i: usize,
+    shard: &mut Shard,
+    snapshot: &Snapshot,
+) -> Result<Option<FirstFragment>, DropReason> {
+    let (bytes, headers, now) = (burst.bytes(i), &burst.headers[i], burst.now);
+    let key = datagram(bytes, headers, burst.interfaces[i]);
+    let piece = piece(bytes, headers).ok_or(DropReason::FragmentMalformed)?;
+    if !headers.flags.has(Flags::LATER_FRAGMENT) {
+        let first = FirstFragment {
+            ports: (headers.src_port, headers.dst_port),
+            icmp_type: headers.icmp_type,
+            protocol: headers.protocol,
+            expires: now.saturating_add(snapshot.timeouts.fragment),
+        };
+        shard.fragments.learn(key, first, now)?;
+        if let Some(crossing) = &mut shard.crossing {
+            crossing.tell_fragment(key, first, &mut shard.counters);
+        }
+    }
+    shard.fragments.pass(&key, piece, now)
+}
+
+/// Keeps packet `i`, a later fragment, until the first one of its datagram comes.
+pub(super) fn hold(burst: &mut Burst, i: usize, shard: &mut Shard) {
+    let key = datagram(burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
+    let (port, now) = (burst.port, burst.now);
+    let Some(frame) = burst.take(i) else { return };
+    if let Err(frame) = shard.fragments.hold(key, port, frame, now) {
+        shard.counters.dropped(DropReason::FragmentQueueFull, 1);
+        shard.pool.give(frame);
+    }
+}
+
+/// Gives up fragments that have waited too long for their first one.
+pub(crate) fn keep(shard: &mut Shard, now: Nanos) {
+    let Shard { fragments, counters, pool, .. } = shard;
+    fragments.tick(now);
+    while let Some(lost) = fragments.undelivered() {
+        counters.dropped(lost.reason, 1);
+        pool.give(lost.frame);
+    }
 }
 
 /// Cuts an IPv4 packet that is ready to leave (its network header at `l3`) into fragments of at most `mtu` bytes each

@@ -83,11 +83,6 @@ impl Owners {
         self.of_hash(hash_words(words, snapshot.seed ^ SEED))
     }
 
-    /// The worker that keeps what the first fragment of a datagram said.
-    pub fn of_datagram(&self, datagram: &[u64; 5], snapshot: &Snapshot) -> u8 {
-        self.of_words(datagram, snapshot)
-    }
-
     /// The worker that asks for a neighbour on the link.
     pub fn of_neighbor(&self, key: &[u64; 3], snapshot: &Snapshot) -> u8 {
         self.of_words(key, snapshot)

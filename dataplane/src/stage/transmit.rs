@@ -4,7 +4,7 @@
 use super::fragment;
 use crate::arena::{Frame, FramePool};
 use crate::burst::Burst;
-use crate::crossing::{self, About};
+use crate::crossing;
 use crate::local::neighbor::Egress;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
@@ -46,8 +46,8 @@ fn conclude(burst: &mut Burst, i: usize, shard: &mut Shard, snapshot: &Snapshot)
                 shard.local(snapshot, burst.now).undeliverable(port, frame, reason);
             }
         }
-        Verdict::Ask(owner) => crossing::ask(burst, i, owner, About::Flow, shard),
-        Verdict::AskDatagram(owner) => crossing::ask(burst, i, owner, About::Datagram, shard),
+        Verdict::Ask(owner) => crossing::ask(burst, i, owner, shard),
+        Verdict::AwaitFirst => fragment::hold(burst, i, shard),
         Verdict::Drop(reason) => {
             if let Some(frame) = burst.take(i) {
                 discard(frame, reason, shard);

@@ -127,20 +127,100 @@ fn fragments_that_come_are_translated_like_their_datagram() {
     lab.close();
 }
 
+/// A fragment that waits in vain, and then dies.
+fn waits_in_vain(lab: &mut Lab, port: usize, fragment: &[u8]) {
+    assert_eq!(lab.pass(port, fragment), []);
+    let waiting = lab.worker.held();
+    assert!(waiting > 0);
+    let before = lab.drops(DropReason::FragmentUnknown);
+    lab.wait(3 * SECOND);
+    assert_eq!((lab.worker.held(), lab.drops(DropReason::FragmentUnknown) - before), (0, waiting));
+}
+
 #[test]
-fn a_fragment_without_its_first_one_is_dropped_also_when_that_was_long_ago() {
+fn a_fragment_without_its_first_one_waits_and_is_dropped_also_when_that_was_long_ago() {
     let mut lab = Lab::new(snapshot());
     let [first, second, third] = fragments(1, &[9; 150]);
-    assert_eq!(lab.dropped(LAN, &second), DropReason::FragmentUnknown);
+    waits_in_vain(&mut lab, LAN, &second);
     lab.forward(LAN, &first);
     lab.wait(15 * SECOND);
     lab.forward(LAN, &third);
     lab.wait(SECOND);
-    assert_eq!(lab.dropped(LAN, &second), DropReason::FragmentUnknown);
-    // Another datagram, another interface, another protocol: not the same.
+    waits_in_vain(&mut lab, LAN, &second);
+    // Another datagram, another interface: not the same.
     lab.forward(LAN, &first);
-    assert_eq!(lab.dropped(LAN, &fragments(2, &[9; 150])[1]), DropReason::FragmentUnknown);
-    assert_eq!(lab.dropped(WAN, &second), DropReason::FragmentUnknown);
+    waits_in_vain(&mut lab, LAN, &fragments(2, &[9; 150])[1]);
+    waits_in_vain(&mut lab, WAN, &second);
+    lab.close();
+}
+
+/// Every order of three fragments, each perhaps twice, gives the datagram that they give in order.
+///
+/// proves: RFC 4787 REQ-14
+#[test]
+fn fragments_may_come_in_any_order_and_twice() {
+    let mut lab = Lab::new(snapshot());
+    let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]
+        .into_iter()
+        .zip(1u16..)
+        .flat_map(|(order, id)| [(order.to_vec(), id), ([order, order].concat(), id + 100)]);
+    for (order, id) in orders {
+        let parts = fragments(id, &[id as u8; 150]);
+        let mut out: Vec<Vec<u8>> = Vec::new();
+        for &part in &order {
+            out.extend(lab.pass(LAN, &parts[part]).into_iter().map(|(_, frame)| network(&frame).to_vec()));
+        }
+        assert_eq!((out.len(), lab.worker.held()), (order.len(), 0), "{order:?}");
+        let offset = |packet: &Vec<u8>| u16::from_be_bytes([packet[6], packet[7]]) & 0x1fff;
+        out.sort_by_key(offset);
+        out.dedup();
+        let whole = reassemble(&out);
+        assert_eq!((ends(&whole).1, checksums_are_right(&whole)), (TO, (true, true)), "{order:?}");
+    }
+    assert_eq!(lab.worker.shard().sessions.live(), 1);
+    lab.close();
+}
+
+#[test]
+fn an_overlapping_fragment_ends_its_datagram() {
+    let mut lab = Lab::new(snapshot());
+    let [first, second, third] = fragments(1, &[9; 150]);
+    let datagram = udp_segment(FROM, TO, &[9; 150]);
+    let piece = |at: usize, end: usize| {
+        let ip = Ip { id: 1, fragment: (at as u16, true), ..Ip::new(FROM.0, TO.0, packets::UDP) };
+        ip.packet(&datagram[at..end])
+    };
+    lab.forward(LAN, &first);
+    lab.forward(LAN, &second);
+    // Within one that has passed, and over the edge of two.
+    for forged in [piece(8, 32), piece(56, 72), third] {
+        assert_eq!(lab.dropped(LAN, &forged), DropReason::FragmentOverlap);
+    }
+    // Others are not harmed.
+    for fragment in fragments(2, &[7; 150]) {
+        lab.forward(LAN, &fragment);
+    }
+    lab.close();
+}
+
+/// proves: RFC 4787 REQ-14a
+#[test]
+fn a_flood_of_fragments_without_a_first_one_harms_nobody_else() {
+    let mut lab = Lab::new(snapshot());
+    for id in 1000..2000 {
+        assert_eq!(lab.pass(LAN, &fragments(id, &[9; 150])[1]), []);
+    }
+    let held = lab.worker.held();
+    assert!((1..=125).contains(&held), "an eighth of the frames at most: {held}");
+    assert_eq!(lab.drops(DropReason::FragmentQueueFull), 1000 - held);
+    for fragment in fragments(1, &[7; 150]) {
+        lab.forward(LAN, &fragment);
+    }
+    lab.wait(3 * SECOND);
+    assert_eq!((lab.worker.held(), lab.drops(DropReason::FragmentUnknown)), (0, held));
+    // And it is over.
+    let [first, second, _] = fragments(3, &[7; 150]);
+    assert_eq!((lab.pass(LAN, &second), lab.pass(LAN, &first).len()), (vec![], 2));
     lab.close();
 }
 

@@ -1,0 +1,315 @@
+//! Datagrams that come in fragments: what the first one of each said, which pieces of it have passed, and later ones that
+//! came ahead of the first.
+
+use crate::arena::Frame;
+use crate::burst::Burst;
+use crate::clock::{MILLISECOND, Nanos, SECOND};
+use crate::hold::{HoldQueue, Undelivered};
+use crate::snapshot::Snapshot;
+use crate::table::hash::HashTable;
+use crate::verdict::DropReason;
+
+/// How long a fragment waits for the first one of its datagram.
+pub(crate) const PATIENCE: Nanos = 2 * SECOND;
+/// Datagrams whose first fragment is awaited at a time, at most.
+const AWAITED: u32 = 256;
+/// Fragments of one datagram that wait: all of a datagram of 64 KiB over a link of 1,500 bytes.
+const PER_DATAGRAM: u8 = 45;
+/// Pieces of one datagram that are told apart: all of a datagram of 64 KiB over a link of 576 bytes (RFC 791 3.2).
+const PIECES: usize = 128;
+/// How many slots of a full table are looked at for one that has expired: a flood of fragments must not buy a walk
+/// through all of it with each packet.
+const EXAMINED: u32 = 64;
+/// How often those that wait are looked at.
+const LOOK: Nanos = 100 * MILLISECOND;
+const NEVER: Nanos = Nanos::MAX;
+
+/// Addresses, identification, protocol and ingress interface.
+pub(crate) type DatagramKey = [u64; 5];
+
+/// What the first fragment of a datagram said.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct FirstFragment {
+    pub(crate) ports: (u16, u16),
+    pub(crate) icmp_type: u8,
+    pub(crate) protocol: u8,
+    pub(crate) expires: Nanos,
+}
+
+/// Where a fragment lies in its datagram, in units of 8 bytes: from, up to, and whether it is the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    pub(crate) from: u16,
+    pub(crate) to: u16,
+    pub(crate) last: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Datagram {
+    first: FirstFragment,
+    /// The pieces that have passed, none over another.
+    pieces: [(u16, u16); PIECES],
+    count: u8,
+    /// Units of 8 bytes that have passed.
+    passed: u16,
+    /// Units of 8 bytes in all; 0 as long as the last fragment has not come.
+    whole: u16,
+    /// Pieces have overlapped: nothing of it passes any more (RFC 5722 4, RFC 1858 for IPv4).
+    forged: bool,
+}
+
+impl Default for Datagram {
+    fn default() -> Self {
+        Self {
+            first: FirstFragment::default(),
+            pieces: [(0, 0); PIECES],
+            count: 0,
+            passed: 0,
+            whole: 0,
+            forged: false,
+        }
+    }
+}
+
+impl Datagram {
+    fn is_complete(&self) -> bool {
+        self.whole != 0 && self.passed >= self.whole
+    }
+
+    /// Takes a piece in. The same one twice is a duplicate, and passes.
+    fn pass(&mut self, piece: Piece) -> Result<(), DropReason> {
+        let seen = self.pieces.get(..usize::from(self.count)).unwrap_or_default();
+        if self.forged {
+            return Err(DropReason::FragmentOverlap);
+        }
+        if seen.contains(&(piece.from, piece.to)) {
+            return Ok(());
+        }
+        if seen.iter().any(|&(from, to)| piece.from < to && from < piece.to) {
+            self.forged = true;
+            return Err(DropReason::FragmentOverlap);
+        }
+        let Some(slot) = self.pieces.get_mut(usize::from(self.count)) else {
+            return Err(DropReason::FragmentTableFull);
+        };
+        *slot = (piece.from, piece.to);
+        self.count += 1;
+        self.passed += piece.to - piece.from;
+        if piece.last {
+            self.whole = piece.to;
+        }
+        Ok(())
+    }
+}
+
+/// A datagram whose first fragment is awaited.
+#[derive(Clone, Copy, Debug, Default)]
+struct Awaited {
+    until: Nanos,
+    held: u8,
+}
+
+/// Datagrams that have come in fragments of late.
+pub struct Fragments {
+    table: HashTable<DatagramKey, Datagram>,
+    /// Next slot to be looked at for expiry.
+    sweep: u32,
+    awaited: HashTable<DatagramKey, Awaited>,
+    holds: HoldQueue,
+    due: Nanos,
+}
+
+impl Fragments {
+    /// Takes the memory for as many datagrams as the snapshot says.
+    pub fn new(snapshot: &Snapshot) -> Self {
+        let datagrams = snapshot.sizes.fragments;
+        Self {
+            table: HashTable::with_capacity(datagrams, snapshot.seed),
+            sweep: 0,
+            awaited: HashTable::with_capacity(AWAITED.min(datagrams / 4).max(1), snapshot.seed),
+            holds: HoldQueue::new(snapshot.sizes.frames),
+            due: NEVER,
+        }
+    }
+
+    /// Takes in what the first fragment of a datagram says; later ones that wait for it are ready then.
+    ///
+    /// # Errors
+    /// There is no room for it.
+    pub(crate) fn learn(
+        &mut self,
+        key: DatagramKey,
+        first: FirstFragment,
+        now: Nanos,
+    ) -> Result<(), DropReason> {
+        match self.table.find(&key).and_then(|index| self.table.value_mut(index)) {
+            // Another datagram of the same identification, or one that has come to its end.
+            Some(known) if known.first.expires < now || known.is_complete() => {
+                *known = Datagram { first, ..Datagram::default() };
+            }
+            Some(known) => known.first = first,
+            None => {
+                self.expire(now, if self.table.is_full() { EXAMINED } else { 2 });
+                let datagram = Datagram { first, ..Datagram::default() };
+                self.table.insert(key, datagram).map_err(|_| DropReason::FragmentTableFull)?;
+            }
+        }
+        if let Some(index) = self.awaited.find(&key) {
+            self.awaited.remove(index);
+            self.holds.wake(index as u16);
+        }
+        Ok(())
+    }
+
+    /// Lets a fragment pass, which lies there in its datagram: what the first one said. `None` if that has not come.
+    pub(crate) fn pass(
+        &mut self,
+        key: &DatagramKey,
+        piece: Piece,
+        now: Nanos,
+    ) -> Result<Option<FirstFragment>, DropReason> {
+        let found = self.table.find(key).and_then(|index| self.table.value_mut(index));
+        match found.filter(|datagram| datagram.first.expires >= now) {
+            Some(datagram) => datagram.pass(piece).map(|()| Some(datagram.first)),
+            None => Ok(None),
+        }
+    }
+
+    /// Keeps a fragment until the first one of its datagram comes. Gives it back if as many wait as may.
+    pub(crate) fn hold(
+        &mut self,
+        key: DatagramKey,
+        port: u16,
+        frame: Frame,
+        now: Nanos,
+    ) -> Result<(), Frame> {
+        let found = self.awaited.find(&key).or_else(|| {
+            let until = now.saturating_add(PATIENCE);
+            self.due = self.due.min(until);
+            self.awaited.insert(key, Awaited { until, held: 0 }).ok()
+        });
+        let awaited = found.and_then(|index| Some((index, self.awaited.value_mut(index)?)));
+        let Some((index, awaited)) = awaited.filter(|(_, awaited)| awaited.held < PER_DATAGRAM) else {
+            return Err(frame);
+        };
+        self.holds.wait(index as u16, port, frame)?;
+        awaited.held += 1;
+        Ok(())
+    }
+
+    fn expire(&mut self, now: Nanos, slots: u32) {
+        for _ in 0..slots.min(self.table.slots()) {
+            if self.table.get(self.sweep).is_some_and(|(_, datagram)| datagram.first.expires < now) {
+                self.table.remove(self.sweep);
+            }
+            self.sweep = if self.sweep + 1 < self.table.slots() { self.sweep + 1 } else { 0 };
+        }
+    }
+
+    /// Gives up what has waited too long.
+    pub(crate) fn tick(&mut self, now: Nanos) {
+        if now < self.due {
+            return;
+        }
+        self.due = NEVER;
+        for index in 0..self.awaited.slots() {
+            let Some((_, awaited)) = self.awaited.get(index) else { continue };
+            if awaited.until <= now {
+                self.awaited.remove(index);
+                self.holds.fail(index as u16, DropReason::FragmentUnknown);
+            } else {
+                self.due = self.due.min(awaited.until).max(now.saturating_add(LOOK));
+            }
+        }
+    }
+
+    /// When something is to be given up.
+    pub(crate) fn next_due(&self) -> Nanos {
+        self.due
+    }
+
+    /// Fragments that wait.
+    pub(crate) fn held(&self) -> u64 {
+        self.holds.len() as u64
+    }
+
+    /// Whether fragments are ready to go on.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.holds.is_ready()
+    }
+
+    /// Fills an empty burst with them.
+    pub(crate) fn release(&mut self, burst: &mut Burst) {
+        self.holds.release(burst);
+    }
+
+    /// Takes out a fragment that has waited in vain.
+    pub(crate) fn undelivered(&mut self) -> Option<Undelivered> {
+        self.holds.undelivered()
+    }
+
+    /// Takes out any fragment that waits.
+    pub(crate) fn drain(&mut self) -> Option<Frame> {
+        self.holds.drain()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn piece(from: u16, to: u16, last: bool) -> Piece {
+        Piece { from, to, last }
+    }
+
+    #[test]
+    fn duplicates_pass_and_overlaps_end_the_datagram() {
+        let mut datagram = Datagram::default();
+        assert_eq!(datagram.pass(piece(0, 10, false)), Ok(()));
+        assert_eq!(datagram.pass(piece(20, 25, true)), Ok(()));
+        assert_eq!(datagram.pass(piece(0, 10, false)), Ok(()));
+        assert!(!datagram.is_complete());
+        assert_eq!(datagram.pass(piece(10, 20, false)), Ok(()));
+        assert!(datagram.is_complete());
+        assert_eq!(datagram.pass(piece(9, 11, false)), Err(DropReason::FragmentOverlap));
+        assert_eq!(datagram.pass(piece(0, 10, false)), Err(DropReason::FragmentOverlap));
+    }
+
+    #[test]
+    fn a_complete_datagram_makes_way_for_the_next_of_its_identification() {
+        let mut fragments = Fragments::new(&Snapshot::default());
+        let first = FirstFragment { expires: SECOND, ..FirstFragment::default() };
+        let key = [1; 5];
+        for end in [30, 40] {
+            fragments.learn(key, first, 0).unwrap();
+            assert!(fragments.pass(&key, piece(0, 10, false), 0).unwrap().is_some());
+            assert!(fragments.pass(&key, piece(10, end, true), 0).unwrap().is_some());
+        }
+        assert!(fragments.pass(&key, piece(10, 20, true), 0).is_err());
+        assert!(fragments.pass(&key, piece(10, 20, true), SECOND + 1).unwrap().is_none(), "it has expired");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+
+        /// Against a map of the units that have come: what passes never covers a unit by two different pieces.
+        #[test]
+        fn what_passes_never_overlaps(pieces in prop::collection::vec((0u16..60, 1u16..12), 1..40)) {
+            let mut datagram = Datagram::default();
+            let mut owner = vec![None; 80];
+            let mut forged = false;
+            for (from, len) in pieces {
+                let this = (from, from + len);
+                let units = usize::from(this.0)..usize::from(this.1);
+                let overlaps = owner[units.clone()].iter().any(|unit| unit.is_some_and(|other| other != this));
+                let known = owner[units.clone()].iter().all(|unit| *unit == Some(this));
+                forged |= overlaps;
+                prop_assert_eq!(datagram.pass(piece(this.0, this.1, false)).is_ok(), !forged, "{:?} {}", this, known);
+                if !forged {
+                    owner[units].fill(Some(this));
+                }
+            }
+        }
+    }
+}
