@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 mod boxes;
 mod index;
+mod layer;
 mod plan;
 mod ranks;
 mod rows;
 mod simd;
 
 use index::Index;
+use layer::NONE;
 use ranks::{Halves, Ranks, Tree};
-use rows::NONE;
 use simd::Level;
 
 /// How many packets are looked up together.
@@ -161,6 +162,8 @@ pub struct Classifier<A: Address> {
 #[derive(Clone, Debug)]
 struct Chunk<A: Address> {
     rules: Vec<Rule<A>>,
+    /// The rules' results, which take fewer lines.
+    results: Vec<u32>,
     /// For packets that are not established and, where the rules tell them apart, for those that are.
     indices: Vec<Index<A>>,
 }
@@ -170,7 +173,23 @@ impl<A: Address> Chunk<A> {
         let told_apart = rules.iter().any(|rule| rule.established.is_some());
         let indices = [false, true].into_iter().take(1 + usize::from(told_apart));
         let indices = indices.map(|established| Index::new(&rules, established)).collect();
-        Self { rules, indices }
+        let results = rules.iter().map(|rule| rule.result).collect();
+        Self { rules, results, indices }
+    }
+
+    /// The number of the first rule that matches each of `tuples`.
+    fn look_up(&self, level: Level, tuples: &[Tuple<A>], best: &mut [u16; BURST]) {
+        let [fresh, established @ ..] = self.indices.as_slice() else { return };
+        fresh.look_up(level, &self.rules, tuples, best);
+        if let [established] = established
+            && tuples.iter().any(|tuple| tuple.established)
+        {
+            let mut others = [NONE; BURST];
+            established.look_up(level, &self.rules, tuples, &mut others);
+            for ((best, other), tuple) in best.iter_mut().zip(others).zip(tuples) {
+                *best = if tuple.established { other } else { *best };
+            }
+        }
     }
 }
 
@@ -197,14 +216,62 @@ impl<A: Address> Classifier<A> {
             results.fill(None);
             let mut best = [NONE; BURST];
             for chunk in &self.chunks {
-                if let [index] = chunk.indices.as_slice() {
-                    index.look_up(self.level, &chunk.rules, tuples, &mut best);
-                }
+                chunk.look_up(self.level, tuples, &mut best);
                 for (result, best) in results.iter_mut().zip(&best) {
-                    *result = result.or_else(|| chunk.rules.get(usize::from(*best)).map(|rule| rule.result));
+                    *result = result.or_else(|| chunk.results.get(usize::from(*best)).copied());
                 }
             }
         }
+    }
+
+    /// Puts `rule` ahead of the one at `position`, or behind all. Takes about 5 µs for each rule of those built together,
+    /// at most 16,384. False if there are fewer rules than `position`.
+    pub fn insert(&mut self, position: usize, rule: Rule<A>) -> bool {
+        if position > self.len() {
+            return false;
+        }
+        match self.find(position.saturating_sub(1)) {
+            None => self.chunks.push(Arc::new(Chunk::new(vec![rule]))),
+            Some((number, offset)) => {
+                let offset = if position == 0 { 0 } else { offset + 1 };
+                self.change(number, |rules| rules.insert(offset, rule));
+            }
+        }
+        true
+    }
+
+    /// Takes the rule at `position` away. As fast as [`insert`](Self::insert).
+    pub fn remove(&mut self, position: usize) -> Option<Rule<A>> {
+        let (number, offset) = self.find(position)?;
+        self.change(number, |rules| rules.remove(offset))
+    }
+
+    /// Puts `rule` in the place of the one at `position`, which is returned. As fast as [`insert`](Self::insert).
+    pub fn replace(&mut self, position: usize, rule: Rule<A>) -> Option<Rule<A>> {
+        let (number, offset) = self.find(position)?;
+        self.change(number, |rules| rules.get_mut(offset).map(|old| core::mem::replace(old, rule)))?
+    }
+
+    /// The chunk of the rule at `position`, and its place there.
+    fn find(&self, position: usize) -> Option<(usize, usize)> {
+        let mut first = 0;
+        for (number, chunk) in self.chunks.iter().enumerate() {
+            if position - first < chunk.rules.len() {
+                return Some((number, position - first));
+            }
+            first += chunk.rules.len();
+        }
+        None
+    }
+
+    /// Changes a chunk's rules and builds it anew: in two, if it has become too large.
+    fn change<T>(&mut self, number: usize, change: impl FnOnce(&mut Vec<Rule<A>>) -> T) -> Option<T> {
+        let mut rules = self.chunks.get(number)?.rules.clone();
+        let changed = change(&mut rules);
+        let size = if rules.len() > CHUNK { rules.len().div_ceil(2) } else { CHUNK };
+        self.chunks
+            .splice(number..=number, rules.chunks(size).map(|rules| Arc::new(Chunk::new(rules.to_vec()))));
+        Some(changed)
     }
 
     /// How many rules there are.
@@ -217,11 +284,6 @@ impl<A: Address> Classifier<A> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    #[doc(hidden)]
-    pub fn describe(&self) -> String {
-        self.chunks.iter().flat_map(|chunk| &chunk.indices).map(Index::describe).collect::<Vec<_>>().join(" | ")
     }
 
     /// Memory that look-ups use, in bytes, beside the rules themselves.

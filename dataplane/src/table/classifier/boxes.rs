@@ -60,7 +60,8 @@ impl<A: Address> Boxes<A> {
                 _ => odd.push(number as u16),
             }
         }
-        let kinds = Kinds::new(steps(whole.iter().map(|rule| rule.3), 0, CODES - 1, |code| code.checked_sub(1)));
+        let kinds =
+            Kinds::new(steps(whole.iter().map(|rule| rule.3), 0, CODES - 1, |code| code.checked_sub(1)));
         let source_keys = steps(whole.iter().map(|rule| rule.1), A::ZERO, A::ALL, A::before);
         let destination_keys = steps(whole.iter().map(|rule| rule.2), A::ZERO, A::ALL, A::before);
         let boxes = whole.iter().filter_map(|&(number, source, destination, codes)| {
@@ -136,7 +137,9 @@ const CODES: u32 = 1 << 25;
 fn codes<A>(rule: &Rule<A>) -> Option<(u32, u32)> {
     match (rule.protocol, rule.icmp_type, rule.icmp_code) {
         (None, None, None) => Some((0, CODES - 1)),
-        (Some(protocol), None, None) => Some((code(protocol, None), code(protocol, Some((u8::MAX, u8::MAX))))),
+        (Some(protocol), None, None) => {
+            Some((code(protocol, None), code(protocol, Some((u8::MAX, u8::MAX)))))
+        }
         (Some(protocol), Some(kind), None) => {
             Some((code(protocol, Some((kind, 0))), code(protocol, Some((kind, u8::MAX)))))
         }

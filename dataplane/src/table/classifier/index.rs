@@ -1,9 +1,10 @@
 //! The built form of a chunk of rules.
 
 use super::boxes::{Boxes, Kinds};
+use super::layer::{Layer, NONE, Root};
 use super::plan::plan;
 use super::ranks::Ranks;
-use super::rows::{Builder, Layer, NONE, Root};
+use super::rows::Builder;
 use super::simd::{Kernel, Lanes, Level, Vector};
 use super::{Address, BURST, Rule, Tuple};
 
@@ -23,7 +24,9 @@ impl<A: Address> Index<A> {
         let mut boxes = Boxes::new(rules, established);
         let plan = plan(&boxes);
         let mut odd = core::mem::take(&mut boxes.odd);
-        odd.extend(plan.left.iter().filter_map(|&i| boxes.boxes.get(usize::from(i))).map(|cuboid| cuboid.rule));
+        odd.extend(
+            plan.left.iter().filter_map(|&i| boxes.boxes.get(usize::from(i))).map(|cuboid| cuboid.rule),
+        );
         odd.sort_unstable();
         let layers = plan.layers.iter().map(|(root, members)| Builder::build(&boxes, *root, members));
         Self {
@@ -36,7 +39,13 @@ impl<A: Address> Index<A> {
     }
 
     /// The number of the first rule that matches each of up to [`BURST`] tuples; [`NONE`] where there is none.
-    pub(super) fn look_up(&self, level: Level, rules: &[Rule<A>], tuples: &[Tuple<A>], best: &mut [u16; BURST]) {
+    pub(super) fn look_up(
+        &self,
+        level: Level,
+        rules: &[Rule<A>],
+        tuples: &[Tuple<A>],
+        best: &mut [u16; BURST],
+    ) {
         best.fill(NONE);
         level.run(Search { index: self, tuples, best });
         if self.odd.is_empty() {
@@ -44,15 +53,11 @@ impl<A: Address> Index<A> {
         }
         for (tuple, best) in tuples.iter().zip(best) {
             let earlier = self.odd.iter().take_while(|&&number| number < *best);
-            let found = earlier.into_iter().find(|&&number| {
-                rules.get(usize::from(number)).is_some_and(|rule| rule.matches(tuple))
-            });
+            let found = earlier
+                .into_iter()
+                .find(|&&number| rules.get(usize::from(number)).is_some_and(|rule| rule.matches(tuple)));
             *best = found.copied().unwrap_or(*best);
         }
-    }
-
-    pub(super) fn describe(&self) -> String {
-        format!("odd {} {}", self.odd.len(), self.layers.iter().map(Layer::describe).collect::<Vec<_>>().join("; "))
     }
 
     /// Memory, in bytes.
@@ -82,16 +87,10 @@ impl<A: Address> Kernel for Search<'_, A> {
     fn run<V: Vector>(self, vector: V) {
         let Self { index, tuples, best } = self;
         let count = tuples.len().min(BURST);
-        let mut addresses = [A::ZERO; BURST];
         let (mut sources, mut destinations, mut kinds) = ([0; BURST], [0; BURST], [0; BURST]);
-        for (address, tuple) in addresses.iter_mut().zip(tuples) {
-            *address = tuple.src;
-        }
-        index.sources.rank(vector, addresses.get(..count).unwrap_or(&[]), &mut sources);
-        for (address, tuple) in addresses.iter_mut().zip(tuples) {
-            *address = tuple.dst;
-        }
-        index.destinations.rank(vector, addresses.get(..count).unwrap_or(&[]), &mut destinations);
+        let tuples = tuples.get(..count).unwrap_or(&[]);
+        index.sources.rank(vector, tuples.iter().map(|tuple| tuple.src), &mut sources);
+        index.destinations.rank(vector, tuples.iter().map(|tuple| tuple.dst), &mut destinations);
         let mut packets = [Lanes::default(); BURST];
         for ((packet, kind), tuple) in packets.iter_mut().zip(&mut kinds).zip(tuples) {
             *kind = index.kinds.of(tuple.protocol, tuple.icmp);
@@ -108,7 +107,8 @@ impl<A: Address> Kernel for Search<'_, A> {
                 Root::Kind => (&kinds, [&sources, &destinations]),
                 Root::None => (&none, [&sources, &destinations]),
             };
-            for ((packet, first), second) in packets.iter_mut().zip(compared[0]).zip(compared[1]).take(count) {
+            for ((packet, first), second) in packets.iter_mut().zip(compared[0]).zip(compared[1]).take(count)
+            {
                 let (first, second) = (pair(*first), pair(*second));
                 [_, _, _, _, packet.0[4], packet.0[5], packet.0[6], packet.0[7]] =
                     [0, 0, 0, 0, first[0], first[1], second[0], second[1]];

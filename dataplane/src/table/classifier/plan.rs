@@ -6,7 +6,7 @@
 
 use super::Address;
 use super::boxes::{Boxes, Cuboid, DESTINATION, KIND, SOURCE};
-use super::rows::Root;
+use super::layer::Root;
 
 /// Layers to choose from, in the order of looking up.
 const LAYERS: [Root; 6] =
@@ -47,9 +47,13 @@ pub(super) fn plan<A: Address>(boxes: &Boxes<A>) -> Plan {
     let mut members: [Vec<u16>; LAYERS.len()] = Default::default();
     let mut left = Vec::new();
     for (number, cuboid) in boxes.boxes.iter().enumerate() {
-        match best {
-            Some((_, bounds, wide)) => members[layer(boxes, cuboid, bounds, wide)].push(number as u16),
-            None => left.push(number as u16),
+        // Where nothing fits, what is narrow and what allows every kind still does.
+        let (bounds, wide) = best.map_or(([BOUNDS[0]; 2], false), |best| (best.1, best.2));
+        let layer = layer(boxes, cuboid, bounds, wide);
+        if best.is_none() && LAYERS[layer] == Root::Kind {
+            left.push(number as u16);
+        } else {
+            members[layer].push(number as u16);
         }
     }
     let layers = LAYERS.into_iter().zip(members).filter(|(_, members)| !members.is_empty()).collect();
@@ -123,7 +127,7 @@ impl Scratch {
                 let rank = root.dimension().map_or(0, |dimension| cuboid.ranges[dimension].0);
                 let lines = u64::from(met.get(usize::from(rank)).copied().unwrap_or(0).div_ceil(4));
                 // Long rows are cut.
-                cost += lines.min(4) * 5 + lines.saturating_sub(4).min(32) * 3;
+                cost += lines.div_ceil(2).min(2) * 10 + lines.saturating_sub(4).min(32) * 3;
             }
         }
         let used = self.met.iter().filter(|met| met.iter().any(|&met| met != 0)).count() as u64;

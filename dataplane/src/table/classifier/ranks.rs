@@ -12,7 +12,12 @@ pub trait Ranks<A>: Clone + core::fmt::Debug {
     /// Ranks among `keys`, which are sorted and unique; 65,535 at most.
     fn new(keys: &[A]) -> Self;
     /// The rank of each of `addresses`.
-    fn rank<V: Vector>(&self, vector: V, addresses: &[A], ranks: &mut [u16; BURST]);
+    fn rank<V: Vector>(
+        &self,
+        vector: V,
+        addresses: impl ExactSizeIterator<Item = A>,
+        ranks: &mut [u16; BURST],
+    );
     /// Memory, in bytes.
     fn memory(&self) -> usize;
 }
@@ -49,8 +54,9 @@ pub struct Tree<K> {
 }
 
 impl<K: Word> Tree<K> {
-    fn new(keys: &[K]) -> Self {
-        let node = |keys: &mut dyn Iterator<Item = K>| Keys(core::array::from_fn(|_| keys.next().unwrap_or(K::MAX)));
+    pub(super) fn new(keys: &[K]) -> Self {
+        let node =
+            |keys: &mut dyn Iterator<Item = K>| Keys(core::array::from_fn(|_| keys.next().unwrap_or(K::MAX)));
         let mut levels = Vec::new();
         if !keys.is_empty() {
             levels.push(keys.chunks(KEYS).map(|keys| node(&mut keys.iter().copied())).collect::<Vec<_>>());
@@ -66,46 +72,50 @@ impl<K: Word> Tree<K> {
         Self { levels }
     }
 
+    /// The rank of each of `words`.
     #[inline(always)]
-    fn rank<V: Vector>(&self, vector: V, words: &[K], ranks: &mut [u16; BURST]) {
-        ranks.fill(0);
-        let (last, inner) = match self.levels.split_last() {
-            None => return,
-            Some(levels) => levels,
-        };
-        for level in inner {
-            descend(vector, level, KEYS + 1, words, ranks);
+    pub(super) fn rank<V: Vector>(
+        &self,
+        vector: V,
+        words: impl Iterator<Item = K>,
+        ranks: &mut [u16; BURST],
+    ) {
+        // So many levels, known to the compiler.
+        match self.levels.as_slice() {
+            [] => ranks.fill(0),
+            [a] => descend(vector, [a], words, ranks),
+            [a, b] => descend(vector, [a, b], words, ranks),
+            [a, b, c] => descend(vector, [a, b, c], words, ranks),
+            [a, b, c, d, ..] => descend(vector, [a, b, c, d], words, ranks),
         }
-        descend(vector, last, KEYS, words, ranks);
     }
 
     #[inline(always)]
     fn rank_one<V: Vector>(&self, vector: V, word: K) -> u16 {
-        let mut at = 0;
-        for (depth, level) in self.levels.iter().enumerate() {
-            let width = if depth + 1 == self.levels.len() { KEYS } else { KEYS + 1 };
-            let Some(node) = level.get(at) else { break };
-            at = at * width + word.above(vector, node);
-        }
-        at as u16
+        let mut rank = [0; BURST];
+        self.rank(vector, core::iter::once(word), &mut rank);
+        rank[0]
     }
 
-    fn memory(&self) -> usize {
+    pub(super) fn memory(&self) -> usize {
         self.levels.iter().map(|level| size_of_val(level.as_slice())).sum()
     }
 }
 
 #[inline(always)]
-fn descend<V: Vector, K: Word>(
+fn descend<V: Vector, K: Word, const LEVELS: usize>(
     vector: V,
-    level: &[Keys<K, KEYS>],
-    width: usize,
-    words: &[K],
+    levels: [&Vec<Keys<K, KEYS>>; LEVELS],
+    words: impl Iterator<Item = K>,
     ranks: &mut [u16; BURST],
 ) {
-    for (at, word) in ranks.iter_mut().zip(words) {
-        let Some(node) = level.get(usize::from(*at)) else { continue };
-        *at = (usize::from(*at) * width + word.above(vector, node)) as u16;
+    for (rank, word) in ranks.iter_mut().zip(words) {
+        let mut at = 0;
+        for (depth, level) in levels.iter().enumerate() {
+            let width = if depth + 1 == LEVELS { KEYS } else { KEYS + 1 };
+            at = at * width + level.get(at).map_or(0, |node| word.above(vector, node));
+        }
+        *rank = at as u16;
     }
 }
 
@@ -115,7 +125,12 @@ impl Ranks<u32> for Tree<u32> {
     }
 
     #[inline(always)]
-    fn rank<V: Vector>(&self, vector: V, addresses: &[u32], ranks: &mut [u16; BURST]) {
+    fn rank<V: Vector>(
+        &self,
+        vector: V,
+        addresses: impl ExactSizeIterator<Item = u32>,
+        ranks: &mut [u16; BURST],
+    ) {
         self.rank(vector, addresses, ranks);
     }
 
@@ -163,7 +178,8 @@ impl Ranks<u128> for Halves {
         for group in keys.chunk_by(|&a, &b| split(a).0 == split(b).0) {
             let word = group.first().map_or(0, |&key| split(key).0);
             uppers.push(word);
-            let lower: Vec<u64> = group.iter().map(|&key| split(key).1).filter(|&key| key != u64::MAX).collect();
+            let lower: Vec<u64> =
+                group.iter().map(|&key| split(key).1).filter(|&key| key != u64::MAX).collect();
             let lower = if lower.is_empty() {
                 0
             } else if lower.len() <= KEYS {
@@ -182,12 +198,19 @@ impl Ranks<u128> for Halves {
     }
 
     #[inline(always)]
-    fn rank<V: Vector>(&self, vector: V, addresses: &[u128], ranks: &mut [u16; BURST]) {
-        let mut upper = [0; BURST];
-        for (upper, address) in upper.iter_mut().zip(addresses) {
-            *upper = (address >> 64) as u64;
+    fn rank<V: Vector>(
+        &self,
+        vector: V,
+        addresses: impl ExactSizeIterator<Item = u128>,
+        ranks: &mut [u16; BURST],
+    ) {
+        let mut burst = [0; BURST];
+        let count = addresses.len().min(BURST);
+        for (place, address) in burst.iter_mut().zip(addresses) {
+            *place = address;
         }
-        self.upper.rank(vector, upper.get(..addresses.len()).unwrap_or(&[]), ranks);
+        let addresses = burst.get(..count).unwrap_or(&[]);
+        self.upper.rank(vector, addresses.iter().map(|address| (address >> 64) as u64), ranks);
         for (rank, address) in ranks.iter_mut().zip(addresses) {
             let Some(known) = self.known.get(usize::from(*rank)) else { continue };
             // Nothing is below 0.

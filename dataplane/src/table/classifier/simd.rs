@@ -6,20 +6,20 @@
 /// What one packet is compared by, or one rule: see [`super::rows`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C, align(16))]
-pub(super) struct Lanes(pub(super) [u16; 8]);
+pub struct Lanes(pub(super) [u16; 8]);
 
 /// Four rules, one cache line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
-pub(super) struct Line(pub(super) [Lanes; 4]);
+pub struct Line(pub(super) [Lanes; 4]);
 
 /// Sorted keys that are searched at once; unused ones at the end are the type's maximum, which is below nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C, align(64))]
-pub(super) struct Keys<K, const N: usize>(pub(super) [K; N]);
+pub struct Keys<K, const N: usize>(pub(super) [K; N]);
 
 /// An instruction set. A value of the type is the proof that this CPU has it.
-pub(super) trait Vector: Copy {
+pub trait Vector: Copy {
     /// How many of `keys` are below `x`.
     fn below16(self, keys: &Keys<u16, 32>, x: u16) -> usize;
     /// How many of `keys` are below `x`.
@@ -224,7 +224,8 @@ mod x86 {
                 let base = core::ptr::from_ref(line).cast::<__m256i>();
                 // SAFETY: `self` proves AVX2; `Lanes` is 16 bytes aligned to 16, a line 64 aligned to 64.
                 let set = unsafe {
-                    let packet = _mm256_broadcastsi128_si256(_mm_load_si128(core::ptr::from_ref(packet).cast()));
+                    let packet =
+                        _mm256_broadcastsi128_si256(_mm_load_si128(core::ptr::from_ref(packet).cast()));
                     let half = |offset| {
                         let above = _mm256_subs_epu16(_mm256_load_si256(base.add(offset)), packet);
                         let fits = _mm256_cmpeq_epi64(above, _mm256_setzero_si256());
@@ -278,7 +279,8 @@ mod x86 {
                 // SAFETY: `self` proves AVX-512 F and BW; `Lanes` is 16 bytes aligned to 16, a line 64 aligned to 64.
                 let set = unsafe {
                     let packet = _mm512_broadcast_i32x4(_mm_load_si128(core::ptr::from_ref(packet).cast()));
-                    let above = _mm512_subs_epu16(_mm512_load_si512(core::ptr::from_ref(line).cast()), packet);
+                    let above =
+                        _mm512_subs_epu16(_mm512_load_si512(core::ptr::from_ref(line).cast()), packet);
                     _mm512_testn_epi64_mask(above, above)
                 };
                 halves |= u32::from(set) << (8 * i);

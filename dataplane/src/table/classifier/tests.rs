@@ -56,12 +56,7 @@ fn each_field_decides_alone() {
         ("ICMP code, no ICMP", Rule { icmp_code: Some(0), ..ANY }, TCP, false),
         ("established wanted", Rule { established: Some(true), ..ANY }, TCP, false),
         ("new wanted", Rule { established: Some(false), ..ANY }, TCP, true),
-        (
-            "established",
-            Rule { established: Some(true), ..ANY },
-            Tuple { established: true, ..TCP },
-            true,
-        ),
+        ("established", Rule { established: Some(true), ..ANY }, Tuple { established: true, ..TCP }, true),
     ];
     for (name, rule, tuple, want) in cases {
         assert_eq!(rule.matches(&tuple), want, "{name}");
