@@ -2,7 +2,26 @@
 //!
 //! `A` is the address as a number: `u32` for IPv4, `u128` for IPv6.
 
-use core::ops::BitAnd;
+use core::ops::{BitAnd, BitOr, Not};
+use std::sync::Arc;
+
+mod boxes;
+mod index;
+mod layer;
+mod plan;
+mod ranks;
+mod rows;
+mod simd;
+
+use index::Index;
+use layer::NONE;
+use ranks::{Halves, Ranks, Tree};
+use simd::Level;
+
+/// How many packets are looked up together.
+pub const BURST: usize = 64;
+/// Rules that are built together, at most: their ranks fit 16 bits, and a change takes a bounded time.
+const CHUNK: usize = 16_384;
 
 /// A range of ports, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,9 +90,48 @@ pub struct Tuple<A> {
 }
 
 /// An address as a number.
-pub trait Address: Copy + PartialEq + BitAnd<Output = Self> {}
-impl Address for u32 {}
-impl Address for u128 {}
+pub trait Address:
+    Copy + Ord + core::fmt::Debug + BitAnd<Output = Self> + BitOr<Output = Self> + Not<Output = Self>
+{
+    /// The lowest address.
+    const ZERO: Self;
+    /// The highest address, which is also the mask that asks for every bit.
+    const ALL: Self;
+    /// What turns it into a rank.
+    type Ranks: Ranks<Self>;
+    /// The next lower address.
+    fn before(self) -> Option<Self>;
+    /// Whether it is a mask of ones followed by zeros.
+    fn is_prefix(self) -> bool;
+}
+
+impl Address for u32 {
+    const ZERO: Self = 0;
+    const ALL: Self = Self::MAX;
+    type Ranks = Tree<Self>;
+
+    fn before(self) -> Option<Self> {
+        self.checked_sub(1)
+    }
+
+    fn is_prefix(self) -> bool {
+        self.leading_ones() == self.count_ones()
+    }
+}
+
+impl Address for u128 {
+    const ZERO: Self = 0;
+    const ALL: Self = Self::MAX;
+    type Ranks = Halves;
+
+    fn before(self) -> Option<Self> {
+        self.checked_sub(1)
+    }
+
+    fn is_prefix(self) -> bool {
+        self.leading_ones() == self.count_ones()
+    }
+}
 
 impl<A: Address> Rule<A> {
     /// Whether the rule matches.
@@ -93,152 +151,147 @@ impl<A: Address> Rule<A> {
     }
 }
 
-/// An ordered list of rules.
+/// An ordered list of rules. Cloning shares what is built, so that a changed copy costs what the change does.
 #[derive(Clone, Debug)]
-pub struct Classifier<A> {
+pub struct Classifier<A: Address> {
+    chunks: Vec<Arc<Chunk<A>>>,
+    level: Level,
+}
+
+/// Rules that follow each other, and what is built of them.
+#[derive(Clone, Debug)]
+struct Chunk<A: Address> {
     rules: Vec<Rule<A>>,
+    /// The rules' results, which take fewer lines.
+    results: Vec<u32>,
+    /// For packets that are not established and, where the rules tell them apart, for those that are.
+    indices: Vec<Index<A>>,
+}
+
+impl<A: Address> Chunk<A> {
+    fn new(rules: Vec<Rule<A>>) -> Self {
+        let told_apart = rules.iter().any(|rule| rule.established.is_some());
+        let indices = [false, true].into_iter().take(1 + usize::from(told_apart));
+        let indices = indices.map(|established| Index::new(&rules, established)).collect();
+        let results = rules.iter().map(|rule| rule.result).collect();
+        Self { rules, results, indices }
+    }
+
+    /// The number of the first rule that matches each of `tuples`.
+    fn look_up(&self, level: Level, tuples: &[Tuple<A>], best: &mut [u16; BURST]) {
+        let [fresh, established @ ..] = self.indices.as_slice() else { return };
+        fresh.look_up(level, &self.rules, tuples, best);
+        if let [established] = established
+            && tuples.iter().any(|tuple| tuple.established)
+        {
+            let mut others = [NONE; BURST];
+            established.look_up(level, &self.rules, tuples, &mut others);
+            for ((best, other), tuple) in best.iter_mut().zip(others).zip(tuples) {
+                *best = if tuple.established { other } else { *best };
+            }
+        }
+    }
 }
 
 impl<A: Address> Classifier<A> {
     /// A classifier that tries `rules` from the first to the last.
     #[must_use]
     pub fn new(rules: Vec<Rule<A>>) -> Self {
-        Self { rules }
+        let chunks = rules.chunks(CHUNK).map(|rules| Arc::new(Chunk::new(rules.to_vec()))).collect();
+        Self { chunks, level: Level::detect() }
     }
 
     /// The result of the first rule that matches.
     #[inline]
     #[must_use]
     pub fn lookup(&self, tuple: &Tuple<A>) -> Option<u32> {
-        self.rules.iter().find(|rule| rule.matches(tuple)).map(|rule| rule.result)
+        let mut result = [None];
+        self.lookup_burst(core::slice::from_ref(tuple), &mut result);
+        result[0]
+    }
+
+    /// The result of the first rule that matches each of `tuples`, into as many `results`. Fastest for [`BURST`] at once.
+    pub fn lookup_burst(&self, tuples: &[Tuple<A>], results: &mut [Option<u32>]) {
+        for (tuples, results) in tuples.chunks(BURST).zip(results.chunks_mut(BURST)) {
+            results.fill(None);
+            let mut best = [NONE; BURST];
+            for chunk in &self.chunks {
+                chunk.look_up(self.level, tuples, &mut best);
+                for (result, best) in results.iter_mut().zip(&best) {
+                    *result = result.or_else(|| chunk.results.get(usize::from(*best)).copied());
+                }
+            }
+        }
+    }
+
+    /// Puts `rule` ahead of the one at `position`, or behind all. Takes about 5 µs for each rule of those built together,
+    /// at most 16,384. False if there are fewer rules than `position`.
+    pub fn insert(&mut self, position: usize, rule: Rule<A>) -> bool {
+        if position > self.len() {
+            return false;
+        }
+        match self.find(position.saturating_sub(1)) {
+            None => self.chunks.push(Arc::new(Chunk::new(vec![rule]))),
+            Some((number, offset)) => {
+                let offset = if position == 0 { 0 } else { offset + 1 };
+                self.change(number, |rules| rules.insert(offset, rule));
+            }
+        }
+        true
+    }
+
+    /// Takes the rule at `position` away. As fast as [`insert`](Self::insert).
+    pub fn remove(&mut self, position: usize) -> Option<Rule<A>> {
+        let (number, offset) = self.find(position)?;
+        self.change(number, |rules| rules.remove(offset))
+    }
+
+    /// Puts `rule` in the place of the one at `position`, which is returned. As fast as [`insert`](Self::insert).
+    pub fn replace(&mut self, position: usize, rule: Rule<A>) -> Option<Rule<A>> {
+        let (number, offset) = self.find(position)?;
+        self.change(number, |rules| rules.get_mut(offset).map(|old| core::mem::replace(old, rule)))?
+    }
+
+    /// The chunk of the rule at `position`, and its place there.
+    fn find(&self, position: usize) -> Option<(usize, usize)> {
+        let mut first = 0;
+        for (number, chunk) in self.chunks.iter().enumerate() {
+            if position - first < chunk.rules.len() {
+                return Some((number, position - first));
+            }
+            first += chunk.rules.len();
+        }
+        None
+    }
+
+    /// Changes a chunk's rules and builds it anew: in two, if it has become too large.
+    fn change<T>(&mut self, number: usize, change: impl FnOnce(&mut Vec<Rule<A>>) -> T) -> Option<T> {
+        let mut rules = self.chunks.get(number)?.rules.clone();
+        let changed = change(&mut rules);
+        let size = if rules.len() > CHUNK { rules.len().div_ceil(2) } else { CHUNK };
+        self.chunks
+            .splice(number..=number, rules.chunks(size).map(|rules| Arc::new(Chunk::new(rules.to_vec()))));
+        Some(changed)
     }
 
     /// How many rules there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.rules.len()
+        self.chunks.iter().map(|chunk| chunk.rules.len()).sum()
     }
 
     /// Whether there is no rule, and so never an answer.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.rules.is_empty()
+        self.len() == 0
+    }
+
+    /// Memory that look-ups use, in bytes, beside the rules themselves.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.chunks.iter().flat_map(|chunk| &chunk.indices).map(Index::memory).sum()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ANY: Rule<u32> = Rule {
-        src: (0, 0),
-        dst: (0, 0),
-        protocol: None,
-        src_port: PortRange::ANY,
-        dst_port: PortRange::ANY,
-        icmp_type: None,
-        icmp_code: None,
-        established: None,
-        result: 0,
-    };
-    const TCP: Tuple<u32> = Tuple {
-        src: 0x0a01_0203,
-        dst: 0xc633_6407,
-        protocol: 6,
-        src_port: 40_000,
-        dst_port: 443,
-        has_ports: true,
-        icmp: None,
-        established: false,
-    };
-    const PING: Tuple<u32> =
-        Tuple { protocol: 1, src_port: 0, dst_port: 0, has_ports: false, icmp: Some((8, 0)), ..TCP };
-
-    #[test]
-    fn each_field_decides_alone() {
-        let port = |first, last| PortRange { first, last };
-        let cases = [
-            ("anything", ANY, TCP, true),
-            ("source in prefix", Rule { src: (0x0a00_0000, 0xff00_0000), ..ANY }, TCP, true),
-            ("stray host bits", Rule { src: (0x0a99_9999, 0xff00_0000), ..ANY }, TCP, true),
-            ("source outside", Rule { src: (0x0b00_0000, 0xff00_0000), ..ANY }, TCP, false),
-            ("destination host", Rule { dst: (0xc633_6407, u32::MAX), ..ANY }, TCP, true),
-            ("destination off by one", Rule { dst: (0xc633_6406, u32::MAX), ..ANY }, TCP, false),
-            ("non-contiguous mask", Rule { dst: (0x0000_0007, 0x0000_00ff), ..ANY }, TCP, true),
-            ("protocol", Rule { protocol: Some(6), ..ANY }, TCP, true),
-            ("other protocol", Rule { protocol: Some(17), ..ANY }, TCP, false),
-            ("protocol 0 is not any", Rule { protocol: Some(0), ..ANY }, TCP, false),
-            ("source port", Rule { src_port: port(40_000, 40_000), ..ANY }, TCP, true),
-            ("source port below", Rule { src_port: port(40_001, 65_535), ..ANY }, TCP, false),
-            ("destination port at the end", Rule { dst_port: port(1, 443), ..ANY }, TCP, true),
-            ("destination port above", Rule { dst_port: port(0, 442), ..ANY }, TCP, false),
-            ("empty range", Rule { dst_port: port(444, 442), ..ANY }, TCP, false),
-            ("any port, no ports", ANY, PING, true),
-            ("port 0, no ports", Rule { dst_port: port(0, 0), ..ANY }, PING, false),
-            ("nearly any source port, no ports", Rule { src_port: port(0, 65_534), ..ANY }, PING, false),
-            ("ICMP type", Rule { icmp_type: Some(8), ..ANY }, PING, true),
-            ("other ICMP type", Rule { icmp_type: Some(0), ..ANY }, PING, false),
-            ("ICMP code", Rule { icmp_type: Some(8), icmp_code: Some(0), ..ANY }, PING, true),
-            ("other ICMP code", Rule { icmp_type: Some(8), icmp_code: Some(1), ..ANY }, PING, false),
-            ("ICMP type, no ICMP", Rule { icmp_type: Some(0), ..ANY }, TCP, false),
-            ("ICMP code, no ICMP", Rule { icmp_code: Some(0), ..ANY }, TCP, false),
-            ("established wanted", Rule { established: Some(true), ..ANY }, TCP, false),
-            ("new wanted", Rule { established: Some(false), ..ANY }, TCP, true),
-            (
-                "established",
-                Rule { established: Some(true), ..ANY },
-                Tuple { established: true, ..TCP },
-                true,
-            ),
-        ];
-        for (name, rule, tuple, want) in cases {
-            assert_eq!(rule.matches(&tuple), want, "{name}");
-        }
-    }
-
-    #[test]
-    fn the_first_match_answers() {
-        let rules = vec![
-            Rule { protocol: Some(17), result: 10, ..ANY },
-            Rule { dst_port: PortRange { first: 80, last: 443 }, result: 20, ..ANY },
-            Rule { protocol: Some(6), result: 30, ..ANY },
-        ];
-        let classifier = Classifier::new(rules);
-        assert_eq!(classifier.len(), 3);
-        assert_eq!(classifier.lookup(&TCP), Some(20));
-        assert_eq!(classifier.lookup(&Tuple { dst_port: 22, ..TCP }), Some(30));
-        assert_eq!(classifier.lookup(&Tuple { protocol: 17, ..TCP }), Some(10));
-        assert_eq!(classifier.lookup(&PING), None);
-        assert!(Classifier::<u32>::new(Vec::new()).is_empty());
-    }
-
-    #[test]
-    fn ipv6_addresses_are_compared_whole() {
-        let host = 0x2001_0db8_0000_0000_0000_0000_0000_0001_u128;
-        let wide = Rule {
-            src: (host, u128::MAX << 64),
-            dst: (0, 0),
-            protocol: None,
-            src_port: PortRange::ANY,
-            dst_port: PortRange::ANY,
-            icmp_type: None,
-            icmp_code: None,
-            established: None,
-            result: 1,
-        };
-        let tuple = |src| Tuple {
-            src,
-            dst: 0,
-            protocol: 58,
-            src_port: 0,
-            dst_port: 0,
-            has_ports: false,
-            icmp: Some((128, 0)),
-            established: false,
-        };
-        let classifier = Classifier::new(vec![Rule { src: (host, u128::MAX), result: 0, ..wide }, wide]);
-        assert_eq!(classifier.lookup(&tuple(host)), Some(0));
-        assert_eq!(classifier.lookup(&tuple(host + 1)), Some(1));
-        assert_eq!(classifier.lookup(&tuple(host | 1 << 127)), None);
-    }
-}
+mod tests;
