@@ -16,9 +16,7 @@ pub fn counters(snapshot: &Snapshot, counters: &Counters) -> Value {
         });
         (port.name.clone(), figures)
     });
-    // What cannot be with one worker is not listed until it has been.
-    let drops =
-        DropReason::ALL.iter().zip(&counters.drops).filter(|(reason, n)| !reason.is_of_crossing() || **n > 0);
+    let drops = DropReason::ALL.iter().zip(&counters.drops);
     let drops: Map<String, Value> = drops.map(|(reason, &n)| (reason.name().into(), n.into())).collect();
     let mut figures = json!({
         "ports": ports.collect::<Map<String, Value>>(),

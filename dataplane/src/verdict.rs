@@ -188,11 +188,6 @@ drop_reasons! {
 impl DropReason {
     /// How many reasons there are.
     pub const COUNT: usize = Self::ALL.len();
-
-    /// Whether packets die of it only where there are several workers.
-    pub const fn is_of_crossing(self) -> bool {
-        matches!(self, Self::CrossingFull | Self::OwnerQueueFull | Self::OwnerSilent)
-    }
 }
 
 impl From<ParseError> for DropReason {

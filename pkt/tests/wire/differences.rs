@@ -41,6 +41,8 @@ differences! {
     ArpKind,
     /// `etherparse` leaves the IPv4 header checksum to its caller; a router must check it (RFC 1812 5.2.2).
     HeaderChecksum,
+    /// `smoltcp` (0.12) takes an IPv4 header of less than five words for one without options (RFC 791 3.1: five at least).
+    ShortHeader,
     /// Neither oracle walks IPv4 options; Sluice refuses a list with impossible lengths, as it must find source routes.
     OptionList,
     /// `etherparse` walks an authentication header in IPv4. Sluice stops at it: NAT breaks AH, so nothing behind it is used.
@@ -92,6 +94,9 @@ impl Difference {
                 etherparse && only_we_refuse(ParseError::ArpMalformed) && !l3.starts_with(&[0, 1, 8, 0, 6, 4])
             }
             Self::HeaderChecksum => etherparse && only_we_refuse(ParseError::Ipv4Checksum),
+            Self::ShortHeader => {
+                !etherparse && only_we_refuse(ParseError::Ipv4HeaderLength) && l3[0] & 0xf < 5
+            }
             Self::OptionList => only_we_refuse(ParseError::Ipv4Options) && l3[0] > 0x45,
             Self::AuthInIpv4 => etherparse && is(L3::Ipv4, 51),
             Self::AuthInIpv6 => !etherparse && says("l3", 3) && says("ip.protocol", 51),
