@@ -56,28 +56,18 @@ impl<const COST: u64> TokenBucket<COST> {
         Self { rate, depth, credit: depth, last: 0 }
     }
 
-    #[inline(never)]
-    fn refill(&mut self, now_ns: u64) {
-        let earned = (now_ns - self.last).saturating_mul(self.rate);
-        self.credit = self.credit.saturating_add(earned).min(self.depth);
-        self.last = now_ns;
-    }
-
     /// Takes `tokens` (bytes, or packets) at the time `now_ns`; `false`, and nothing taken, where there are not
-    /// so many. Time that runs backwards earns nothing until it has caught up.
-    #[inline]
+    /// so many. Time that runs backwards earns nothing until it has caught up. Without a branch: which packets
+    /// pass is what no predictor can know.
+    #[inline(always)]
     pub fn allow(&mut self, now_ns: u64, tokens: u16) -> bool {
-        // Packets of one burst have one time: the first of them earns for all.
-        if now_ns > self.last {
-            self.refill(now_ns);
-        }
-        match self.credit.checked_sub(u64::from(tokens) * COST) {
-            Some(left) => {
-                self.credit = left;
-                true
-            }
-            None => false,
-        }
+        let earned = now_ns.saturating_sub(self.last).saturating_mul(self.rate);
+        let credit = self.credit.saturating_add(earned).min(self.depth);
+        let cost = u64::from(tokens) * COST;
+        let passes = credit >= cost;
+        self.credit = credit - (cost & u64::from(passes).wrapping_neg());
+        self.last = self.last.max(now_ns);
+        passes
     }
 }
 

@@ -11,6 +11,7 @@ pub mod lpm;
 pub mod meter;
 pub mod prefetch;
 mod tags;
+pub mod tcm;
 
 /// The same `cases` property-test cases on each run.
 #[cfg(test)]
