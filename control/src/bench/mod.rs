@@ -1,18 +1,20 @@
 //! `sluice bench`: what the packet path costs, without a NIC.
 //!
 //! The pipeline is the one of a live gateway, driven by the same worker. Its ports are in memory and make traffic that
-//! was laid out before the clock starts; what that costs is timed apart.
+//! was laid out before the clock starts; what that costs is timed apart. `table` measures one table at a time.
 
 mod gateway;
 mod options;
 mod report;
 mod run;
 mod stages;
+mod table;
 mod traffic;
 
 pub use options::{Feature, Order, PipelineOptions};
 pub use report::Report;
 pub use run::pipeline;
+pub use table::{Figures, Row, TableError, TableOptions, table};
 
 use sluice_dataplane::arena::ArenaError;
 

@@ -32,10 +32,15 @@ const PIECE: u64 = 6400;
 /// An option that is out of range, a core that cannot be had, or a run in which packets were lost.
 pub fn pipeline(options: &PipelineOptions) -> Result<Report, BenchError> {
     options.check()?;
-    let run = || {
-        let core = pin(options.core)?;
-        measure(options, core)
-    };
+    on_core(options.core, |core| measure(options, core))
+}
+
+/// Does `work` on a thread of its own, pinned to a core, whose number it is told.
+pub(super) fn on_core<T: Send, E: From<BenchError> + Send>(
+    wanted: Option<usize>,
+    work: impl FnOnce(usize) -> Result<T, E> + Send,
+) -> Result<T, E> {
+    let run = || work(pin(wanted)?);
     std::thread::scope(|scope| scope.spawn(run).join())
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
@@ -191,18 +196,18 @@ fn equal(what: &'static str, found: u64, expected: u64) -> Result<(), BenchError
 }
 
 /// A line on the terminal, if there is one; gone when dropped.
-struct Progress<'a> {
+pub(super) struct Progress<'a> {
     name: &'a str,
     terminal: Option<io::Stderr>,
 }
 
 impl<'a> Progress<'a> {
-    fn new(name: &'a str) -> Self {
+    pub(super) fn new(name: &'a str) -> Self {
         let terminal = Some(io::stderr()).filter(IsTerminal::is_terminal);
         Self { name, terminal }
     }
 
-    fn show(&mut self, percent: u64) {
+    pub(super) fn show(&mut self, percent: u64) {
         if let Some(terminal) = &mut self.terminal {
             // Nothing is lost with a progress line.
             let _ = write!(terminal, "\r{}: {percent} %\x1b[K", self.name);

@@ -58,36 +58,25 @@ impl<const COST: u64> TokenBucket<COST> {
 
     /// Changes rate and burst, in tokens, from `now_ns` on. What has been earned is kept, as far as the burst holds it.
     pub fn adjust(&mut self, now_ns: u64, rate: u64, burst: u64) {
-        if now_ns > self.last {
-            self.refill(now_ns);
-        }
+        // Earns what is due.
+        self.allow(now_ns, 0);
         self.rate = rate;
         self.depth = burst.min(u64::MAX / COST) * COST;
         self.credit = self.credit.min(self.depth);
     }
 
-    #[inline(never)]
-    fn refill(&mut self, now_ns: u64) {
-        let earned = (now_ns - self.last).saturating_mul(self.rate);
-        self.credit = self.credit.saturating_add(earned).min(self.depth);
-        self.last = now_ns;
-    }
-
     /// Takes `tokens` (bytes, or packets) at the time `now_ns`; `false`, and nothing taken, where there are not
-    /// so many. Time that runs backwards earns nothing until it has caught up.
-    #[inline]
+    /// so many. Time that runs backwards earns nothing until it has caught up. Without a branch: which packets
+    /// pass is what no predictor can know.
+    #[inline(always)]
     pub fn allow(&mut self, now_ns: u64, tokens: u16) -> bool {
-        // Packets of one burst have one time: the first of them earns for all.
-        if now_ns > self.last {
-            self.refill(now_ns);
-        }
-        match self.credit.checked_sub(u64::from(tokens) * COST) {
-            Some(left) => {
-                self.credit = left;
-                true
-            }
-            None => false,
-        }
+        let earned = now_ns.saturating_sub(self.last).saturating_mul(self.rate);
+        let credit = self.credit.saturating_add(earned).min(self.depth);
+        let cost = u64::from(tokens) * COST;
+        let passes = credit >= cost;
+        self.credit = credit - (cost & u64::from(passes).wrapping_neg());
+        self.last = self.last.max(now_ns);
+        passes
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Everything takes its memory when it is made. [`Lpm`](lpm::Lpm) and [`Classifier`](classifier::Classifier)
 //! allocate while they are built, which happens off the packet path; their look-ups do not.
+//! [`Lpm`](lpm::Lpm) alone is changed in place while others look up in it.
 
 pub mod bitmap;
 pub mod classifier;
@@ -11,6 +12,7 @@ pub mod lpm;
 pub mod meter;
 pub mod prefetch;
 mod tags;
+pub mod tcm;
 
 /// The same `cases` property-test cases on each run.
 #[cfg(test)]
