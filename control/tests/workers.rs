@@ -190,7 +190,7 @@ fn translate(frame: &[u8], ports: &Ports, snapshot: &Snapshot) -> Vec<u8> {
             let before = word(&frame, at);
             let after = if udp { delta.apply_udp(before) } else { delta.apply(before) };
             put(&mut frame, at, after);
-            delta = delta + Delta::of_u16(before, after);
+            delta += Delta::of_u16(before, after);
         }
     }
     frame

@@ -64,13 +64,16 @@ pub fn connect(workers: &mut [Worker]) {
         return;
     };
     let owners = Owners::new(&snapshot, count);
-    let mut peers: Vec<Vec<Option<Peer>>> = (0..count).map(|_| (0..count).map(|_| None).collect()).collect();
-    for a in 0..count {
-        for b in a + 1..count {
-            let (to_b, to_a) = ring::pair();
-            peers[a][b] = Some(to_b);
-            peers[b][a] = Some(to_a);
+    let mut peers: Vec<Vec<Option<Peer>>> = Vec::new();
+    for _ in 0..count {
+        let mut ours = Vec::new();
+        for earlier in &mut peers {
+            let (to_us, to_them) = ring::pair();
+            earlier.push(Some(to_us));
+            ours.push(Some(to_them));
         }
+        ours.push(None);
+        peers.push(ours);
     }
     let statuses = statuses(count, &snapshot);
     for (me, (worker, peers)) in workers.iter_mut().zip(peers).enumerate() {
