@@ -43,10 +43,32 @@ fn every_set_of_features_forwards_every_packet() {
         }
         assert!((number("mpps") * number("ns_per_packet") - 1000.0).abs() < 0.1);
         let stages = report["stages"].as_object().unwrap();
-        for stage in ["parse", "flow", "route", "rewrite", "transmit"] {
+        for stage in ["admit", "look_up", "forward", "transmit"] {
             assert!(stages[stage].as_f64().unwrap() > 0.0, "{stage} of {features}");
         }
         assert!(!stages.contains_key("first_packets"), "a session was made twice: {features}");
+    }
+}
+
+#[test]
+fn every_family_protocol_and_order_goes_both_ways() {
+    for (family, frame) in [("4", "64"), ("6", "78")] {
+        for protocol in ["udp", "tcp"] {
+            for order in ["random", "seq", "zipf"] {
+                let features = if family == "4" { "route,acl,nat,police" } else { "route,acl,police" };
+                let args =
+                    ["--flows", "250", "--packets", "5001", "--features", features, "--both-directions"];
+                let kind =
+                    ["--family", family, "--frame-size", frame, "--protocol", protocol, "--order", order];
+                let report = run(&[&args[..], &kind].concat());
+                assert_eq!((&report["packets"], &report["drops"]), (&5001.into(), &0.into()), "{kind:?}");
+                assert_eq!(
+                    (&report["both_directions"], &report["protocol"]),
+                    (&true.into(), &protocol.into())
+                );
+                assert!(!report["stages"].as_object().unwrap().contains_key("parse"), "{kind:?}");
+            }
+        }
     }
 }
 
@@ -69,6 +91,11 @@ fn wrong_options_are_refused_in_words() {
         (vec!["--packets", "0"], "--packets must be at least 1, not 0"),
         (vec!["--frame-size", "63"], "--frame-size must be 64 to 1518, not 63"),
         (vec!["--frame-size", "1519"], "--frame-size must be 64 to 1518, not 1519"),
+        (vec!["--family", "6"], "--frame-size must be 66 to 1518, not 64"),
+        (
+            vec!["--family", "6", "--frame-size", "66", "--features", "route,nat"],
+            "--family 6 does not go with these features: NAT is for IPv4, and there are 4 and 6",
+        ),
         (vec!["--acl-rules", "0"], "--acl-rules must be 1 to 60000, not 0"),
         (
             vec!["--features", "acl,nat"],

@@ -247,6 +247,21 @@ impl Burst {
         Some((self.frames[i].as_mut()?, &self.headers[i], &self.actions[i], &mut self.egress[i]))
     }
 
+    /// The port by which all packets leave as they are, if there is one such.
+    #[inline]
+    pub fn leaves_by(&self) -> Option<u16> {
+        let egress = self.egress.get(..self.len)?;
+        let port = egress.first()?.port;
+        let others = egress.iter().fold(0, |others, egress| others | egress.port ^ port);
+        (self.ready == Mask::first(self.len) && others == 0).then_some(port)
+    }
+
+    /// Takes all frames out of the burst, in order.
+    #[inline]
+    pub fn drain(&mut self) -> impl Iterator<Item = Frame> + '_ {
+        self.frames.iter_mut().take(self.len).filter_map(Option::take)
+    }
+
     /// Takes packet `i`'s frame out of the burst.
     #[inline]
     pub fn take(&mut self, i: usize) -> Option<Frame> {

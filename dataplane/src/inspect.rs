@@ -181,15 +181,15 @@ fn session_row(session: &Session, shard: &Shard, now: Nanos) -> SessionRow {
             _ if index == NONE => return None,
             Family::V4 => {
                 let (key, flow) = shard.sessions.v4.get(index)?;
-                let (src, dst) =
-                    (Ipv4Addr::from_bits((key[0] >> 32) as u32), Ipv4Addr::from_bits(key[0] as u32));
-                (src.into(), dst.into(), KeyFacts::of(key[1]), flow)
+                let (ends, facts) = KeyFacts::of4(*key);
+                let [src, dst] = ends.map(|end| Ipv4Addr::from_bits(end).into());
+                (src, dst, facts, flow)
             }
             Family::V6 => {
                 let (key, flow) = shard.sessions.v6.get(index)?;
-                let address =
-                    |high: u64, low: u64| Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low));
-                (address(key[0], key[1]).into(), address(key[2], key[3]).into(), KeyFacts::of(key[4]), flow)
+                let (ends, facts) = KeyFacts::of6(*key);
+                let [src, dst] = ends.map(|end| Ipv6Addr::from_bits(end).into());
+                (src, dst, facts, flow)
             }
         };
         Some(FlowRow {

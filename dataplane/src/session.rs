@@ -69,6 +69,9 @@ const ENDED: usize = 1024;
 /// How often the sweep goes on.
 const SWEEP_INTERVAL: Nanos = SECOND / 10_000;
 
+/// How many sessions ahead the sweep fetches flows.
+const SWEEP_AHEAD: u32 = 8;
+
 const FIN: [u8; 2] = [1, 2];
 const RST: u8 = 4;
 
@@ -387,8 +390,21 @@ impl Sessions {
         let all = elapsed > Nanos::from(u32::MAX / 2) << 24;
         for _ in 0..quota.min(slots) {
             let index = self.sweep.at;
+            self.fetch(index + SWEEP_AHEAD);
             self.sweep.at = if u64::from(index) + 1 < slots { index + 1 } else { 0 };
             self.age(index, ticks(now), all, timeouts, nat, counters);
+        }
+    }
+
+    /// Fetches the flows of a session that the sweep comes to soon.
+    #[inline]
+    fn fetch(&self, index: u32) {
+        let Some(session) = self.slab.get(index as usize) else { return };
+        for flow in session.flows {
+            match session.family {
+                Family::V4 => self.v4.prefetch_record(flow),
+                Family::V6 => self.v6.prefetch_record(flow),
+            }
         }
     }
 

@@ -1,141 +1,225 @@
-//! The packet that nearly all are: IPv4 without options, not a fragment, with TCP or UDP, and nothing wrong with it.
+//! The packets that nearly all are: IPv4 without options, not a fragment, or IPv6 without extension headers, with TCP or
+//! UDP, and nothing wrong with it.
 //!
-//! What [`parse`](crate::parse) finds out for any packet is known of such a one beforehand, but for five checks. Behind
-//! them every field that a forwarder reads or writes lies at a constant offset.
+//! What [`parse`](crate::parse) finds out for any packet is known of such a one beforehand, but for a few conditions, which
+//! are tested as one. Behind them every field that a forwarder reads or writes lies at a constant offset, and is read and
+//! written as a part of a word: the headers are a few loads and stores.
 
-use crate::checksum::{Delta, pseudo_ipv4, verify_plain_ipv4_header};
+use crate::checksum::{is_plain_ipv4_sum, pseudo_ipv4, pseudo_ipv6};
 use crate::translation::Translation;
-use crate::{ipv4, tcp, udp};
+use crate::{ethernet, ipv4, ipv6, tcp, udp};
 
-/// Bytes of the headers that [`Plain`] covers: the IPv4 header, and as much of the transport header as UDP has.
-pub const LEN: usize = ipv4::LEN + udp::LEN;
+const OPENS_OR_ENDS: u8 = tcp::SYN | tcp::FIN | tcp::RST;
 
-/// The offset of TCP's flags in the packet.
-const TCP_FLAGS: usize = ipv4::LEN + tcp::FLAGS;
+/// A family's plain packets. They are handed over from their IP header on.
+pub trait Plain {
+    /// The EtherType.
+    const ETHERTYPE: u16;
+    /// Protocol, addresses and ports, as they lie in the packet and in that order.
+    type Words: Copy;
+    /// The bit of the first word from which on 16 are 0, for the caller to fill.
+    const FREE: u32;
 
-/// The offset of TCP's checksum behind the part that is always there.
-const TCP_CHECKSUM: usize = tcp::CHECKSUM - udp::LEN;
+    /// The words of the packet that begins with `packet`, which may be the first piece of several, and ends within
+    /// `len` bytes. `None` if it is not plain, if [`parse`](crate::parse) would refuse it, if it cannot be sent on as its
+    /// TTL or hop limit is used up, or if it carries SYN, FIN or RST.
+    fn check(packet: &[u8], len: usize) -> Option<Self::Words>;
 
-/// The start of a plain packet, from its IPv4 header on.
-#[derive(Clone, Copy, Debug)]
-pub struct Plain<B>(B);
+    /// Bytes of a plain packet with its IP header.
+    fn len(packet: &[u8]) -> usize;
 
-impl<'a> Plain<&'a [u8; LEN]> {
-    /// The packet that begins with `packet`, which may be the first piece of several, and ends within `len` bytes. `None`
-    /// if it is not plain, or if [`parse`](crate::parse) would refuse it.
-    #[inline(always)]
-    pub fn check(packet: &'a [u8], len: usize) -> Option<Self> {
-        let bytes: &[u8; LEN] = packet.first_chunk()?;
-        let this = Self(bytes);
-        let (ip, transport) = bytes.split_first_chunk::<{ ipv4::LEN }>()?;
-        let header = ipv4::Header(ip);
-        let total_len = usize::from(header.total_len());
-        if header.version_ihl() != 0x45
-            || header.flags_fragment() & (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK) != 0
-            || total_len > len
-            || !verify_plain_ipv4_header(ip)
-        {
-            return None;
-        }
-        if header.protocol() == ipv4::UDP {
-            let datagram_len = usize::from(udp::Header(transport.first_chunk()?).datagram_len());
-            (udp::LEN <= datagram_len && ipv4::LEN + datagram_len <= total_len).then_some(this)
-        } else if header.protocol() == ipv4::TCP {
-            let header_len = tcp::Header::at(packet, ipv4::LEN)?.header_len();
-            let end = ipv4::LEN + header_len;
-            (tcp::LEN <= header_len && end <= total_len && end <= packet.len()).then_some(this)
-        } else {
-            None
-        }
-    }
+    /// Sends on a packet that was found to be plain: TTL or hop limit less one; for IPv4 new addresses and
+    /// ports, and checksums to match.
+    fn forward(packet: &mut [u8], new: &Translation);
 
-    /// Source and destination address, the source in the high half.
-    #[inline(always)]
-    pub fn addresses(&self) -> u64 {
-        let &[.., a, b, c, d, e, f, g, h, _, _, _, _, _, _, _, _] = self.0;
-        u64::from_be_bytes([a, b, c, d, e, f, g, h])
-    }
+    /// Whether the transport checksum of a plain packet may be one that the sender left to hardware, as
+    /// [`complete_partial`](crate::checksum::complete_partial) tells it.
+    fn may_be_partial(packet: &[u8]) -> bool;
+}
 
-    /// Source and destination port, the source in the high half.
-    #[inline(always)]
-    pub fn ports(&self) -> u32 {
-        let &[.., a, b, c, d, _, _, _, _] = self.0;
-        u32::from_be_bytes([a, b, c, d])
-    }
+/// Eight bytes from `at` on as a number, the first byte lowest. `at` is a constant, and lies within.
+#[inline(always)]
+fn word<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
+    bytes.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |word| u64::from_le_bytes(*word))
+}
 
-    /// [`ipv4::TCP`] or [`ipv4::UDP`].
-    #[inline(always)]
-    pub fn protocol(&self) -> u8 {
-        self.0[ipv4::PROTOCOL]
-    }
-
-    /// Whether it carries SYN, FIN or RST. `packet` is what was checked.
-    #[inline(always)]
-    pub fn opens_or_ends(&self, packet: &[u8]) -> bool {
-        self.protocol() == ipv4::TCP
-            && packet.get(TCP_FLAGS).is_none_or(|flags| flags & (tcp::SYN | tcp::FIN | tcp::RST) != 0)
-    }
-
-    /// Whether the transport checksum may be one that the sender left to hardware, as
-    /// [`complete_partial`](crate::checksum::complete_partial) tells it. `packet` is what was checked.
-    #[inline]
-    pub fn may_be_partial(&self, packet: &[u8]) -> bool {
-        let addresses = self.addresses();
-        let total_len = u16::from_be_bytes([self.0[ipv4::TOTAL_LEN], self.0[ipv4::TOTAL_LEN + 1]]);
-        let (len, field) = if self.protocol() == ipv4::UDP {
-            let at = ipv4::LEN + udp::DATAGRAM_LEN;
-            (u16::from_be_bytes([self.0[at], self.0[at + 1]]), ipv4::LEN + udp::CHECKSUM)
-        } else {
-            (total_len.saturating_sub(ipv4::LEN as u16), ipv4::LEN + tcp::CHECKSUM)
-        };
-        let sum = pseudo_ipv4((addresses >> 32) as u32, addresses as u32, self.protocol(), len).fold();
-        packet
-            .get(field..)
-            .and_then(|rest| rest.first_chunk())
-            .is_none_or(|field| *field == sum.to_be_bytes())
+#[inline(always)]
+fn put<const N: usize>(bytes: &mut [u8; N], at: usize, value: u64) {
+    if let Some(word) = bytes.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
+        *word = value.to_le_bytes();
     }
 }
 
-impl<'a> Plain<&'a mut [u8; LEN]> {
-    /// The packet to edit, which [`check`](Plain::check) has found to be plain.
+/// The 16 bits from bit `at` of a word on, as they are in network order.
+#[inline(always)]
+const fn half(word: u64, at: u32) -> u16 {
+    ((word >> at) as u16).swap_bytes()
+}
+
+/// Whether the transport header fits, of a packet of `len` bytes whose header of `header` bytes is followed by `ports`, the
+/// first eight bytes of the transport's, and whether TCP neither opens nor ends.
+///
+/// TCP and UDP come mixed: what differs is chosen without a branch, which would be mispredicted. All else nearly always holds.
+#[inline(always)]
+fn fits(packet: &[u8], header: usize, ports: u64, protocol: u8, len: usize) -> bool {
+    let tcp = protocol == ipv4::TCP;
+    let [offset, flags] = packet
+        .get(header + tcp::DATA_OFFSET..header + tcp::FLAGS + 1)
+        .and_then(<[u8]>::first_chunk)
+        .map_or([0; 2], |bytes: &[u8; 2]| *bytes);
+    let (tcp_header, flags) = if tcp { (usize::from(offset >> 4) * 4, flags) } else { (udp::LEN, 0) };
+    let transport = if tcp { tcp_header } else { usize::from(half(ports, 32)) };
+    let least = if tcp { tcp::LEN } else { udp::LEN };
+    (tcp | (protocol == ipv4::UDP))
+        && flags & OPENS_OR_ENDS == 0
+        && transport >= least
+        && header + transport <= len
+        && header + tcp_header <= packet.len()
+}
+
+/// Where the transport checksum of a packet lies.
+#[inline(always)]
+const fn checksum_at(header: usize, protocol: u8) -> usize {
+    header + if protocol == ipv4::TCP { tcp::CHECKSUM } else { udp::CHECKSUM }
+}
+
+/// IPv4.
+#[derive(Clone, Copy, Debug)]
+pub struct V4;
+
+impl V4 {
+    const HEAD: usize = ipv4::LEN + udp::LEN;
+    /// TTL, protocol, checksum, source address.
+    const SECOND: usize = ipv4::TTL;
+    /// Destination address, ports.
+    const THIRD: usize = ipv4::DESTINATION;
+}
+
+impl Plain for V4 {
+    const ETHERTYPE: u16 = ethernet::IPV4;
+    type Words = [u64; 2];
+    const FREE: u32 = 16;
+
     #[inline(always)]
-    pub fn edit(packet: &'a mut [u8]) -> Option<(Self, &'a mut [u8])> {
-        let (start, rest) = packet.split_first_chunk_mut()?;
-        Some((Self(start), rest))
+    fn check(packet: &[u8], len: usize) -> Option<[u64; 2]> {
+        // Of the first eight bytes: version and header length, more fragments, fragment offset.
+        const FIXED: u64 = u64::from_le_bytes([0xff, 0, 0, 0, 0, 0, 0x3f, 0xff]);
+        let head: &[u8; Self::HEAD] = packet.first_chunk()?;
+        let [first, second, third, ports] =
+            [0, Self::SECOND, Self::THIRD, ipv4::LEN].map(|at| word(head, at));
+        let (total, protocol, ttl) = (half(first, 16), (second >> 8) as u8, second as u8);
+        let right = first & FIXED == 0x45
+            && is_plain_ipv4_sum(first, second, third as u32)
+            && usize::from(total) <= len
+            && ttl > 1
+            && fits(packet, ipv4::LEN, ports, protocol, total.into());
+        right.then_some([second & !0xffff_00ff, third])
     }
 
-    /// Time to live, in hops.
     #[inline(always)]
-    pub fn ttl(&self) -> u8 {
-        self.0[ipv4::TTL]
+    fn len(packet: &[u8]) -> usize {
+        let [_, _, a, b, ..] = *packet else { return 0 };
+        u16::from_be_bytes([a, b]).into()
     }
 
-    /// Bytes of the packet with its header.
     #[inline(always)]
-    pub fn total_len(&self) -> u16 {
-        u16::from_be_bytes([self.0[ipv4::TOTAL_LEN], self.0[ipv4::TOTAL_LEN + 1]])
-    }
-
-    /// Sends it on: TTL less one, which must not be 0, new addresses and ports, checksums to match. `rest` is what
-    /// [`edit`](Self::edit) gave.
-    #[inline(always)]
-    pub fn forward(&mut self, rest: &mut [u8], new: &Translation) {
-        let bytes = &mut *self.0;
-        bytes[ipv4::TTL] -= 1;
-        let mut put = |at: usize, delta: Delta| {
-            let field = u16::from_be_bytes([bytes[at], bytes[at + 1]]);
-            [bytes[at], bytes[at + 1]] = delta.apply(field).to_be_bytes();
+    fn forward(packet: &mut [u8], new: &Translation) {
+        let Some(head) = packet.first_chunk_mut::<{ Self::HEAD }>() else { return };
+        let second = word(head, Self::SECOND).wrapping_sub(1);
+        let checksum = new.header.apply(half(second, 16)).swap_bytes();
+        let (source, rest) = new.words();
+        put(head, Self::SECOND, second & 0xffff | u64::from(checksum) << 16 | u64::from(source) << 32);
+        put(head, Self::THIRD, rest);
+        let protocol = (second >> 8) as u8;
+        let at = checksum_at(ipv4::LEN, protocol);
+        let Some(field) = packet.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<2>) else { return };
+        let old = u16::from_be_bytes(*field);
+        let new = new.transport.apply(old);
+        // What is rare is asked first. UDP: "none" stays "none", and a computed zero is written as all ones (RFC 768).
+        *field = if old == udp::NO_CHECKSUM && protocol == ipv4::UDP {
+            return;
+        } else if new == 0 && protocol == ipv4::UDP {
+            [0xff; 2]
+        } else {
+            new.to_be_bytes()
         };
-        put(ipv4::CHECKSUM, new.header);
-        bytes[ipv4::SOURCE..ipv4::LEN].copy_from_slice(&new.addresses);
-        bytes[ipv4::LEN..ipv4::LEN + 4].copy_from_slice(&new.ports);
-        if bytes[ipv4::PROTOCOL] == ipv4::UDP {
-            const FIELD: usize = ipv4::LEN + udp::CHECKSUM;
-            let field = u16::from_be_bytes([bytes[FIELD], bytes[FIELD + 1]]);
-            [bytes[FIELD], bytes[FIELD + 1]] = new.transport.apply_udp(field).to_be_bytes();
-        } else if let Some(field) = rest.get_mut(TCP_CHECKSUM..TCP_CHECKSUM + 2) {
-            let checksum = new.transport.apply(u16::from_be_bytes([field[0], field[1]]));
-            field.copy_from_slice(&checksum.to_be_bytes());
+    }
+
+    fn may_be_partial(packet: &[u8]) -> bool {
+        let Some(ip) = ipv4::Header::at(packet, 0) else { return true };
+        let transport = usize::from(ip.total_len()).saturating_sub(ipv4::LEN) as u16;
+        is_partial(packet, ipv4::LEN, ip.protocol(), transport, |len| {
+            pseudo_ipv4(ip.source_bits(), ip.destination_bits(), ip.protocol(), len).fold()
+        })
+    }
+}
+
+/// IPv6.
+#[derive(Clone, Copy, Debug)]
+pub struct V6;
+
+impl V6 {
+    const HEAD: usize = ipv6::LEN + udp::LEN;
+    /// Payload length, next header, hop limit, source address ... ports: five words.
+    const KEY: usize = 4;
+}
+
+impl Plain for V6 {
+    const ETHERTYPE: u16 = ethernet::IPV6;
+    type Words = [u64; 5];
+    const FREE: u32 = 0;
+
+    #[inline(always)]
+    fn check(packet: &[u8], len: usize) -> Option<[u64; 5]> {
+        let head: &[u8; Self::HEAD] = packet.first_chunk()?;
+        let mut words: [u64; 5] = [0, 8, 16, 24, 32].map(|at| word(head, Self::KEY + at));
+        let [first, ..] = words;
+        let ports = word(head, ipv6::LEN);
+        let total = ipv6::LEN + usize::from(half(first, 0));
+        let (protocol, hop_limit) = ((first >> 16) as u8, (first >> 24) as u8);
+        let right = word(head, 0) & 0xf0 == 0x60
+            && total <= len
+            && hop_limit > 1
+            && fits(packet, ipv6::LEN, ports, protocol, total);
+        words[0] = first & !0xff00_ffff;
+        right.then_some(words)
+    }
+
+    #[inline(always)]
+    fn len(packet: &[u8]) -> usize {
+        let [_, _, _, _, a, b, ..] = *packet else { return 0 };
+        ipv6::LEN + usize::from(u16::from_be_bytes([a, b]))
+    }
+
+    #[inline(always)]
+    fn forward(packet: &mut [u8], _new: &Translation) {
+        if let Some(hop_limit) = packet.get_mut(ipv6::HOP_LIMIT) {
+            *hop_limit = hop_limit.wrapping_sub(1);
         }
     }
+
+    fn may_be_partial(packet: &[u8]) -> bool {
+        let Some(ip) = ipv6::Header::at(packet, 0) else { return true };
+        let (source, destination) = (ip.source().octets(), ip.destination().octets());
+        is_partial(packet, ipv6::LEN, ip.next_header(), ip.payload_len(), |len| {
+            pseudo_ipv6(&source, &destination, ip.next_header(), len.into()).fold()
+        })
+    }
+}
+
+/// Whether the checksum field holds the bare sum of the pseudo-header, which `pseudo` gives for a length.
+fn is_partial(
+    packet: &[u8],
+    header: usize,
+    protocol: u8,
+    transport: u16,
+    pseudo: impl Fn(u16) -> u16,
+) -> bool {
+    let len = if protocol == ipv4::UDP {
+        udp::Header::at(packet, header).map_or(transport, |udp| udp.datagram_len())
+    } else {
+        transport
+    };
+    let field = packet.get(checksum_at(header, protocol)..).and_then(<[u8]>::first_chunk);
+    field.is_none_or(|field| *field == pseudo(len).to_be_bytes())
 }

@@ -17,9 +17,9 @@ pub const ONE_HOP: Delta = Delta::of_u16(0x0100, 0);
 #[repr(C)]
 pub struct Translation {
     /// Source and destination address.
-    pub(crate) addresses: [u8; 8],
+    addresses: [u8; 8],
     /// Source and destination port.
-    pub(crate) ports: [u8; 4],
+    ports: [u8; 4],
     /// What the addresses, and a TTL that is one less, do to the IPv4 header checksum.
     pub header: Delta,
     /// What addresses and ports do to the transport checksum.
@@ -45,6 +45,14 @@ impl Translation {
             // ICMP has no pseudo-header in its checksum.
             transport: if protocol == ipv4::ICMP { ports } else { addresses + ports },
         }
+    }
+
+    /// The source address; destination address and ports: as they lie in the packet, the first byte lowest.
+    #[inline(always)]
+    pub(crate) const fn words(&self) -> (u32, u64) {
+        let [a, b, c, d, e, f, g, h] = self.addresses;
+        let [i, j, k, l] = self.ports;
+        (u32::from_le_bytes([a, b, c, d]), u64::from_le_bytes([e, f, g, h, i, j, k, l]))
     }
 
     /// New source address.

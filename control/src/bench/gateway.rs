@@ -1,6 +1,6 @@
 //! The gateway that is measured: an inside and an outside interface, and what the features ask for between them.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use sluice_dataplane::snapshot::{
     Acl, AclAction, Interface, Limit, LocalUse, NONE16, Pool, PortConfig, Route, RuleInfo, Sizes, Snapshot,
@@ -10,16 +10,24 @@ use sluice_dataplane::table::classifier::{Classifier, PortRange, Rule};
 use sluice_dataplane::table::lpm::Lpm;
 use sluice_dataplane::table::meter::Rate;
 use sluice_pkt::ethernet::Mac;
+
 use sluice_pkt::ipv4;
 
 use super::options::{Feature, PipelineOptions};
-use super::traffic::{GATEWAY_MAC, INSIDE, SERVER_PORTS, SERVERS};
+use super::traffic::{GATEWAY_MAC, INSIDE, INSIDE6, SERVER_PORTS, SERVERS, SERVERS6, WAN_MAC};
 
 /// Index of the inside port and interface.
 pub(super) const LAN: u16 = 0;
 /// Index of the outside port and interface.
-const WAN: u16 = 1;
+pub(super) const WAN: u16 = 1;
 
+const LAN_ADDRESS: (Ipv4Addr, u8) = (Ipv4Addr::new(192, 168, 1, 1), 24);
+/// The hosts are behind a router: there may be more of them than neighbours.
+const DOWNLINK: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 254);
+const LAN_ADDRESS6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, 1), 64);
+const DOWNLINK6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 1, 0, 0, 0, 0xfe);
+const WAN_ADDRESS6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd00, 0, 0, 2, 0, 0, 0, 1), 64);
+const UPLINK6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 2, 0, 0, 0, 0xfe);
 const WAN_ADDRESS: (Ipv4Addr, u8) = (Ipv4Addr::new(203, 0, 113, 1), 24);
 const UPLINK: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 254);
 /// The first address of the pool for source NAT.
@@ -31,47 +39,63 @@ const FLOWS_PER_ADDRESS: u32 = 50_000;
 const RATE: Rate = Rate { bits_per_second: 100_000_000_000_000 };
 const BURST_BYTES: u64 = 1 << 31;
 
-const ANY: Rule<u32> = Rule {
-    src: (0, 0),
-    dst: (0, 0),
-    protocol: None,
-    src_port: PortRange::ANY,
-    dst_port: PortRange::ANY,
-    icmp_type: None,
-    icmp_code: None,
-    established: None,
-    result: 0,
-};
+/// A rule that matches everything.
+fn any<A: From<u8>>() -> Rule<A> {
+    Rule {
+        src: (A::from(0), A::from(0)),
+        dst: (A::from(0), A::from(0)),
+        protocol: None,
+        src_port: PortRange::ANY,
+        dst_port: PortRange::ANY,
+        icmp_type: None,
+        icmp_code: None,
+        established: None,
+        result: 0,
+    }
+}
 
 /// The configuration, compiled.
 pub(super) fn snapshot(options: &PipelineOptions) -> Snapshot {
-    let inside = (Ipv4Addr::from_bits(INSIDE.0.to_bits() + 1), INSIDE.1);
     let mut snapshot = Snapshot {
         generation: 1,
         ports: vec![port("lan"), port("wan")],
         interfaces: vec![
-            interface("lan", LAN, GATEWAY_MAC, inside),
-            interface("wan", WAN, Mac([0x02, 0, 0, 0, 0, 2]), WAN_ADDRESS),
+            interface("lan", LAN, GATEWAY_MAC, LAN_ADDRESS, LAN_ADDRESS6),
+            interface("wan", WAN, WAN_MAC, WAN_ADDRESS, WAN_ADDRESS6),
         ],
-        local4: [(inside.0, (LAN, LocalUse::Interface)), (WAN_ADDRESS.0, (WAN, LocalUse::Interface))].into(),
+        local4: [(LAN_ADDRESS.0, (LAN, LocalUse::Interface)), (WAN_ADDRESS.0, (WAN, LocalUse::Interface))]
+            .into(),
+        local6: [(LAN_ADDRESS6.0, (LAN, LocalUse::Interface)), (WAN_ADDRESS6.0, (WAN, LocalUse::Interface))]
+            .into(),
         routes: vec![
             Route::Connected { interface: LAN },
             Route::Connected { interface: WAN },
             Route::Via4 { interface: WAN, gateway: UPLINK },
+            Route::Via4 { interface: LAN, gateway: DOWNLINK },
+            Route::Via6 { interface: WAN, gateway: UPLINK6 },
+            Route::Via6 { interface: LAN, gateway: DOWNLINK6 },
         ],
         routes4: Lpm::build([
-            (INSIDE.0.octets(), INSIDE.1, 0),
+            (LAN_ADDRESS.0.octets(), LAN_ADDRESS.1, 0),
             (WAN_ADDRESS.0.octets(), WAN_ADDRESS.1, 1),
             (Ipv4Addr::UNSPECIFIED.octets(), 0, 2),
+            (INSIDE.0.octets(), INSIDE.1, 3),
         ])
         .expect("prefixes of IPv4"),
+        routes6: Lpm::build([
+            (LAN_ADDRESS6.0.octets(), LAN_ADDRESS6.1, 0),
+            (WAN_ADDRESS6.0.octets(), WAN_ADDRESS6.1, 1),
+            (Ipv6Addr::UNSPECIFIED.octets(), 0, 4),
+            (INSIDE6.0.octets(), INSIDE6.1, 5),
+        ])
+        .expect("prefixes of IPv6"),
         icmp_per_second: 1000,
         sizes: Sizes { sessions: options.flows, ..Sizes::default() },
         seed: options.seed,
         ..Snapshot::default()
     };
     if options.has(Feature::Acl) {
-        add_acl(&mut snapshot, options.acl_rules);
+        add_acl(&mut snapshot, options.acl_rules, options.protocol.number());
     }
     if options.has(Feature::Nat) {
         add_source_nat(&mut snapshot, options.flows);
@@ -81,8 +105,8 @@ pub(super) fn snapshot(options: &PipelineOptions) -> Snapshot {
             name: "inside".into(),
             interface: LAN,
             egress: false,
-            v4: vec![ANY],
-            v6: vec![],
+            v4: vec![any()],
+            v6: vec![any()],
             rate: RATE,
             burst: BURST_BYTES,
         });
@@ -100,24 +124,23 @@ fn port(name: &str) -> PortConfig {
     }
 }
 
-fn interface(name: &str, port: u16, mac: Mac, address: (Ipv4Addr, u8)) -> Interface {
+fn interface(name: &str, port: u16, mac: Mac, v4: (Ipv4Addr, u8), v6: (Ipv6Addr, u8)) -> Interface {
     let tags = Tags::default();
-    Interface { name: name.into(), port, tags, mac, mtu: 1500, v4: vec![address], v6: vec![], acl: None }
+    Interface { name: name.into(), port, tags, mac, mtu: 1500, v4: vec![v4], v6: vec![v6], acl: None }
 }
 
 /// Rules as gateways have them: bad sources, forbidden services, single hosts, pings. The last one is for the traffic.
-fn add_acl(snapshot: &mut Snapshot, count: u32) {
-    let to_servers = Rule {
-        src: prefix(INSIDE),
-        dst: prefix(SERVERS),
-        protocol: Some(ipv4::UDP),
-        dst_port: PortRange { first: SERVER_PORTS[0], last: SERVER_PORTS[SERVER_PORTS.len() - 1] },
-        ..ANY
-    };
+fn add_acl(snapshot: &mut Snapshot, count: u32, protocol: u8) {
     let last = count - 1;
-    let rules: Vec<_> = (0..count)
-        .map(|i| Rule { result: i, ..if i == last { to_servers } else { other_rule(i) } })
-        .collect();
+    let v4 = (0..count).map(|i| Rule {
+        result: i,
+        ..if i == last { to_servers(prefix(INSIDE), prefix(SERVERS), protocol) } else { other_rule(i) }
+    });
+    let v6 = (0..count).map(|i| Rule {
+        result: i,
+        ..if i == last { to_servers(prefix6(INSIDE6), prefix6(SERVERS6), protocol) } else { other_rule6(i) }
+    });
+    let (v4, v6) = (Classifier::new(v4.collect()), Classifier::new(v6.collect()));
     let info = |name: String, action| RuleInfo { acl: "inside".into(), text: name.clone(), name, action };
     snapshot.rules = (0..count)
         .map(|i| info(format!("rule {}", i + 1), if i == last { AclAction::Accept } else { AclAction::Drop }))
@@ -125,11 +148,35 @@ fn add_acl(snapshot: &mut Snapshot, count: u32) {
     snapshot.rules.push(info("default".into(), AclAction::Drop));
     snapshot.acls.push(Acl {
         name: "inside".into(),
-        v4: Classifier::new(rules),
-        v6: Classifier::new(vec![]),
+        v4,
+        v6,
         default: u16::try_from(count).unwrap_or(NONE16),
     });
     snapshot.interfaces[usize::from(LAN)].acl = Some(0);
+}
+
+/// The rule that lets the traffic pass.
+fn to_servers<A: From<u8>>(src: (A, A), dst: (A, A), protocol: u8) -> Rule<A> {
+    let dst_port = PortRange { first: SERVER_PORTS[0], last: SERVER_PORTS[SERVER_PORTS.len() - 1] };
+    Rule { src, dst, protocol: Some(protocol), dst_port, ..any() }
+}
+
+/// One of the rules that match nothing of the traffic: the same as for IPv4, of addresses alike.
+fn other_rule6(i: u32) -> Rule<u128> {
+    let v4 = other_rule(i);
+    let wide = |(address, mask): (u32, u32)| (u128::from(address) << 96, u128::from(mask) << 96);
+    let src = if v4.src == prefix(INSIDE) { prefix6(INSIDE6) } else { wide(v4.src) };
+    Rule {
+        src,
+        dst: wide(v4.dst),
+        protocol: v4.protocol,
+        src_port: v4.src_port,
+        dst_port: v4.dst_port,
+        icmp_type: v4.icmp_type,
+        icmp_code: v4.icmp_code,
+        established: v4.established,
+        result: i,
+    }
 }
 
 /// One of the rules that match nothing of the traffic.
@@ -137,25 +184,29 @@ fn other_rule(i: u32) -> Rule<u32> {
     let n = i / 4;
     let low = n as u16 % 1000;
     match i % 4 {
-        0 => Rule { src: prefix((Ipv4Addr::from_bits(0xac10_0000 | ((n % 4096) << 8)), 24)), ..ANY },
+        0 => Rule { src: prefix((Ipv4Addr::from_bits(0xac10_0000 | ((n % 4096) << 8)), 24)), ..any() },
         1 => Rule {
             src: prefix(INSIDE),
             protocol: Some(ipv4::TCP),
-            dst_port: PortRange { first: 1024 + low, last: 1034 + low },
-            ..ANY
+            dst_port: PortRange { first: 4096 + low, last: 4106 + low },
+            ..any()
         },
         2 => Rule {
             dst: prefix((Ipv4Addr::from_bits(0xc000_0200 | (n % 256)), 32)),
             protocol: Some(ipv4::UDP),
             dst_port: PortRange { first: 53, last: 53 },
-            ..ANY
+            ..any()
         },
-        _ => Rule { protocol: Some(ipv4::ICMP), icmp_type: Some(n as u8), ..ANY },
+        _ => Rule { protocol: Some(ipv4::ICMP), icmp_type: Some(n as u8), ..any() },
     }
 }
 
 fn prefix((address, length): (Ipv4Addr, u8)) -> (u32, u32) {
     (address.to_bits(), u32::MAX << (32 - u32::from(length)))
+}
+
+fn prefix6((address, length): (Ipv6Addr, u8)) -> (u128, u128) {
+    (address.to_bits(), u128::MAX << (128 - u32::from(length)))
 }
 
 fn add_source_nat(snapshot: &mut Snapshot, flows: u32) {

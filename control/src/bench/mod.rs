@@ -11,7 +11,7 @@ mod stages;
 mod table;
 mod traffic;
 
-pub use options::{Feature, Order, PipelineOptions};
+pub use options::{Feature, Order, PipelineOptions, Protocol};
 pub use report::Report;
 pub use run::pipeline;
 pub use table::{Figures, Row, TableError, TableOptions, table};
@@ -34,6 +34,9 @@ pub enum BenchError {
     /// `route` is missing from the features.
     #[error("--features must contain route: every packet is routed; write --features route{0}")]
     Unrouted(String),
+    /// No such family, or one that the features are not for.
+    #[error("--family {0} does not go with these features: NAT is for IPv4, and there are 4 and 6")]
+    Family(u8),
     /// The core does not exist, or this process may not run on it.
     #[error("cannot run on core {core}; this process may use: {usable}")]
     Core {

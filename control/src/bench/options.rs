@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use sluice_pkt::{ethernet, ipv4, ipv6, tcp, udp};
 
 use super::BenchError;
 
@@ -12,7 +13,8 @@ use super::BenchError;
 const FCS: u16 = 4;
 const FLOWS: RangeInclusive<u64> = 1..=1 << 24;
 /// RFC 2544 9.1, untagged.
-const FRAME_SIZES: RangeInclusive<u64> = 64..=1518;
+const LARGEST_FRAME: u16 = 1518;
+const SMALLEST_FRAME: u16 = 64;
 const ACL_RULES: RangeInclusive<u64> = 1..=60_000;
 
 /// What the gateway does with each packet.
@@ -37,12 +39,34 @@ pub enum Order {
     Random,
     /// One flow after the other.
     Seq,
+    /// Drawn by Zipf's law (exponent 1): few flows have most of the packets.
+    Zipf,
+}
+
+/// What the packets carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// UDP, to ports 53, 123, 443 and 3478.
+    Udp,
+    /// TCP segments of open connections, to the same ports.
+    Tcp,
+}
+
+impl Protocol {
+    /// IP protocol number.
+    pub(super) const fn number(self) -> u8 {
+        match self {
+            Self::Udp => ipv4::UDP,
+            Self::Tcp => ipv4::TCP,
+        }
+    }
 }
 
 /// Options of `sluice bench pipeline`.
 #[derive(Clone, Debug, Args)]
 pub struct PipelineOptions {
-    /// UDP flows, each a session of its own
+    /// Flows, each a session of its own
     #[arg(long, value_name = "N", default_value_t = 65_536)]
     pub flows: u32,
     /// Packets to measure, after each flow's first packet has made its session
@@ -60,6 +84,15 @@ pub struct PipelineOptions {
     /// Order of the flows' packets
     #[arg(long, value_name = "ORDER", default_value = "random")]
     pub order: Order,
+    /// Version of IP; there is no NAT for IPv6
+    #[arg(long, value_name = "4|6", default_value_t = 4, value_parser = clap::builder::RangedU64ValueParser::<u8>::new().range(4..=6))]
+    pub family: u8,
+    /// What the packets carry
+    #[arg(long, value_name = "PROTOCOL", default_value = "udp")]
+    pub protocol: Protocol,
+    /// Let every second burst be of replies, which come in by the outside port: two flow records for each flow
+    #[arg(long)]
+    pub both_directions: bool,
     /// Seed of addresses, ports, order and hash functions
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
@@ -79,10 +112,21 @@ impl PipelineOptions {
         self.frame_size - FCS
     }
 
+    /// Bytes of a frame's headers.
+    pub(super) fn headers_len(&self) -> usize {
+        let ip = if self.family == 6 { ipv6::LEN } else { ipv4::LEN };
+        let transport = if self.protocol == Protocol::Tcp { tcp::LEN } else { udp::LEN };
+        ethernet::LEN + ip + transport
+    }
+
     pub(super) fn check(&self) -> Result<(), BenchError> {
         within("--flows", self.flows.into(), &FLOWS)?;
         within("--packets", self.packets, &(1..=u64::MAX))?;
-        within("--frame-size", self.frame_size.into(), &FRAME_SIZES)?;
+        let least = (self.headers_len() as u16 + FCS).max(SMALLEST_FRAME);
+        within("--frame-size", self.frame_size.into(), &(least.into()..=LARGEST_FRAME.into()))?;
+        if self.family == 5 || self.family == 6 && self.has(Feature::Nat) {
+            return Err(BenchError::Family(self.family));
+        }
         within("--acl-rules", self.acl_rules.into(), &ACL_RULES)?;
         if !self.has(Feature::Route) {
             return Err(BenchError::Unrouted(self.features.iter().map(|f| format!(",{f}")).collect()));
@@ -118,6 +162,7 @@ impl fmt::Display for Order {
         f.write_str(match self {
             Self::Random => "random",
             Self::Seq => "sequential",
+            Self::Zipf => "Zipf's",
         })
     }
 }

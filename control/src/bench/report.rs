@@ -5,7 +5,7 @@ use std::fmt;
 use indexmap::IndexMap;
 use serde::Serialize;
 
-use super::options::{Feature, Order};
+use super::options::{Feature, Order, Protocol};
 
 /// Figures of one run. The names are those of the JSON object.
 #[derive(Clone, Debug, Serialize)]
@@ -43,8 +43,18 @@ pub struct Report {
     pub tsc_hz: u64,
     /// Nanoseconds for a flow's first packet, which makes its session.
     pub first_packets_ns: f64,
-    /// Memory of flows, sessions and NAT bindings, bytes per flow.
+    /// Memory of flows, sessions and NAT bindings, bytes per flow: all that is reserved, for both families.
     pub bytes_per_flow: f64,
+    /// Memory of flows and sessions of the family in use, bytes per flow and direction.
+    pub bytes_per_direction: f64,
+    /// Memory of NAT bindings and port blocks, bytes per flow.
+    pub nat_bytes_per_flow: f64,
+    /// Version of IP.
+    pub family: u8,
+    /// What the packets carried.
+    pub protocol: Protocol,
+    /// Whether every second burst was of replies.
+    pub both_directions: bool,
     /// Packets dropped: none, or the run fails.
     pub drops: u64,
     /// Whether every packet is accounted for: it is, or the run fails.
@@ -85,6 +95,12 @@ impl fmt::Display for Report {
             self.generator_cycles_per_packet
         )?;
         writeln!(f, "{:>10.0} ns for a flow's first packet", self.first_packets_ns)?;
-        writeln!(f, "{:>10.0} bytes of memory per flow", self.bytes_per_flow)
+        writeln!(f, "{:>10.0} bytes of memory per flow and direction", self.bytes_per_direction)?;
+        writeln!(f, "{:>10.0} bytes of memory per flow for NAT", self.nat_bytes_per_flow)?;
+        writeln!(
+            f,
+            "{:>10.0} bytes of memory per flow in all, with what IPv4 and IPv6 keep free for each other",
+            self.bytes_per_flow
+        )
     }
 }

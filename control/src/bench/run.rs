@@ -10,7 +10,7 @@ use sluice_dataplane::probe::Probe;
 use sluice_dataplane::verdict::DropReason;
 use sluice_dataplane::worker::Worker;
 
-use super::gateway::{self, LAN};
+use super::gateway::{self, LAN, WAN};
 use super::options::{Feature, PipelineOptions};
 use super::report::Report;
 use super::stages::{Stages, median};
@@ -69,20 +69,29 @@ fn measure(options: &PipelineOptions, core: usize) -> Result<Report, BenchError>
     let mut bench = Bench {
         worker: Worker::new(snapshot, ports, FramePool::new(FRAMES, true)?),
         clock: Clock::monotonic(),
-        templates: traffic::templates(options),
+        templates: [Arc::new(traffic::templates(options)), Arc::default()],
+        stride: options.headers_len(),
         frame_len: options.frame_len().into(),
     };
     // Records lie in the order in which sessions were made, so that measuring in the same order would flatter caches.
     let flows = u64::from(options.flows);
     let filling = bench.pass("sessions", traffic::sequence(options), flows, &mut (), |_, _| ());
+    let mut warming = 0;
+    if options.both_directions {
+        // The first reply of each looks its next hop up.
+        bench.templates[1] = Arc::new(traffic::replies(&bench.worker.shard().sessions, options));
+        warming = bench.pass("replies", traffic::sequence(options), 2 * flows, &mut (), |_, _| ()).packets;
+    }
     let measured = bench.pass("measuring", traffic::order(options), options.packets, &mut (), |_, _| ());
     let mut stages = Stages::new();
     let staged = options.packets.min(STAGED);
     let staged = bench.pass("stages", traffic::order(options), staged, &mut stages, Stages::end_piece);
 
     let shard = bench.worker.shard();
-    let bytes = shard.sessions.bytes() + if options.has(Feature::Nat) { shard.nat.bytes() } else { 0 };
-    let drops = bench.finish(options, filling.packets + measured.packets + staged.packets)?;
+    let nat_bytes = if options.has(Feature::Nat) { shard.nat.bytes() } else { 0 };
+    let session_bytes = shard.sessions.bytes();
+    let unused = if options.family == 6 { shard.sessions.v4.bytes() } else { shard.sessions.v6.bytes() };
+    let drops = bench.finish(options, filling.packets + warming + measured.packets + staged.packets)?;
 
     let ns = |cycles: f64| cycles * 1e9 / tsc_hz;
     Ok(Report {
@@ -102,7 +111,12 @@ fn measure(options: &PipelineOptions, core: usize) -> Result<Report, BenchError>
         core,
         tsc_hz: tsc_hz.round() as u64,
         first_packets_ns: ns(filling.cycles),
-        bytes_per_flow: bytes as f64 / flows as f64,
+        bytes_per_flow: (session_bytes + nat_bytes) as f64 / flows as f64,
+        bytes_per_direction: (session_bytes - unused) as f64 / (2 * flows) as f64,
+        nat_bytes_per_flow: nat_bytes as f64 / flows as f64,
+        family: options.family,
+        protocol: options.protocol,
+        both_directions: options.both_directions,
         drops,
         conserved: true,
     })
@@ -111,7 +125,9 @@ fn measure(options: &PipelineOptions, core: usize) -> Result<Report, BenchError>
 struct Bench {
     worker: Worker,
     clock: Clock,
-    templates: Vec<Vec<u8>>,
+    /// Headers of the packets that come in by the inside, and by the outside.
+    templates: [Arc<Vec<u8>>; 2],
+    stride: usize,
     frame_len: usize,
 }
 
@@ -131,36 +147,46 @@ impl Bench {
     fn pass<P: Probe>(
         &mut self,
         name: &str,
-        order: Vec<u32>,
+        mut order: Vec<u32>,
         packets: u64,
         probe: &mut P,
         mut piece_done: impl FnMut(&mut P, u64),
     ) -> Pass {
-        let traffic =
-            Traffic::new(&self.templates, order, self.frame_len).expect("templates of one length, in order");
-        let port = LoopPort::new(traffic.limited_to(packets), tsc::now);
-        let counters = port.counters();
-        self.worker.ports()[usize::from(LAN)] = Box::new(port);
+        let both = !self.templates[1].is_empty();
+        let shares = if both { [packets.div_ceil(2), packets / 2] } else { [packets, 0] };
+        let ports = [LAN, WAN].map(usize::from);
+        let counters = [0, 1].map(|i: usize| {
+            let order = if i == 1 { std::mem::take(&mut order) } else { order.clone() };
+            let headers = Arc::clone(&self.templates[i]);
+            let traffic = Traffic::of(headers, self.stride, order, self.frame_len);
+            let traffic = traffic.unwrap_or_default().limited_to(shares[i]);
+            let port = LoopPort::new(traffic, tsc::now);
+            let counters = port.counters();
+            self.worker.ports()[ports[i]] = Box::new(port);
+            counters
+        });
+        let made = || counters.iter().map(|port| port.made()).sum::<u64>();
+        let making = || counters.iter().map(|port| port.making_cycles()).sum::<u64>();
 
         let mut progress = Progress::new(name);
         let (mut cycles, mut generator, mut total) = (vec![], vec![], 0);
         let pieces = (packets / PIECE).clamp(1, PIECES);
         for piece in 1..=pieces {
             let until = (u128::from(packets) * u128::from(piece) / u128::from(pieces)) as u64;
-            let (made, making, start) = (counters.made(), counters.making_cycles(), tsc::now());
-            while counters.made() < until {
+            let (before, making_before, start) = (made(), making(), tsc::now());
+            while made() < until {
                 self.worker.poll_probed(self.clock.now(), probe);
             }
             let elapsed = tsc::now().saturating_sub(start);
-            let (made, making) = (counters.made() - made, counters.making_cycles() - making);
+            let (packets, making) = (made() - before, making() - making_before);
             let taken = elapsed.saturating_sub(making);
             total += taken;
-            cycles.push(taken as f64 / made as f64);
-            generator.push(making as f64 / made as f64);
-            piece_done(probe, made);
+            cycles.push(taken as f64 / packets as f64);
+            generator.push(making as f64 / packets as f64);
+            piece_done(probe, packets);
             progress.show(piece * 100 / pieces);
         }
-        let packets = counters.made();
+        let packets = made();
         let mean = total as f64 / packets as f64;
         Pass { packets, cycles: median(&mut cycles), mean, generator: median(&mut generator) }
     }
@@ -181,12 +207,13 @@ impl Bench {
         let if_has = |feature, count: u64| if options.has(feature) { count } else { 0 };
         let flows = u64::from(options.flows);
         equal("frames that came home", closed.home.into(), closed.frames.into())?;
-        equal("packets received", counters.ports[usize::from(LAN)].rx.packets, packets)?;
+        let [inside, outside] = [LAN, WAN].map(|port| counters.ports[usize::from(port)].rx.packets);
+        equal("packets received", inside + outside, packets)?;
         equal("packets transmitted", sent, packets)?;
         equal("sessions made", counters.sessions_created, flows)?;
         equal("NAT bindings", counters.bindings, if_has(Feature::Nat, flows))?;
-        equal("packets that the last rule let pass", hits, if_has(Feature::Acl, packets))?;
-        equal("packets within the limit", policed, if_has(Feature::Police, packets))?;
+        equal("packets that the last rule let pass", hits, if_has(Feature::Acl, inside))?;
+        equal("packets within the limit", policed, if_has(Feature::Police, inside))?;
         if counters.conserved() { Ok(drops) } else { Err(BenchError::NotConserved) }
     }
 }

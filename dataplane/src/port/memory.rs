@@ -11,6 +11,7 @@ use crate::arena::{Frame, FramePool, MAX_FRAME, MAX_PACKET};
 use crate::burst::Burst;
 use crate::clock::Nanos;
 use crate::port::{Outbox, Port, Refused, Sent};
+use crate::table::prefetch::prefetch_at;
 
 /// The longest packet that a peer can send: longer than a port takes.
 pub const SLOT: usize = MAX_PACKET.next_multiple_of(1024);
@@ -123,12 +124,15 @@ impl Port for MemoryPort {
 /// The traffic that a [`LoopPort`] makes.
 #[derive(Debug, Default)]
 pub struct Traffic {
-    headers: Vec<u8>,
+    headers: Arc<Vec<u8>>,
     stride: usize,
     order: Vec<u32>,
     frame_len: usize,
     packets: u64,
 }
+
+/// How many packets ahead headers are fetched, so that making them costs no cache miss each.
+const AHEAD: usize = 8;
 
 impl Traffic {
     /// Packets of `frame_len` bytes that begin as the templates do, in the order of `order` (indices of templates),
@@ -136,17 +140,16 @@ impl Traffic {
     /// that over [`MAX_FRAME`], if an index names no template, or if there is nothing to send.
     pub fn new(templates: &[Vec<u8>], order: Vec<u32>, frame_len: usize) -> Option<Self> {
         let stride = templates.first()?.len();
-        let fits = stride > 0 && stride <= frame_len && frame_len <= MAX_FRAME;
         let alike = templates.iter().all(|template| template.len() == stride);
-        let named = !order.is_empty() && order.iter().all(|&i| (i as usize) < templates.len());
-        let packets = u64::MAX;
-        (fits && alike && named).then(|| Self {
-            headers: templates.concat(),
-            stride,
-            order,
-            frame_len,
-            packets,
-        })
+        alike.then(|| Self::of(Arc::new(templates.concat()), stride, order, frame_len)).flatten()
+    }
+
+    /// As [`new`](Self::new), of templates that follow one upon the other, each of `stride` bytes.
+    pub fn of(headers: Arc<Vec<u8>>, stride: usize, order: Vec<u32>, frame_len: usize) -> Option<Self> {
+        let fits = stride > 0 && stride <= frame_len && frame_len <= MAX_FRAME;
+        let count = headers.len().checked_div(stride)?;
+        let named = !order.is_empty() && order.iter().all(|&i| (i as usize) < count);
+        (fits && named).then_some(Self { headers, stride, order, frame_len, packets: u64::MAX })
     }
 
     /// The same, ending after so many packets.
@@ -226,6 +229,10 @@ impl Port for LoopPort {
             else {
                 break;
             };
+            if let Some(&later) = order.get(self.next + AHEAD) {
+                prefetch_at(headers, later as usize * stride);
+                prefetch_at(headers, (later as usize + 1) * stride - 1);
+            }
             let Some(mut frame) = pool.take() else { break };
             frame.copy_from(header);
             frame.set_len(*frame_len);

@@ -57,6 +57,12 @@ impl Outbox {
         self.frames.len() == self.frames.capacity()
     }
 
+    /// How many more frames fit.
+    #[inline(always)]
+    pub fn room(&self) -> usize {
+        self.frames.capacity() - self.frames.len()
+    }
+
     /// How many frames wait.
     #[inline]
     pub fn len(&self) -> usize {

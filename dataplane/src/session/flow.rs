@@ -1,5 +1,6 @@
 //! A flow: one direction of a session, as its packets find it. The key, the compiled action, and what each packet writes.
 
+use sluice_pkt::plain::{Plain, V4, V6};
 use sluice_pkt::translation::Translation;
 
 use crate::clock::Nanos;
@@ -129,27 +130,33 @@ pub const fn ticks(now: Nanos) -> u32 {
     (now >> 24) as u32
 }
 
-/// An IPv4 flow's key: addresses in one word; ports, ingress interface and protocol in the other.
+/// An IPv4 flow's key: protocol, ingress interface, addresses and ports, as they lie in the packet (the interface takes
+/// the place of the header checksum), in words whose lowest byte is the first.
 pub type Key4 = [u64; 2];
-/// An IPv6 flow's key.
+/// An IPv6 flow's key, made likewise (the interface takes the place of the payload length).
 pub type Key6 = [u64; 5];
 
 /// Builds the key of an IPv4 flow. Addresses and ports are pairs, the source in the high half.
-#[inline(always)]
+#[inline]
 pub const fn key4(addresses: u64, ports: u32, protocol: u8, interface: u16) -> Key4 {
-    [addresses, low_word(ports, protocol, interface)]
+    let [src, dst] = [(addresses >> 32) as u32, addresses as u32];
+    [
+        (src.swap_bytes() as u64) << 32 | (interface as u64) << V4::FREE | (protocol as u64) << 8,
+        (ports.swap_bytes() as u64) << 32 | dst.swap_bytes() as u64,
+    ]
 }
 
 /// Builds the key of an IPv6 flow.
 #[inline]
 pub const fn key6(src: u128, dst: u128, ports: u32, protocol: u8, interface: u16) -> Key6 {
-    let word = low_word(ports, protocol, interface);
-    [(src >> 64) as u64, src as u64, (dst >> 64) as u64, dst as u64, word]
-}
-
-#[inline(always)]
-const fn low_word(ports: u32, protocol: u8, interface: u16) -> u64 {
-    (ports as u64) << 32 | (interface as u64) << 16 | protocol as u64
+    let (src, dst) = (src.swap_bytes(), dst.swap_bytes());
+    [
+        (src as u64) << 32 | (protocol as u64) << 16 | (interface as u64) << V6::FREE,
+        (src >> 32) as u64,
+        (src >> 96) as u64 | (dst as u64) << 32,
+        (dst >> 32) as u64,
+        (dst >> 96) as u64 | (ports.swap_bytes() as u64) << 32,
+    ]
 }
 
 /// A pair of addresses, as [`key4`] takes it.
@@ -173,7 +180,7 @@ pub enum FlowKey {
     V6(Key6),
 }
 
-/// What a key's second half says, for listings.
+/// What a key says, for listings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyFacts {
     /// Source and destination port.
@@ -185,17 +192,59 @@ pub struct KeyFacts {
 }
 
 impl KeyFacts {
-    /// Reads the last word of a key.
-    pub const fn of(word: u64) -> Self {
-        Self {
-            ports: ((word >> 48) as u16, (word >> 32) as u16),
-            protocol: word as u8,
-            interface: (word >> 16) as u16,
-        }
+    /// Reads an IPv4 flow's key: source and destination address, and the rest.
+    pub const fn of4([first, second]: Key4) -> ([u32; 2], Self) {
+        let addresses = [((first >> 32) as u32).swap_bytes(), (second as u32).swap_bytes()];
+        (addresses, Self::new((first >> 8) as u8, (first >> V4::FREE) as u16, second))
+    }
+
+    /// Reads an IPv6 flow's key: source and destination address, and the rest.
+    pub const fn of6([a, b, c, d, e]: Key6) -> ([u128; 2], Self) {
+        let src = (a >> 32) as u128 | (b as u128) << 32 | (c as u32 as u128) << 96;
+        let dst = (c >> 32) as u128 | (d as u128) << 32 | (e as u32 as u128) << 96;
+        ([src.swap_bytes(), dst.swap_bytes()], Self::new((a >> 16) as u8, (a >> V6::FREE) as u16, e))
+    }
+
+    const fn new(protocol: u8, interface: u16, last: u64) -> Self {
+        let ports = ((last >> 32) as u32).swap_bytes();
+        Self { ports: ((ports >> 16) as u16, ports as u16), protocol, interface }
     }
 }
 
 /// An action that only forwards.
 pub const fn plain_action(next_hop: u16) -> FlowAction {
     FlowAction { new: Translation::NONE, next_hop, rule: NONE16, limits: [NO_LIMIT; 2], flags: 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_says_what_it_was_made_of() {
+        let facts = KeyFacts { ports: (0x1234, 0xabcd), protocol: 17, interface: 0x5678 };
+        let ends = [0x0a01_0203u32, 0xc633_6407];
+        let key = key4(addresses(ends[0], ends[1]), ports(0x1234, 0xabcd), 17, 0x5678);
+        assert_eq!(KeyFacts::of4(key), (ends, facts));
+        let ends = [0x2001_0db8_0102_0304_0506_0708_090a_0b0cu128, 0xfedc_ba98_7654_3210_1122_3344_5566_7788];
+        let key = key6(ends[0], ends[1], ports(0x1234, 0xabcd), 17, 0x5678);
+        assert_eq!(KeyFacts::of6(key), (ends, facts));
+    }
+
+    #[test]
+    fn a_plain_packet_has_the_words_of_its_key() {
+        let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 1, 2, 3, 198, 51, 100, 7];
+        let sum = sluice_pkt::checksum::Sum::of(&packet).checksum();
+        packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        packet.extend([0x12, 0x34, 0xab, 0xcd, 0, 8, 0, 0]);
+        let key = key4(addresses(0x0a01_0203, 0xc633_6407), ports(0x1234, 0xabcd), 17, 0);
+        assert_eq!((V4::check(&packet, 28), V4::len(&packet)), (Some(key), 28));
+
+        let mut packet = vec![0x60, 0, 0, 0, 0, 8, 17, 64];
+        packet.extend(1..=32);
+        packet.extend([0x12, 0x34, 0xab, 0xcd, 0, 8, 0, 0]);
+        let of = |from: u8| u128::from_be_bytes(std::array::from_fn(|i| from + i as u8));
+        let key = key6(of(1), of(17), ports(0x1234, 0xabcd), 17, 0);
+        assert_eq!((V6::check(&packet, 48), V6::len(&packet)), (Some(key), 48));
+    }
 }

@@ -1,5 +1,5 @@
 //! The fast path: packets of the kind that nearly all are, of sessions that stand, from their first byte to their last in
-//! three walks over the burst.
+//! a few walks over the burst. One source for IPv4 and IPv6. Each walk is short, so that what it works with stays in registers.
 //!
 //! What it takes on it treats as the stages would, with what they are made of. Whatever asks for more than the usual it
 //! leaves `live`, untouched and uncounted, for them: other kinds of packets, first packets, TCP that opens or ends, a next
@@ -9,20 +9,82 @@
 //! Exits: packets ready to be transmitted; drops of those that a limit refuses.
 
 use sluice_pkt::ethernet::{self, Mac};
-use sluice_pkt::plain::Plain;
+use sluice_pkt::plain::{Plain, V4, V6};
 
 use crate::burst::{Burst, Mask};
-use crate::session::{FlowAction, key4, ticks};
+use crate::clock::Nanos;
+use crate::session::{Batch, Flow, FlowAction, Key4, Key6, Sessions, ticks};
 use crate::shard::Shard;
 use crate::snapshot::{NONE16, Snapshot, Tags};
+use crate::table::hash::HashTable;
+use crate::table::key::Key;
 use crate::verdict::DropReason;
 
 /// The link header of the packets that are taken on: untagged.
 const L3: usize = ethernet::LEN;
 
+/// Packets that the fast path has taken on, by family.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Admitted {
+    v4: Mask,
+    v6: Mask,
+}
+
+/// What the fast path needs to know of a family.
+trait Family: Plain {
+    type Key: Key;
+
+    /// The key of a flow that comes in by this interface.
+    fn key(words: Self::Words, interface: u16) -> Self::Key;
+
+    /// The family's flows, and look-ups of them under way.
+    fn tables<'a>(
+        sessions: &'a mut Sessions,
+        batch4: &'a mut Batch<Key4>,
+        batch6: &'a mut Batch<Key6>,
+    ) -> (&'a mut HashTable<Self::Key, Flow>, &'a mut Batch<Self::Key>);
+}
+
+impl Family for V4 {
+    type Key = Key4;
+
+    #[inline(always)]
+    fn key([first, second]: [u64; 2], interface: u16) -> Key4 {
+        [first | u64::from(interface) << Self::FREE, second]
+    }
+
+    #[inline(always)]
+    fn tables<'a>(
+        sessions: &'a mut Sessions,
+        batch4: &'a mut Batch<Key4>,
+        _: &'a mut Batch<Key6>,
+    ) -> (&'a mut HashTable<Key4, Flow>, &'a mut Batch<Key4>) {
+        (&mut sessions.v4, batch4)
+    }
+}
+
+impl Family for V6 {
+    type Key = Key6;
+
+    #[inline(always)]
+    fn key([first, rest @ ..]: [u64; 5], interface: u16) -> Key6 {
+        let [b, c, d, e] = rest;
+        [first | u64::from(interface) << Self::FREE, b, c, d, e]
+    }
+
+    #[inline(always)]
+    fn tables<'a>(
+        sessions: &'a mut Sessions,
+        _: &'a mut Batch<Key4>,
+        batch6: &'a mut Batch<Key6>,
+    ) -> (&'a mut HashTable<Key6, Flow>, &'a mut Batch<Key6>) {
+        (&mut sessions.v6, batch6)
+    }
+}
+
 /// First walk: which packets it may take on. Fetches the buckets of their flows.
-pub fn admit(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) -> Mask {
-    let mut admitted = Mask::NONE;
+pub fn admit(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) -> Admitted {
+    let mut admitted = Admitted::default();
     if snapshot.stages_only {
         return admitted;
     }
@@ -32,18 +94,39 @@ pub fn admit(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) -> Mask 
         return admitted;
     };
     let ours = station(ours.mac);
-    let (table, batch) = (&shard.sessions.v4, &mut shard.batch4);
-    for i in burst.live {
-        let bytes = burst.bytes(i);
-        let Some((link, packet)) = bytes.split_first_chunk::<L3>() else { continue };
-        if !is_ipv4_between_stations(link, ours) {
+    let partial = port.complete_checksums;
+    // One family after the other: each loop keeps what it needs in registers.
+    admitted.v4 = admit_family::<V4>(burst, burst.live, ours, partial, interface, shard);
+    let others = burst.live.without(admitted.v4);
+    if !others.is_empty() {
+        admitted.v6 = admit_family::<V6>(burst, others, ours, partial, interface, shard);
+    }
+    admitted
+}
+
+#[inline(always)]
+fn admit_family<F: Family>(
+    burst: &Burst,
+    mask: Mask,
+    ours: u64,
+    partial: bool,
+    interface: u16,
+    shard: &mut Shard,
+) -> Mask {
+    let (table, batch) = F::tables(&mut shard.sessions, &mut shard.batch4, &mut shard.batch6);
+    let mut admitted = Mask::NONE;
+    for i in mask {
+        let Some((link, packet)) = burst.bytes(i).split_first_chunk::<L3>() else { continue };
+        if !is_between_stations::<F>(link, ours) {
             continue;
         }
-        let Some(plain) = Plain::check(packet, burst.packet_len(i) - L3) else { continue };
-        if plain.opens_or_ends(packet) || (port.complete_checksums && plain.may_be_partial(packet)) {
+        let frame_len = burst.packet_len(i);
+        let Some(words) = F::check(packet, frame_len - L3) else { continue };
+        if partial && F::may_be_partial(packet) {
             continue;
         }
-        batch.begin(i, key4(plain.addresses(), plain.ports(), plain.protocol(), interface), table);
+        batch.begin(i, F::key(words, interface), table);
+        batch.keep_lens(i, F::len(packet), frame_len);
         admitted.add(i);
     }
     admitted
@@ -55,44 +138,78 @@ fn station(Mac([a, b, c, d, e, f]): Mac) -> u64 {
     u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
 }
 
-/// Whether a frame carries IPv4, from one station to that with this MAC address.
+/// Whether a frame carries a packet of the family, from one station to that with this MAC address.
 #[inline(always)]
-fn is_ipv4_between_stations(link: &[u8; L3], ours: u64) -> bool {
+fn is_between_stations<F: Family>(link: &[u8; L3], ours: u64) -> bool {
     const GROUP_BIT_OF_SOURCE: u64 = u64::from_ne_bytes([0, 0, 0, 0, 0, 0, 1, 0]);
     const DESTINATION: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
     let &[a, b, c, d, e, f, g, h, .., y, z] = link;
     let start = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
-    (start ^ ours) & (DESTINATION | GROUP_BIT_OF_SOURCE) == 0 && u16::from_be_bytes([y, z]) == ethernet::IPV4
+    (start ^ ours) & (DESTINATION | GROUP_BIT_OF_SOURCE) == 0 && u16::from_be_bytes([y, z]) == F::ETHERTYPE
 }
 
-/// Second walk: fetches the records of their flows.
-pub fn look_up(admitted: Mask, shard: &mut Shard) {
-    shard.batch4.candidates(admitted, &shard.sessions.v4);
+/// Second walk: reads the buckets.
+pub fn look_up(admitted: Admitted, shard: &mut Shard) {
+    let Shard { sessions, batch4, batch6, .. } = shard;
+    batch4.choose(admitted.v4, &sessions.v4);
+    batch6.choose(admitted.v6, &sessions.v6);
 }
 
 /// Third walk: does what the flow's action says.
-pub fn forward(burst: &mut Burst, admitted: Mask, shard: &mut Shard) {
-    let (now, tick) = (burst.now, ticks(burst.now));
-    let stamp = shard.neighbors.epoch();
-    let Shard { sessions, batch4, neighbors, limiters, counters, .. } = shard;
-    let (mut ready, mut refused) = (Mask::NONE, Mask::NONE);
-    for i in admitted {
-        let Some(flow) = batch4.confirm_mut(i, &mut sessions.v4) else { continue };
+pub fn forward(burst: &mut Burst, admitted: Admitted, shard: &mut Shard) {
+    forward_family::<V4>(burst, admitted.v4, shard);
+    if !admitted.v6.is_empty() {
+        forward_family::<V6>(burst, admitted.v6, shard);
+    }
+    burst.live = burst.live.without(burst.ready);
+}
+
+#[inline(always)]
+fn forward_family<F: Family>(burst: &mut Burst, admitted: Mask, shard: &mut Shard) {
+    let mut refused = Mask::NONE;
+    let mut ready = let_pass::<F>(burst.now, admitted, &mut refused, shard);
+    // Records that lie further along than in their first bucket are few: a second walk for them holds nobody up.
+    let further = admitted.without(ready).without(refused);
+    if !further.is_empty() {
+        let (table, batch) = F::tables(&mut shard.sessions, &mut shard.batch4, &mut shard.batch6);
+        let found = batch.search_on(further, table);
+        ready = ready.or(let_pass::<F>(burst.now, found, &mut refused, shard));
+    }
+    write::<F>(burst, ready, shard);
+    burst.ready = burst.ready.or(ready);
+    refused.for_each(|i| burst.drop(i, DropReason::RateLimited));
+}
+
+/// How many packets ahead records are fetched. A core drops prefetches for which it has no buffer free.
+const AHEAD: usize = 16;
+
+/// Which packets go on: those of flows that stand, within their limits. Counts them.
+#[inline(always)]
+fn let_pass<F: Family>(now: Nanos, mask: Mask, refused: &mut Mask, shard: &mut Shard) -> Mask {
+    let (tick, stamp) = (ticks(now), shard.neighbors.epoch());
+    let Shard { sessions, batch4, batch6, neighbors, limiters, counters, .. } = shard;
+    let (table, batch) = F::tables(sessions, batch4, batch6);
+    let mut ready = Mask::NONE;
+    let mut ahead = mask;
+    for _ in 0..AHEAD {
+        ahead.next().into_iter().for_each(|i| batch.fetch(i, table));
+    }
+    for i in mask {
+        if let Some(next) = ahead.next() {
+            batch.fetch(next, table);
+        }
+        let Some(flow) = batch.confirm_mut(i, table) else { continue };
+        let (packet_len, frame_len) = batch.lens(i);
         let action = &flow.action;
         let hop = neighbors.hop(action.next_hop);
-        let Some(frame) = burst.frame_mut(i) else { continue };
-        let frame_len = frame.len();
-        let Some((link, packet)) = frame.bytes_mut().split_first_chunk_mut::<L3>() else { continue };
-        let Some((mut plain, rest)) = Plain::edit(packet) else { continue };
-        let packet_len = plain.total_len();
         if flow.stamp != stamp
             || action.flags & !FlowAction::NAT != 0
-            || plain.ttl() <= 1
             || packet_len > hop.egress.mtu
             || !hop.resolved
         {
             continue;
         }
+        let frame_len = usize::from(frame_len);
         if !limiters.pass(action.limits, now, frame_len) {
             refused.add(i);
             continue;
@@ -100,20 +217,31 @@ pub fn forward(burst: &mut Burst, admitted: Mask, shard: &mut Shard) {
         if let Some(hits) = counters.rules.get_mut(usize::from(action.rule)) {
             hits.add(frame_len);
         }
-        plain.forward(rest, &action.new);
         flow.count(frame_len, tick);
+        ready.add(i);
+    }
+    ready
+}
+
+/// Makes packets what they are when they leave.
+#[inline(always)]
+fn write<F: Family>(burst: &mut Burst, ready: Mask, shard: &mut Shard) {
+    let Shard { sessions, batch4, batch6, neighbors, .. } = shard;
+    let (table, batch) = F::tables(sessions, batch4, batch6);
+    for i in ready {
+        let (Some(flow), Some(frame)) = (batch.confirmed(i, table), burst.frame_mut(i)) else { continue };
+        let end = L3 + usize::from(batch.lens(i).0);
+        let hop = neighbors.hop(flow.action.next_hop);
+        let Some((link, packet)) = frame.bytes_mut().split_first_chunk_mut::<L3>() else { continue };
+        F::forward(packet, &flow.action.new);
         if usize::from(hop.egress.header_len) == L3
             && let Some(header) = hop.header.first_chunk()
         {
             *link = *header;
-            frame.truncate(L3 + usize::from(packet_len));
+            frame.truncate(end);
         } else {
-            super::rewrite::put_link(frame, L3, L3 + usize::from(packet_len), hop);
+            super::rewrite::put_link(frame, L3, end, hop);
         }
         burst.egress[i] = hop.egress;
-        ready.add(i);
     }
-    burst.live = burst.live.without(ready);
-    burst.ready = ready;
-    refused.for_each(|i| burst.drop(i, DropReason::RateLimited));
 }

@@ -12,7 +12,16 @@ use crate::verdict::{DropReason, Verdict};
 
 /// Runs the stage and leaves the burst without frames.
 pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
-    for i in 0..burst.len() {
+    let len = burst.len();
+    if let Some(outbox) = burst.leaves_by().and_then(|port| shard.outboxes.get_mut(usize::from(port)))
+        && outbox.room() >= len
+    {
+        for frame in burst.drain() {
+            outbox.push(frame).unwrap_or_else(|frame| shard.pool.give(frame));
+        }
+        return;
+    }
+    for i in 0..len {
         if !burst.ready.has(i) {
             conclude(burst, i, shard, snapshot);
             continue;

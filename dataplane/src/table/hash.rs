@@ -195,13 +195,19 @@ impl<K: Key, V> HashTable<K, V> {
     #[inline(always)]
     #[must_use]
     pub fn candidate(&self, hash: u64) -> u32 {
+        let index = self.choose(hash);
+        self.prefetch_record(index);
+        index
+    }
+
+    /// As [`candidate`](Self::candidate), but fetches nothing, for a caller that has other work to do meanwhile: CPUs drop
+    /// prefetches that come too many at once.
+    #[inline(always)]
+    #[must_use]
+    pub fn choose(&self, hash: u64) -> u32 {
         let Some(bucket) = self.buckets.get(hash as usize & self.mask) else { return NONE };
         match bucket.tags.equal(tag_of(hash)).next() {
-            Some(lane) => {
-                let index = bucket.indices[lane];
-                self.prefetch_record(index);
-                index
-            }
+            Some(lane) => bucket.indices[lane],
             // No record has this index; `confirm` looks further.
             None if bucket.overflow != 0 => END,
             None => NONE,

@@ -7,8 +7,10 @@ use proptest::prelude::*;
 use sluice_dataplane::clock::{MILLISECOND, SECOND};
 use sluice_dataplane::snapshot::Snapshot;
 
-use crate::lab::{LAN, Lab, Out, SERVER, TRUNK, WAN, host, snapshot};
-use crate::packets::{self, Ip, checksums_are_right, ends, frame, network, tagged, tcp, udp, udp_segment};
+use crate::lab::{HOST6, LAN, Lab, Out, SERVER, SERVER6, TRUNK, WAN, host, snapshot};
+use crate::packets::{
+    self, Ip, checksums_are_right, ends, frame, network, tagged, tcp, udp, udp_segment, udp6,
+};
 
 /// The same gateway twice: with the fast path, and without.
 struct Twins([Lab; 2]);
@@ -31,8 +33,9 @@ impl Twins {
         assert_eq!(out, expected);
         let sessions = |lab: &Lab| {
             let shard = lab.worker.shard();
-            let flows = shard.sessions.v4.iter();
-            flows.map(|(index, key, flow)| (index, *key, format!("{flow:?}"))).collect::<Vec<_>>()
+            let v4 = shard.sessions.v4.iter().map(|(index, key, flow)| format!("{index} {key:?} {flow:?}"));
+            let v6 = shard.sessions.v6.iter().map(|(index, key, flow)| format!("{index} {key:?} {flow:?}"));
+            v4.chain(v6).collect::<Vec<_>>()
         };
         assert_eq!(sessions(fast), sessions(slow));
         out
@@ -65,6 +68,9 @@ enum Event {
     Packet(usize, u8, u8, u16, u8, u8, usize),
     /// What came out last comes back, turned round; with other TCP flags.
     Answer(u8),
+    /// An IPv6 packet, or a reply to it: TCP flags (UDP without), source port, hop limit, length of the data, and where a
+    /// byte is changed to what, if anywhere.
+    Six(bool, Option<u8>, u16, u8, usize, Option<(usize, u8)>),
     /// Bytes are changed before it is sent: the offset and what is added.
     Broken(usize, u8, u8),
     Wait(u64),
@@ -75,11 +81,18 @@ fn event() -> impl Strategy<Value = Event> {
     let ttl = prop_oneof![6 => Just(64u8), 1 => 0..3u8];
     let size = prop_oneof![4 => 0..40usize, 1 => 1400..1480usize];
     let packet = (0..3usize, 0..8u8, 2..5u8, 0..4u16, flags.clone(), ttl, size);
+    let broken = prop::option::weighted(0.1, (0..80usize, any::<u8>()));
+    let hops = prop_oneof![6 => Just(64u8), 1 => 0..3u8];
+    let six_size = prop_oneof![4 => 0..40usize, 1 => 1380..1440usize];
+    let six = (any::<bool>(), prop::option::of(flags.clone()), 0..3u16, hops, six_size, broken);
     prop_oneof![
         8 => packet.prop_map(|(port, kind, last, source, flags, ttl, size)| {
             Event::Packet(port, kind, last, source, flags, ttl, size)
         }),
         8 => flags.prop_map(Event::Answer),
+        5 => six.prop_map(|(reply, flags, source, hops, size, broken)| {
+            Event::Six(reply, flags, source, hops, size, broken)
+        }),
         2 => (0..60usize, any::<u8>(), 0..4u8).prop_map(|(at, add, last)| Event::Broken(at, add, last)),
         1 => (0..400u64).prop_map(Event::Wait),
     ]
@@ -99,6 +112,21 @@ fn packet(kind: u8, src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16), flags: u8, ttl: 
         }
         _ => Ip { options: vec![1, 1, 1, 0], ..ip(packets::UDP) }.packet(&udp_segment(src, dst, &data)),
     }
+}
+
+/// An IPv6 packet of a host of the inside, or the reply to it.
+fn six(reply: bool, flags: Option<u8>, source: u16, hops: u8, size: usize) -> Vec<u8> {
+    let (inside, outside) = ((HOST6, 4000 + source), (SERVER6, 53));
+    let (from, to) = if reply { (outside, inside) } else { (inside, outside) };
+    let mut packet = udp6(from, to, &vec![0x5a; size]);
+    packet[7] = hops;
+    if let Some(flags) = flags {
+        packet.splice(44..48, [0; 16]);
+        packet[6] = packets::TCP;
+        packet[4..6].copy_from_slice(&(20 + size as u16).to_be_bytes());
+        (packet[52], packet[53]) = (5 << 4, flags);
+    }
+    packet
 }
 
 proptest! {
@@ -140,6 +168,16 @@ proptest! {
                     let guest = (Ipv4Addr::new(10, 10, 0, last), 7000 + source);
                     let packet = packet(kind, guest, (host(last), 7), flags, ttl, size);
                     twins.send(TRUNK, &tagged(TRUNK, &[10], &packet));
+                }
+                Event::Six(reply, flags, source, hops, size, broken) => {
+                    let port = if reply { WAN } else { LAN };
+                    let mut bytes = frame(port, &six(reply, flags, source, hops, size));
+                    if let Some((at, value)) = broken {
+                        let at = at.min(bytes.len() - 1);
+                        bytes[at] = value;
+                        bytes.truncate(if value % 7 == 0 { at } else { bytes.len() });
+                    }
+                    twins.send(port, &bytes);
                 }
                 Event::Answer(flags) => {
                     for (port, bytes) in out.drain(..) {
