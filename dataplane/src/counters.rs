@@ -63,6 +63,8 @@ pub struct Counters {
     pub sessions_created: u64,
     /// Sessions that have ended since the start.
     pub sessions_ended: u64,
+    /// Of these, those that another configuration did not allow, or would have given another mapping.
+    pub sessions_ended_by_policy: u64,
     /// Sessions that are live. A gauge.
     pub sessions: u64,
     /// NAT bindings that are live. A gauge.
@@ -154,6 +156,7 @@ impl Counters {
             &mut self.icmp_suppressed,
             &mut self.sessions_created,
             &mut self.sessions_ended,
+            &mut self.sessions_ended_by_policy,
             &mut self.sessions,
             &mut self.bindings,
             &mut self.workers,
