@@ -8,7 +8,7 @@ mod survivors;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
-use sluice_dataplane::adopt::{Adopter, Settled};
+use sluice_dataplane::adopt::{Adopter, Settled, hand_over};
 use sluice_dataplane::clock::MILLISECOND;
 use sluice_dataplane::snapshot::Snapshot;
 
@@ -37,7 +37,11 @@ impl Reloading {
         let mut next = Snapshot::clone(self.lab.worker.snapshot());
         next.generation += 1;
         change(&mut next);
-        assert!(self.adopter.hand_over(Arc::new(next)).is_some(), "the last one is not settled yet");
+        assert!(self.try_hand_over(next), "the last one is not settled yet");
+    }
+
+    pub(super) fn try_hand_over(&mut self, next: Snapshot) -> bool {
+        hand_over(std::slice::from_mut(&mut self.adopter), &Arc::new(next)).is_some()
     }
 
     /// Polls until all sessions are decided, which they must be within a second.

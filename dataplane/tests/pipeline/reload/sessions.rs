@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use sluice_dataplane::clock::MILLISECOND;
-use sluice_dataplane::snapshot::{AclAction, Route, RuleInfo};
+use sluice_dataplane::snapshot::{AclAction, Route, RuleInfo, Snapshot};
 use sluice_dataplane::table::classifier::{Classifier, PortRange, Rule};
 use sluice_dataplane::table::meter::Rate;
 use sluice_dataplane::verdict::DropReason;
@@ -39,7 +39,7 @@ fn the_same_configuration_again_ends_nothing() {
 }
 
 /// The lan's rules, with one ahead of them that drops this port.
-fn deny(snapshot: &mut sluice_dataplane::snapshot::Snapshot, port: u16) {
+fn deny(snapshot: &mut Snapshot, port: u16) {
     let rule =
         RuleInfo { acl: "acl".into(), name: "deny".into(), text: "udp".into(), action: AclAction::Drop };
     // All others have other indices from now on.
@@ -148,10 +148,10 @@ fn the_next_configuration_waits_until_all_sessions_are_decided() {
         gateway.say(LAN, (host(9), 4000 + port), (SERVER, 53));
     }
     gateway.hand_over(|_| ());
-    let next = gateway.lab.worker.snapshot().clone();
     gateway.lab.poll();
     assert_eq!(gateway.adopter.adopted(), 1);
-    assert!(gateway.adopter.hand_over(next).is_none());
+    let next = Snapshot::clone(gateway.lab.worker.snapshot());
+    assert!(!gateway.try_hand_over(next));
     assert_eq!(gateway.settle(), kept(200));
     assert_eq!(gateway.reload(|_| ()), kept(200));
     gateway.lab.close();
@@ -170,7 +170,7 @@ fn a_session_without_nat_follows_its_route_to_another_interface() {
     gateway.say(TRUNK, far, inside);
     let (_, closing) = gateway.lab.forward(LAN, &tcp(inside, far, SYN, b""));
     let route = |interface, to| {
-        move |next: &mut sluice_dataplane::snapshot::Snapshot| next.routes[9] = through(interface, to)
+        move |next: &mut Snapshot| next.routes[9] = through(interface, to)
     };
     // From the dmz to the guests' VLAN of the same port: answers are known there, and only there.
     assert_eq!(gateway.reload(route(3, [10, 10, 0, 9])), kept(2));
@@ -214,7 +214,7 @@ fn ipv6_sessions_follow_their_route_too() {
 #[test]
 fn a_limit_keeps_its_bucket_unless_it_changes() {
     let mut gateway = Reloading::new();
-    let slow = |snapshot: &mut sluice_dataplane::snapshot::Snapshot, rate| {
+    let slow = |snapshot: &mut Snapshot, rate| {
         snapshot.limits[0].name = "up".into();
         snapshot.limits[0].rate = Rate { bits_per_second: rate };
         snapshot.limits[0].burst = 500;
