@@ -124,8 +124,15 @@ impl Counters {
         came == self.tx() + self.drops.iter().sum::<u64>() + self.punted + self.held
     }
 
-    /// Adds another worker's counters to these.
+    /// Adds another worker's counters to these. If one of the two has not adopted a configuration yet that the other has,
+    /// those of rules and limits mean nothing in the sum.
     pub fn merge(&mut self, mut other: Self) {
+        let rules = self.rules.len().max(other.rules.len());
+        let limits = self.limits.len().max(other.limits.len());
+        for counters in [&mut *self, &mut other] {
+            counters.rules.resize(rules, Count::default());
+            counters.limits.resize(limits, LimitCount::default());
+        }
         let mut theirs = Vec::new();
         other.each(|n| theirs.push(*n));
         let mut theirs = theirs.into_iter();

@@ -169,9 +169,7 @@ fn a_session_without_nat_follows_its_route_to_another_interface() {
     assert_eq!(gateway.say(LAN, inside, far).0, TRUNK);
     gateway.say(TRUNK, far, inside);
     let (_, closing) = gateway.lab.forward(LAN, &tcp(inside, far, SYN, b""));
-    let route = |interface, to| {
-        move |next: &mut Snapshot| next.routes[9] = through(interface, to)
-    };
+    let route = |interface, to| move |next: &mut Snapshot| next.routes[9] = through(interface, to);
     // From the dmz to the guests' VLAN of the same port: answers are known there, and only there.
     assert_eq!(gateway.reload(route(3, [10, 10, 0, 9])), kept(2));
     assert_eq!(gateway.say(LAN, inside, far).0, TRUNK);
