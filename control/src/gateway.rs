@@ -27,8 +27,10 @@ use crate::device::machine::Machine;
 use crate::host::{self, Follower, HostError};
 use crate::intake::{self, Intake, IntakeError};
 use crate::plan::{self, Plan, TooFewCores};
+use crate::reload::{self, Reload};
 use crate::state::{Ends, State};
 use crate::watch::Watch;
+pub(crate) use devices::check_mtus;
 use devices::describe;
 
 /// Drivers whose frames may come from a sender on this very machine, with the checksum left to hardware that never sees
@@ -119,13 +121,15 @@ pub enum RunError {
 
 /// Runs a gateway until SIGTERM or SIGINT. What there is to say goes to `log`, a line each.
 pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<(), RunError> {
-    let (mut config, warnings) = config::load(path)?;
+    let (configured, warnings) = config::load(path)?;
     for warning in warnings {
         say(log, format_args!("{warning}"));
     }
     let system = |what| move |source| RunError::System { what, source };
     let mut signals =
         Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("cannot install signal handlers"))?;
+    let mut config = configured.clone();
+    let socket_of_config = socket.is_none();
     let socket = socket.unwrap_or_else(|| config.control_socket.clone());
     // Bound before any device is touched: a second gateway with the same socket changes nothing.
     let listener = api::listen(&socket)?;
@@ -144,7 +148,7 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
         );
     }
 
-    let hosting = match host::plan(&mut config)? {
+    let hosting = match host::plan(&mut config, &Vec::new())? {
         Some((hosting, lines)) => {
             lines.iter().for_each(|line| say(log, format_args!("{line}")));
             Some(hosting)
@@ -152,7 +156,7 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
         None => None,
     };
     let facts = devices::device_facts(&config)?;
-    devices::check_mtus(&config)?;
+    check_mtus(&config)?;
     let mut snapshot = config::compile(&config, &facts);
     snapshot.seed = seed();
     let snapshot = Arc::new(snapshot);
@@ -179,10 +183,22 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let follower = match hosting {
         Some(hosting) => {
             let tables = controls.iter().filter_map(DeviceControl::host_table).collect();
-            Some(Follower::start(hosting, tables, workers.iter_mut().map(Worker::mirror).collect())?)
+            let narrowed = hosting.narrowed().clone();
+            let mirrors = workers.iter_mut().map(Worker::mirror).collect();
+            Some((Follower::start(hosting, tables, mirrors)?, narrowed))
         }
         None => None,
     };
+    let adopters = workers.iter_mut().filter_map(Worker::adopter).collect();
+    let path = path.to_owned();
+    let mut reload = Reload::new(reload::Running {
+        path,
+        config: configured,
+        facts,
+        socket_of_config,
+        adopters,
+        follower,
+    });
     let ends = |worker: &mut Worker| Ends { counters: worker.reader(), inspector: worker.inspector() };
     let ends: Vec<Ends> = workers.iter_mut().map(ends).collect();
 
@@ -202,14 +218,15 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let on = on_cores(&plan);
     say(log, format_args!("ready: {on}; `sluice show counters --socket {}`", socket.display()));
 
-    let died = attend(&mut signals, &running, &state, log).map_err(system("cannot start a thread"));
+    let died =
+        attend(&mut signals, &running, &mut reload, &state, log).map_err(system("cannot start a thread"));
     let begun = Instant::now();
-    drop((server, follower));
+    drop((server, reload));
     let ended = running.stop();
     if let Some(worker) = died?.or(ended.iter().position(Option::is_none)) {
         return Err(RunError::WorkerDied(worker));
     }
-    let mut counters = Counters { workers: 0, ..Counters::new(state.snapshot()) };
+    let mut counters = Counters { workers: 0, ..Counters::new(&state.snapshot()) };
     let mut closed = Closed { frames: 0, home: 0 };
     for (own, frames) in ended.into_iter().flatten() {
         counters.merge(own);
@@ -261,6 +278,7 @@ fn say(log: &mut dyn Write, line: std::fmt::Arguments<'_>) {
 fn attend(
     signals: &mut Signals,
     running: &Running,
+    reload: &mut Reload,
     state: &State,
     log: &mut dyn Write,
 ) -> io::Result<Option<usize>> {
@@ -281,12 +299,7 @@ fn attend(
             for signal in signals.pending() {
                 wants_end |= signal != SIGHUP;
                 if signal == SIGHUP {
-                    say(
-                        log,
-                        format_args!(
-                            "SIGHUP: this version does not reload; restart to change the configuration"
-                        ),
-                    );
+                    reload.request();
                 }
             }
             let died = running.finished();
@@ -298,6 +311,7 @@ fn attend(
                 .look()
                 .into_iter()
                 .chain(told.try_iter())
+                .chain(reload.go_on(state))
                 .for_each(|line| say(log, format_args!("{line}")));
             thread::sleep(LOOK);
         };

@@ -13,6 +13,7 @@ pub mod golden;
 pub mod host;
 pub mod intake;
 pub mod plan;
+pub mod reload;
 pub mod replay;
 pub mod state;
 pub mod table;

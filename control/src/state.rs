@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -53,10 +53,24 @@ pub struct Ends {
     pub inspector: Option<Inspector>,
 }
 
-/// A running gateway, seen from the control side.
-pub struct State {
+/// The configuration that all workers have adopted, and the counters that go with it.
+struct Current {
     snapshot: Arc<Snapshot>,
     counters: Vec<Reader>,
+}
+
+impl Current {
+    /// All workers' counters together.
+    fn counters(&self) -> Counters {
+        let mut sum = Counters { workers: 0, ..Counters::new(&self.snapshot) };
+        self.counters.iter().for_each(|worker| sum.merge(worker.read()));
+        sum
+    }
+}
+
+/// A running gateway, seen from the control side.
+pub struct State {
+    current: RwLock<Arc<Current>>,
     inspectors: Mutex<Vec<Option<Inspector>>>,
     devices: Vec<DeviceControl>,
     plan: Plan,
@@ -74,24 +88,29 @@ impl State {
     ) -> Self {
         let ends = workers.into_iter().map(|ends| (ends.counters, ends.inspector));
         let (counters, inspectors): (_, Vec<_>) = ends.unzip();
-        Self { snapshot, counters, inspectors: Mutex::new(inspectors), devices, plan, watch }
+        let current = RwLock::new(Arc::new(Current { snapshot, counters }));
+        Self { current, inspectors: Mutex::new(inspectors), devices, plan, watch }
+    }
+
+    fn current(&self) -> Arc<Current> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The configuration.
-    pub fn snapshot(&self) -> &Snapshot {
-        &self.snapshot
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current().snapshot.clone()
+    }
+
+    /// All workers have adopted another configuration; their counters are to be read from these.
+    pub fn adopt(&self, snapshot: Arc<Snapshot>, counters: Vec<Reader>) {
+        self.watch.adopt(&counters);
+        let next = Arc::new(Current { snapshot, counters });
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = next;
     }
 
     /// The workers' watch.
     pub fn watch(&self) -> &Watch {
         &self.watch
-    }
-
-    /// All workers' counters together.
-    fn counters(&self) -> Counters {
-        let mut sum = Counters { workers: 0, ..Counters::new(&self.snapshot) };
-        self.counters.iter().for_each(|worker| sum.merge(worker.read()));
-        sum
     }
 
     /// The devices, in the order of the ports.
@@ -114,22 +133,26 @@ impl State {
 
     /// Answers.
     pub fn show(&self, topic: Topic) -> Result<Value, String> {
-        let counters = self.counters();
+        let current = self.current();
+        let (snapshot, counters) = (&*current.snapshot, current.counters());
+        let rows = |rows: Vec<Row>| rows.iter().map(|row| Self::row(row, snapshot)).collect::<Value>();
         Ok(match topic {
-            Topic::Counters => figures::counters(&self.snapshot, &self.with_kernel(counters)),
-            Topic::Acl => figures::rules(&self.snapshot, &counters),
-            Topic::Limits => figures::limits(&self.snapshot, &counters),
-            Topic::Workers => self.workers(),
-            Topic::Routes => figures::routes(&self.snapshot),
-            Topic::Interfaces => self.interfaces(&self.with_kernel(counters)),
-            Topic::Flows => self.list(Question::Sessions)?.iter().map(|row| self.row(row)).collect(),
-            Topic::Neighbors => {
-                merged(self.list(Question::Neighbors)?).iter().map(|row| self.row(row)).collect()
+            Topic::Counters => {
+                let mut figures = figures::counters(snapshot, &self.with_kernel(counters.clone()));
+                figures["generation"] = snapshot.generation.into();
+                figures["sessions_ended_by_policy"] = counters.sessions_ended_by_policy.into();
+                figures
             }
+            Topic::Acl => figures::rules(snapshot, &counters),
+            Topic::Limits => figures::limits(snapshot, &counters),
+            Topic::Workers => self.workers(),
+            Topic::Routes => figures::routes(snapshot),
+            Topic::Interfaces => self.interfaces(&self.with_kernel(counters), snapshot),
+            Topic::Flows => rows(self.list(Question::Sessions)?),
+            Topic::Neighbors => rows(merged(self.list(Question::Neighbors)?)),
             Topic::Nat => json!({
-                "external":
-                    merged(self.list(Question::Externals)?).iter().map(|row| self.row(row)).collect::<Value>(),
-                "bindings": self.list(Question::Bindings)?.iter().map(|row| self.row(row)).collect::<Value>(),
+                "external": rows(merged(self.list(Question::Externals)?)),
+                "bindings": rows(self.list(Question::Bindings)?),
             }),
         })
     }
@@ -165,9 +188,9 @@ impl State {
         self.plan.rows().into_iter().map(row).collect()
     }
 
-    fn row(&self, row: &Row) -> Value {
+    fn row(row: &Row, snapshot: &Snapshot) -> Value {
         match row {
-            Row::Session(session) => self.session(session),
+            Row::Session(session) => Self::session(session, snapshot),
             Row::Binding(binding) => json!({
                 "protocol": protocol(binding.protocol),
                 "inside": endpoint(std::net::Ipv4Addr::from_bits(binding.inside.0), binding.inside.1),
@@ -181,7 +204,7 @@ impl State {
                 "icmp_identifiers_used": icmp,
             }),
             Row::Neighbor(neighbor) => json!({
-                "interface": self.name(neighbor.interface),
+                "interface": name(snapshot, neighbor.interface),
                 "address": neighbor.address.to_string(),
                 "mac": neighbor.mac.map(|mac| mac.to_string()),
                 "state": neighbor.state.name(),
@@ -191,7 +214,7 @@ impl State {
         }
     }
 
-    fn session(&self, session: &SessionRow) -> Value {
+    fn session(session: &SessionRow, snapshot: &Snapshot) -> Value {
         let seconds = |nanos: u64| nanos as f64 / 1e9;
         let way = |flow: &FlowRow| {
             let nat = flow.action.is(FlowAction::NAT).then(|| {
@@ -200,9 +223,9 @@ impl State {
                     "destination": endpoint(flow.action.new.destination(), flow.action.new.destination_port()),
                 })
             });
-            let rule = self.snapshot.rules.get(usize::from(flow.action.rule));
+            let rule = snapshot.rules.get(usize::from(flow.action.rule));
             json!({
-                "in": self.name(flow.key.interface),
+                "in": name(snapshot, flow.key.interface),
                 "source": endpoint(flow.src, flow.key.ports.0),
                 "destination": endpoint(flow.dst, flow.key.ports.1),
                 "translated": nat,
@@ -224,8 +247,8 @@ impl State {
         })
     }
 
-    fn interfaces(&self, counters: &Counters) -> Value {
-        let rows = self.snapshot.interfaces.iter().map(|interface| {
+    fn interfaces(&self, counters: &Counters, snapshot: &Snapshot) -> Value {
+        let rows = snapshot.interfaces.iter().map(|interface| {
             let port = usize::from(interface.port);
             let is_port = interface.tags.count == 0;
             let device = self.devices.get(port);
@@ -236,7 +259,7 @@ impl State {
                 addresses.chain(interface.v6.iter().map(|(address, len)| format!("{address}/{len}")));
             let mut row = json!({
                 "name": interface.name,
-                "port": self.snapshot.ports.get(port).map(|port| port.name.as_str()),
+                "port": snapshot.ports.get(port).map(|port| port.name.as_str()),
                 "device": info.map(|info| info.device.as_str()),
                 "vlan": &interface.tags.ids[..usize::from(interface.tags.count)],
                 "mac": interface.mac.to_string(),
@@ -254,7 +277,7 @@ impl State {
                 row["queues"] = info.queues.into();
                 row["fallback"] = info.fallback.clone().into();
                 row["completes_checksums"] =
-                    self.snapshot.ports.get(port).is_some_and(|port| port.complete_checksums).into();
+                    snapshot.ports.get(port).is_some_and(|port| port.complete_checksums).into();
                 row["rx_packets"] = count.rx.packets.into();
                 row["rx_bytes"] = count.rx.bytes.into();
                 row["tx_packets"] = count.tx.packets.into();
@@ -268,10 +291,10 @@ impl State {
         });
         rows.collect()
     }
+}
 
-    fn name(&self, interface: u16) -> Option<&str> {
-        self.snapshot.interfaces.get(usize::from(interface)).map(|i| i.name.as_str())
-    }
+fn name(snapshot: &Snapshot, interface: u16) -> Option<&str> {
+    snapshot.interfaces.get(usize::from(interface)).map(|i| i.name.as_str())
 }
 
 /// What several workers know of one neighbour, or use of one external address, as one row.

@@ -113,6 +113,13 @@ impl Watch {
         Self { clock, workers: Mutex::new(workers.into_iter().map(watched).collect()) }
     }
 
+    /// The workers' counters are to be read from these from now on.
+    pub fn adopt(&self, counters: &[Reader]) {
+        for (worker, counters) in self.workers().iter_mut().zip(counters) {
+            worker.counters = counters.clone();
+        }
+    }
+
     fn workers(&self) -> MutexGuard<'_, Vec<Watched>> {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }

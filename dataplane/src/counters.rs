@@ -63,6 +63,8 @@ pub struct Counters {
     pub sessions_created: u64,
     /// Sessions that have ended since the start.
     pub sessions_ended: u64,
+    /// Of these, those that another configuration did not allow, or would have given another mapping.
+    pub sessions_ended_by_policy: u64,
     /// Sessions that are live. A gauge.
     pub sessions: u64,
     /// NAT bindings that are live. A gauge.
@@ -122,8 +124,15 @@ impl Counters {
         came == self.tx() + self.drops.iter().sum::<u64>() + self.punted + self.held
     }
 
-    /// Adds another worker's counters to these.
+    /// Adds another worker's counters to these. If one of the two has not adopted a configuration yet that the other has,
+    /// those of rules and limits mean nothing in the sum.
     pub fn merge(&mut self, mut other: Self) {
+        let rules = self.rules.len().max(other.rules.len());
+        let limits = self.limits.len().max(other.limits.len());
+        for counters in [&mut *self, &mut other] {
+            counters.rules.resize(rules, Count::default());
+            counters.limits.resize(limits, LimitCount::default());
+        }
         let mut theirs = Vec::new();
         other.each(|n| theirs.push(*n));
         let mut theirs = theirs.into_iter();
@@ -154,6 +163,7 @@ impl Counters {
             &mut self.icmp_suppressed,
             &mut self.sessions_created,
             &mut self.sessions_ended,
+            &mut self.sessions_ended_by_policy,
             &mut self.sessions,
             &mut self.bindings,
             &mut self.workers,

@@ -22,7 +22,8 @@ use self::pending::{Pending, PendingKey, Token};
 use self::ring::{Answer, Lent, NOTICES, Notice, Outcome, Peer};
 pub use self::status::Heartbeat;
 use self::status::Status;
-pub(crate) use self::status::Statuses;
+pub(crate) use self::status::{Offered, Statuses, offered};
+use crate::adopt;
 use crate::arena::FramePool;
 use crate::burst::{BURST, Burst};
 use crate::clock::{Nanos, SECOND};
@@ -75,16 +76,16 @@ pub fn connect(workers: &mut [Worker]) {
         ours.push(None);
         peers.push(ours);
     }
-    let statuses = statuses(count, &snapshot);
+    let (statuses, offered) = (statuses(count), offered(count, snapshot.limits.len()));
     for (me, (worker, peers)) in workers.iter_mut().zip(peers).enumerate() {
         let crossing = Crossing::new(me as u8, owners, peers, &snapshot);
-        worker.join(me, owners, Box::new(crossing), statuses.clone());
+        worker.join(me, owners, Box::new(crossing), statuses.clone(), offered.clone());
     }
 }
 
 /// What so many workers let everybody see.
-pub(crate) fn statuses(workers: usize, snapshot: &Snapshot) -> Statuses {
-    Status::all(workers, snapshot.limits.len())
+pub(crate) fn statuses(workers: usize) -> Statuses {
+    Status::all(workers)
 }
 
 impl Crossing {
@@ -223,14 +224,17 @@ fn discard(frame: crate::arena::Frame, reason: DropReason, pool: &mut FramePool,
 /// are none.
 pub(crate) fn take_answers(burst: &mut Burst, shard: &mut Shard) -> bool {
     let now = burst.now;
-    let Shard { crossing: Some(crossing), sessions, counters, pool, .. } = shard else { return false };
+    let Shard { crossing: Some(crossing), sessions, counters, pool, transition, .. } = shard else {
+        return false;
+    };
     let Crossing { peers, pending, work, .. } = &mut **crossing;
+    let localize = |action, policy, present| adopt::localize(action, policy, present, transition.as_deref());
     for (owner, peer) in peers.iter_mut().enumerate() {
         let Some(peer) = peer else { continue };
         while burst.room() > 0 {
             let port = peer.answered.first().map(|answer| answer.lent.port);
             let Some(port) = port.filter(|&port| burst.is_empty() || port == burst.port) else { break };
-            let Some(Answer { lent, outcome }) = peer.take_answer() else { break };
+            let Some(Answer { lent, outcome, policy }) = peer.take_answer() else { break };
             *work += 1;
             let Lent { frame, headers, interface, token, .. } = lent;
             let i = burst.len();
@@ -247,10 +251,13 @@ pub(crate) fn take_answers(burst: &mut Burst, shard: &mut Shard) -> bool {
             }
             match outcome {
                 Outcome::Flow(lease) => {
-                    burst.actions[i] = lease.action;
-                    burst.flows[i] = sessions.adopt(&key, headers.protocol, &lease, owner as u8, now);
+                    burst.actions[i] = localize(lease.action, policy, sessions.policy);
+                    // Of two workers, one may have adopted a configuration and the other not yet: then it is for once.
+                    if policy == sessions.policy {
+                        burst.flows[i] = sessions.adopt(&key, headers.protocol, &lease, owner as u8, now);
+                    }
                 }
-                Outcome::Once(action) => burst.actions[i] = action,
+                Outcome::Once(action) => burst.actions[i] = localize(action, policy, sessions.policy),
                 Outcome::Verdict(verdict) => burst.decide(i, verdict),
             }
         }
@@ -261,8 +268,9 @@ pub(crate) fn take_answers(burst: &mut Burst, shard: &mut Shard) -> bool {
 /// Fills an empty burst with packets that others ask about, of one port. False if there are none. Those must be answered
 /// by [`answer`].
 pub(crate) fn take_questions(burst: &mut Burst, shard: &mut Shard) -> bool {
-    let Shard { crossing: Some(crossing), .. } = shard else { return false };
+    let Shard { crossing: Some(crossing), sessions, .. } = shard else { return false };
     let Crossing { peers, askers, work, .. } = &mut **crossing;
+    let policy = sessions.policy;
     for (asker, peer) in peers.iter_mut().enumerate() {
         let Some(peer) = peer else { continue };
         while burst.room() > 0 {
@@ -275,10 +283,8 @@ pub(crate) fn take_questions(burst: &mut Burst, shard: &mut Shard) -> bool {
             burst.port = port;
             if let Err(frame) = burst.push(frame) {
                 let lent = Lent { frame, headers, port, interface, token };
-                send_home(
-                    peer,
-                    Answer { lent, outcome: Outcome::Verdict(Verdict::Drop(DropReason::OwnerQueueFull)) },
-                );
+                let outcome = Outcome::Verdict(Verdict::Drop(DropReason::OwnerQueueFull));
+                send_home(peer, Answer { lent, outcome, policy });
                 continue;
             }
             (burst.headers[i], burst.interfaces[i], burst.flows[i]) = (headers, interface, NONE);
@@ -310,7 +316,7 @@ pub(crate) fn answer(burst: &mut Burst, shard: &mut Shard) {
         };
         let lent = Lent { frame, headers, port: burst.port, interface: burst.interfaces[i], token };
         if let Some(Some(peer)) = crossing.peers.get_mut(usize::from(asker)) {
-            send_home(peer, Answer { lent, outcome });
+            send_home(peer, Answer { lent, outcome, policy: sessions.policy });
         }
     }
 }
@@ -381,6 +387,16 @@ pub(crate) fn keep(shard: &mut Shard, snapshot: &Snapshot, now: Nanos) {
     }
 }
 
+/// Drops copies from before another configuration was adopted, a few from the place `from` on: their next packets ask the
+/// owner. Returns where to go on, as long as there is more.
+pub(crate) fn drop_outdated(shard: &mut Shard, from: u32, most: u32) -> Option<u32> {
+    let Shard { crossing, sessions, counters, .. } = shard;
+    let crossing = crossing.as_mut()?;
+    sessions.drop_outdated_copies(from, most, |owner, activity| {
+        crossing.notify(owner, Notice::Activity(activity), counters);
+    })
+}
+
 /// TCP flags that open or end have passed by a copy: its owner is told at once.
 #[cold]
 pub(crate) fn follow_tcp(copy: u32, flags: u8, shard: &mut Shard) {
@@ -410,7 +426,7 @@ pub(crate) fn close(shard: &mut Shard) {
     for peer in crossing.peers.iter_mut().flatten() {
         while let Some(lent) = peer.asked.try_pop() {
             let outcome = Outcome::Verdict(Verdict::Drop(DropReason::Shutdown));
-            send_home(peer, Answer { lent, outcome });
+            send_home(peer, Answer { lent, outcome, policy: 0 });
         }
         while let Some(Answer { lent, .. }) = peer.take_answer() {
             discard(lent.frame, DropReason::Shutdown, pool, counters);

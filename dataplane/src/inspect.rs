@@ -196,7 +196,12 @@ fn session_row(session: &Session, shard: &Shard, now: Nanos) -> SessionRow {
             src,
             dst,
             key,
-            action: flow.action,
+            action: match &shard.transition {
+                Some(transition) if session.policy != shard.sessions.policy => {
+                    transition.translate(flow.action)
+                }
+                _ => flow.action,
+            },
             packets: session.packets[direction] + u64::from(flow.packets),
             bytes: session.bytes[direction] + flow.bytes,
             idle: since(flow.last_seen),

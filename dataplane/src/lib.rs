@@ -2,6 +2,7 @@
 //!
 //! Start reading at [`pipeline`], which is the order of the stages; a [`worker`] feeds it bursts from its ports.
 
+pub mod adopt;
 pub mod arena;
 pub mod bell;
 pub mod burst;

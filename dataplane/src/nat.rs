@@ -3,12 +3,15 @@
 //! Mapping is endpoint-independent (RFC 4787 REQ-1): all sessions of one inside address and port share one binding, and
 //! it lives as long as the last of them. Filtering is by session, that is address- and port-dependent (RFC 4787 REQ-8).
 
+mod layout;
+
 use std::net::Ipv4Addr;
 
 use sluice_pkt::ipv4;
 
+pub use self::layout::{Change, Layout};
 use crate::session::NONE;
-use crate::snapshot::{Pool, Snapshot};
+use crate::snapshot::{NONE16, Pool, Snapshot};
 use crate::stage::owner::Owners;
 use crate::table::bitmap::PortBitmap;
 use crate::table::hash::HashTable;
@@ -39,6 +42,29 @@ struct External {
     others: [u32; 3],
 }
 
+impl External {
+    fn new(address: Ipv4Addr) -> Self {
+        Self { address, ports: [PortBitmap::new(), PortBitmap::new(), PortBitmap::new()], others: [0; 3] }
+    }
+
+    /// Takes the ports that are other workers'.
+    fn share(&mut self, share: &Share) {
+        for (ports, others) in self.ports.iter_mut().zip(&mut self.others) {
+            for port in (0..=u16::MAX).filter(|&port| !share.is_mine(port)) {
+                ports.take(port);
+                *others += 1;
+            }
+        }
+    }
+}
+
+/// What a binding is found by: inside address and port and the pool's name; protocol.
+type Key = [u64; 2];
+
+fn key(inside: (u32, u16), pool: u16, protocol: u8) -> Key {
+    [u64::from(inside.0) << 32 | u64::from(inside.1) << 16 | u64::from(pool), protocol.into()]
+}
+
 fn space(protocol: u8) -> Option<usize> {
     match protocol {
         ipv4::TCP => Some(0),
@@ -50,49 +76,81 @@ fn space(protocol: u8) -> Option<usize> {
 
 /// The bindings of one worker, and the external ports that they take.
 pub struct Nat {
-    bindings: HashTable<[u64; 2], Binding>,
+    bindings: HashTable<Key, Binding>,
     externals: Vec<External>,
-    /// For each pool, its addresses as indices into `externals`.
-    pools: Vec<Vec<u32>>,
+    /// Where the pools' addresses lie in `externals`.
+    layout: Layout,
+    share: Share,
     random: u64,
     seed: u64,
+}
+
+/// Which external ports are a worker's to give out: all, if it is alone.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Share {
+    of: Option<(u8, Owners)>,
+}
+
+impl Share {
+    fn is_mine(&self, port: u16) -> bool {
+        self.of.is_none_or(|(me, owners)| owners.of_port(port) == me)
+    }
 }
 
 impl Nat {
     /// Takes the memory for as many bindings as there may be sessions. The ports of forwards are taken from the start.
     pub fn new(snapshot: &Snapshot) -> Self {
-        let mut externals: Vec<External> = Vec::new();
-        let mut index_of = |address: Ipv4Addr| {
-            let found = externals.iter().position(|e| e.address == address);
-            found.unwrap_or_else(|| {
-                let ports = [PortBitmap::new(), PortBitmap::new(), PortBitmap::new()];
-                externals.push(External { address, ports, others: [0; 3] });
-                externals.len() - 1
-            }) as u32
-        };
-        let indices = |pool: &Pool| pool.addresses.iter().map(|&a| index_of(a)).collect();
-        let pools = snapshot.pools.iter().map(indices).collect::<Vec<Vec<u32>>>();
-        for forward in &snapshot.forwards {
-            let external = externals.iter_mut().find(|e| e.address == forward.address);
-            if let (Some(external), Some(space)) = (external, space(forward.protocol)) {
-                (forward.ports.0..=forward.ports.1).for_each(|port| _ = external.ports[space].take(port));
+        let layout = Layout::default().next(snapshot);
+        let mut externals: Vec<External> =
+            layout.slots.iter().map(|slot| External::new(slot.address)).collect();
+        for r in layout.reserved() {
+            (r.first..=r.last).for_each(|port| _ = externals[r.slot as usize].ports[r.space].take(port));
+        }
+        let capacity = if snapshot.pools.is_empty() { 1 } else { snapshot.sizes.sessions };
+        let bindings = HashTable::with_capacity(capacity, snapshot.seed);
+        let share = Share::default();
+        Self { bindings, externals, layout, share, random: snapshot.seed, seed: snapshot.seed }
+    }
+
+    /// Where addresses and pools lie.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Takes over another configuration's pools and forwards. Bindings stay, until [`keep`](Self::keep) says no. Takes no
+    /// memory, and gives none back.
+    pub fn adopt(&mut self, change: &mut Change) {
+        change.externals.append(&mut self.externals);
+        for (slot, fresh) in &mut change.fresh {
+            match (change.externals.get_mut(*slot as usize), fresh) {
+                (Some(external), Some(fresh)) => std::mem::swap(external, fresh),
+                (_, fresh) => change.externals.extend(fresh.take()),
             }
         }
-        let capacity = if pools.is_empty() { 1 } else { snapshot.sizes.sessions };
-        let bindings = HashTable::with_capacity(capacity, snapshot.seed);
-        Self { bindings, externals, pools, random: snapshot.seed, seed: snapshot.seed }
+        std::mem::swap(&mut self.externals, &mut change.externals);
+        let freed = change.freed.iter().map(|range| (range, false));
+        for (range, is_taken) in freed.chain(change.taken.iter().map(|range| (range, true))) {
+            let Some(external) = self.externals.get_mut(range.slot as usize) else { continue };
+            let ports = &mut external.ports[range.space];
+            for port in (range.first..=range.last).filter(|&port| self.share.is_mine(port)) {
+                let _ = if is_taken { ports.take(port) } else { ports.give(port) };
+            }
+        }
+        if let Some(bindings) = &mut change.bindings {
+            std::mem::swap(&mut self.bindings, bindings);
+        }
+        std::mem::swap(&mut self.layout, &mut change.layout);
     }
 
     /// Gives out the ports only that are worker `me`'s, from now on. There must be no binding yet.
     pub fn share(&mut self, me: u8, owners: &Owners) {
-        for external in &mut self.externals {
-            for (ports, others) in external.ports.iter_mut().zip(&mut external.others) {
-                for port in (0..=u16::MAX).filter(|&port| owners.of_port(port) != me) {
-                    ports.take(port);
-                    *others += 1;
-                }
-            }
-        }
+        self.share = Share { of: Some((me, *owners)) };
+        self.externals.iter_mut().for_each(|external| external.share(&self.share));
+    }
+
+    /// Its part of the ports.
+    pub fn share_of(&self) -> Share {
+        self.share
     }
 
     /// Bindings that are live.
@@ -117,9 +175,9 @@ impl Nat {
 
     /// The external addresses, each with the ports in use for TCP, UDP and ICMP.
     pub fn externals(&self) -> impl Iterator<Item = (Ipv4Addr, [u32; 3])> + '_ {
-        self.externals
-            .iter()
-            .map(|e| (e.address, [0, 1, 2].map(|i: usize| e.ports[i].in_use() - e.others[i])))
+        let with_slot = self.externals.iter().zip(&self.layout.slots);
+        let in_use = with_slot.filter(|(_, slot)| slot.in_use);
+        in_use.map(|(e, _)| (e.address, [0, 1, 2].map(|i: usize| e.ports[i].in_use() - e.others[i])))
     }
 
     /// The binding (its index) of an inside endpoint in a pool: the one that it has, or a new one, which keeps its port
@@ -135,11 +193,11 @@ impl Nat {
         protocol: u8,
     ) -> Result<u32, DropReason> {
         let space = space(protocol).ok_or(DropReason::NatProtocol)?;
-        let key = [u64::from(inside.0) << 32 | u64::from(inside.1) << 16 | u64::from(pool), protocol.into()];
-        if let Some(index) = self.bindings.find(&key) {
+        if let Some(index) = self.known(pool, inside, protocol) {
             return Ok(index);
         }
-        let addresses = self.pools.get(usize::from(pool)).ok_or(DropReason::NatPortsExhausted)?;
+        let pool = self.layout.pools.get(usize::from(pool)).ok_or(DropReason::NatPortsExhausted)?;
+        let (key, addresses) = (key(inside, pool.id, protocol), &pool.order);
         let first = mix(u64::from(inside.0) ^ self.seed, 0x9e37_79b9_7f4a_7c15) as usize;
         for i in 0..addresses.len() {
             let address = addresses[first.wrapping_add(i) % addresses.len()];
@@ -165,6 +223,47 @@ impl Nat {
             });
         }
         Err(DropReason::NatPortsExhausted)
+    }
+
+    /// The binding that an inside endpoint has in a pool, also if it is from the time of another configuration.
+    fn known(&mut self, pool: u16, inside: (u32, u16), protocol: u8) -> Option<u32> {
+        let pool = self.layout.pools.get(usize::from(pool))?;
+        let now = key(inside, pool.id, protocol);
+        if let Some(index) = self.bindings.find(&now) {
+            if self.is_in(index, pool) {
+                return Some(index);
+            }
+            // Its sessions are about to end; the endpoint gets another one.
+            let nobodys = [key(inside, NONE16, 0)[0], u64::from(index) << 8 | u64::from(protocol)];
+            rename(&mut self.bindings, index, nobodys);
+        }
+        let index = pool.was.iter().find_map(|&was| {
+            self.bindings.find(&key(inside, was, protocol)).filter(|&index| self.is_in(index, pool))
+        })?;
+        rename(&mut self.bindings, index, now);
+        Some(index)
+    }
+
+    fn is_in(&self, index: u32, pool: &layout::PoolLayout) -> bool {
+        let Some(binding) = self.get(index) else { return false };
+        let space = space(binding.protocol);
+        space.is_some_and(|space| self.layout.has(pool, binding.address, space, binding.external.1))
+    }
+
+    /// Whether a session may keep its binding, now that this pool is that of the rule which applies to it. The binding is
+    /// then the one for further sessions of its endpoint, if there is no other.
+    pub fn keep(&mut self, index: u32, pool: u16) -> bool {
+        let Some(pool) = self.layout.pools.get(usize::from(pool)).filter(|pool| self.is_in(index, pool))
+        else {
+            return false;
+        };
+        if let Some(binding) = self.get(index) {
+            let now = key(binding.inside, pool.id, binding.protocol);
+            if self.bindings.find(&now).is_none() {
+                rename(&mut self.bindings, index, now);
+            }
+        }
+        true
     }
 
     /// Counts a session that uses the binding.
@@ -195,8 +294,19 @@ impl Nat {
         if let (Some(external), Some(space)) =
             (self.externals.get_mut(binding.address as usize), space(binding.protocol))
         {
-            external.ports[space].give(binding.external.1);
+            // One that a port forward has got meanwhile stays taken.
+            if !self.layout.is_reserved(binding.address, space, binding.external.1) {
+                external.ports[space].give(binding.external.1);
+            }
         }
+    }
+}
+
+/// Gives a binding another key. Its index stays, as the table fills the slot first that was freed last.
+fn rename(bindings: &mut HashTable<Key, Binding>, index: u32, key: Key) {
+    if let Some((_, binding)) = bindings.remove(index) {
+        let again = bindings.insert(key, binding);
+        debug_assert_eq!(again, Ok(index));
     }
 }
 

@@ -77,7 +77,7 @@ fn first_packets(
 
 /// Decides about packets that another worker asks about. They stay in the burst, and nothing leaves here.
 pub fn decide(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
-    let unknown = flow::known(burst, burst.live, shard);
+    let unknown = flow::known(burst, burst.live, shard, snapshot);
     if !unknown.is_empty() {
         first_packets(burst, unknown, &mut FirstPackets::asked(), shard, snapshot);
     }

@@ -7,6 +7,7 @@
 mod batch;
 mod copies;
 mod flow;
+mod renew;
 
 use sluice_pkt::{ipv4, tcp};
 
@@ -61,6 +62,8 @@ pub struct Session {
     pub generation: u32,
     /// Which other workers may have copies of each direction, a bit each.
     pub carriers: [u16; 2],
+    /// The generation of the configuration under which it was decided.
+    pub policy: u32,
 }
 
 /// Ends of sessions that wait to be told to their carriers, at most; one that finds no room is found out in time.
@@ -150,6 +153,8 @@ pub struct Sessions {
     live: u32,
     /// A flow whose stamp is another is looked at anew before its action is used.
     pub stamp: u32,
+    /// The generation of the configuration: sessions that were decided under another are decided anew.
+    pub policy: u32,
     sweep: Sweep,
     copies: Copies,
     /// Sessions that have ended, for the carriers of their flows.
@@ -202,6 +207,7 @@ impl Sessions {
             free: Vec::with_capacity(sessions as usize),
             live: 0,
             stamp: 1,
+            policy: snapshot.generation,
             sweep: Sweep::default(),
             copies: Copies::default(),
             ended: std::collections::VecDeque::new(),
@@ -329,6 +335,7 @@ impl Sessions {
             flows,
             binding: new.binding,
             created: ticks(now),
+            policy: self.policy,
             ..Session::default()
         };
         self.live += 1;

@@ -1,5 +1,6 @@
 //! What one worker owns alone. No lock guards it, and no other thread ever sees it.
 
+use crate::adopt::Adoption;
 use crate::arena::FramePool;
 use crate::clock::Nanos;
 use crate::counters::Counters;
@@ -41,6 +42,8 @@ pub struct Shard {
     pub counters: Counters,
     /// The exchange with other workers, where there are any.
     pub crossing: Option<Box<Crossing>>,
+    /// The configuration that was adopted last, while there are sessions from before it.
+    pub transition: Option<Box<Adoption>>,
 }
 
 impl Shard {
@@ -59,6 +62,7 @@ impl Shard {
             outboxes: snapshot.ports.iter().map(|_| Outbox::new(OUTBOX)).collect(),
             counters: Counters::new(snapshot),
             crossing: None,
+            transition: None,
         }
     }
 

@@ -4,11 +4,12 @@
 
 use std::sync::Arc;
 
+use crate::adopt::{self, Adopter, Adoptions};
 use crate::arena::FramePool;
 use crate::burst::Burst;
 use crate::clock::{MILLISECOND, Nanos};
 use crate::counters::{Counters, Publisher, Reader, channel};
-use crate::crossing::{self, Crossing, Heartbeat, Statuses};
+use crate::crossing::{self, Crossing, Heartbeat, Offered, Statuses};
 use crate::inspect::{self, Inspected, Inspector};
 use crate::local::mirror::{self, MirrorControl};
 use crate::pipeline;
@@ -29,8 +30,9 @@ pub struct Worker {
     ports: Vec<Box<dyn Port>>,
     shard: Shard,
     burst: Box<Burst>,
-    publisher: Publisher,
-    reader: Reader,
+    counters: (Publisher, Reader),
+    adoptions: Adoptions,
+    adopter: Option<Adopter>,
     inspected: Inspected,
     inspector: Option<Inspector>,
     published: Nanos,
@@ -56,9 +58,10 @@ impl Worker {
     /// A worker over ports in the order of the snapshot's, with the frames that they use.
     pub fn new(snapshot: Arc<Snapshot>, ports: Vec<Box<dyn Port>>, pool: FramePool) -> Self {
         let shard = Shard::new(&snapshot, pool);
-        let (publisher, reader) = channel(&shard.counters);
+        let counters = channel(&shard.counters);
+        let (adoptions, adopter) = adopt::channel(&snapshot, &shard);
         let (inspected, inspector) = inspect::channel();
-        let statuses = crossing::statuses(1, &snapshot);
+        let statuses = crossing::statuses(1);
         Self {
             index: 0,
             statuses,
@@ -67,8 +70,9 @@ impl Worker {
             ports,
             shard,
             burst: Box::default(),
-            publisher,
-            reader,
+            counters,
+            adoptions,
+            adopter: Some(adopter),
             inspected,
             inspector: Some(inspector),
             published: 0,
@@ -76,12 +80,19 @@ impl Worker {
     }
 
     /// Makes it one of several.
-    pub(crate) fn join(&mut self, index: usize, owners: Owners, crossing: Box<Crossing>, statuses: Statuses) {
+    pub(crate) fn join(
+        &mut self,
+        index: usize,
+        owners: Owners,
+        crossing: Box<Crossing>,
+        statuses: Statuses,
+        offered: Offered,
+    ) {
         let (shard, snapshot) = (&mut self.shard, &self.snapshot);
         shard.sessions.share(snapshot);
         shard.nat.share(index as u8, &owners);
         shard.neighbors.share(index as u8, owners);
-        shard.limiters.share(index, statuses.clone());
+        shard.limiters.share(index, offered);
         shard.local.share(snapshot, index, owners.workers());
         shard.crossing = Some(crossing);
         (self.index, self.statuses) = (index, statuses);
@@ -109,9 +120,16 @@ impl Worker {
         self.inspector.take()
     }
 
-    /// Where others read this worker's counters.
+    /// The end from which it is given other configurations; there is one. If it is one of several workers, it must have
+    /// joined them.
+    pub fn adopter(&mut self) -> Option<Adopter> {
+        let adopter = self.adopter.take()?;
+        Some(adopter.of(self.index, self.statuses.len(), self.shard.nat.share_of()))
+    }
+
+    /// Where others read this worker's counters, as long as it goes by this configuration.
     pub fn reader(&self) -> Reader {
-        self.reader.clone()
+        self.counters.1.clone()
     }
 
     /// The configuration.
@@ -141,10 +159,10 @@ impl Worker {
             status.beat(now);
         }
         probe.stage("upkeep", || self.keep(now));
+        let mut work = usize::from(self.adopt(now));
         if self.shard.crossing.is_some() {
             self.cross(now, probe);
         }
-        let mut work = 0;
         if self.draining.is_none() {
             for index in 0..self.ports.len() {
                 work += self.receive(index, now, probe);
@@ -255,6 +273,15 @@ impl Worker {
         }
     }
 
+    /// Takes another configuration in, between two bursts. Returns whether there are sessions left from before it.
+    fn adopt(&mut self, now: Nanos) -> bool {
+        let Self { adoptions, shard, snapshot, counters, .. } = self;
+        if adoptions.take_in(shard, snapshot, counters, now) {
+            self.publish(now);
+        }
+        self.adoptions.go_on(&mut self.shard, &self.snapshot, now)
+    }
+
     /// Packets that wait: for a neighbour, a first fragment, another worker's answer, or in an outbox.
     pub fn held(&self) -> u64 {
         self.shard.neighbors.held()
@@ -275,7 +302,7 @@ impl Worker {
         for (published, count) in shard.counters.limits.iter_mut().zip(shard.limiters.counts()) {
             *published = count;
         }
-        self.publisher.publish(&mut shard.counters);
+        self.counters.0.publish(&mut shard.counters);
     }
 
     /// Hands what waits to the ports.

@@ -48,9 +48,14 @@ def inside(namespace, *command):
 class Gateway:
     def __init__(self, sluice, config):
         self.sluice, self.config = sluice, config
+        with open(config) as file:
+            self.text = file.read()
         self.start()
 
     def start(self):
+        # Whatever a reload has left in its place.
+        with open(self.config, "w") as file:
+            file.write(self.text)
         with open(LOG, "w") as log:
             command = ["ip", "netns", "exec", "gw", self.sluice, "run", self.config]
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -59,6 +64,11 @@ class Gateway:
             if time.monotonic() > until or self.process.poll() is not None:
                 raise Wrong(f"not ready within {READY} s: {self.log()[-1:]}")
             time.sleep(0.02)
+
+    def reload(self, text):
+        with open(self.config, "w") as file:
+            file.write(text)
+        self.process.send_signal(signal.SIGHUP)
 
     def log(self):
         with open(LOG) as file:
@@ -133,7 +143,36 @@ class Soak:
             ip(side, "-6", "route", "replace", *route)
 
     def reload(self):
-        self.gateway.process.send_signal(signal.SIGHUP)
+        """Another configuration, one that wants a restart, or one that is wrong."""
+        said = len(self.gateway.log())
+        self.gateway.process.send_signal(signal.SIGHUP) if self.random.random() < 0.2 else self.gateway.reload(self.variant())
+        until = time.monotonic() + READY
+        while not any("adopted" in line for line in self.gateway.log()[said:]):
+            if self.gateway.is_dead():
+                raise Wrong(f"it died: {self.gateway.log()[-1:]}")
+            if time.monotonic() > until:
+                raise Wrong(f"nothing came of a reload within {READY} s: {self.gateway.log()[said:]}")
+            time.sleep(0.02)
+
+    def variant(self):
+        """The configuration of the start with something else about it; all let the traffic pass."""
+        text = self.gateway.text
+        kind = self.random.choice(["same", "rule", "limit", "timeout", "icmp", "restart", "wrong"])
+        if kind == "rule":
+            port = self.random.randrange(20000, 30000)
+            rule = f'{{ name = "soak-{port}", protocol = "tcp", to-port = {port}, action = "drop" }},'
+            text = text.replace("rules = [", f"rules = [\n  {rule}", 1)
+        elif kind == "limit":
+            text += f'\n[[limits]]\nname = "soak"\nout = "wan"\nprotocol = "tcp"\nto-port = 9\nrate = "{self.random.randrange(1, 50)} Mbit/s"\n'
+        elif kind == "timeout":
+            text = text.replace('udp             = "3s"', f'udp             = "{self.random.randrange(2, 5)}s"')
+        elif kind == "icmp":
+            text += f"\n[icmp]\nerrors-per-second = {self.random.randrange(500, 2000)}\n" if "[icmp]" not in text else ""
+        elif kind == "restart":
+            text = text.replace("sessions  = 4096", "sessions  = 4097")
+        elif kind == "wrong":
+            text += "\n[nonsense]\n"
+        return text
 
     def ask(self):
         self.gateway.counters()

@@ -33,7 +33,7 @@ pub(super) fn device_facts(config: &Config) -> Result<Vec<DeviceFacts>, RunError
 }
 
 /// A packet that is longer than the device's MTU would be lost without a word.
-pub(super) fn check_mtus(config: &Config) -> Result<(), RunError> {
+pub(crate) fn check_mtus(config: &Config) -> Result<(), RunError> {
     for (index, interface) in config.interfaces.iter().enumerate() {
         let Some(device) = config.device(index) else { continue };
         let Ok(facts) = af_xdp::device_facts(device) else { continue };

@@ -8,6 +8,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use sluice_dataplane::local::mirror::{Known, MirrorControl};
 use sluice_dataplane::port::af_xdp::{HostTable, SharedAddress};
 use sluice_pkt::ethernet::Mac;
 
-use crate::config::{self, AddressRange, Config, Host, Link, Target};
+use crate::config::{self, AddressRange, Config, Host, Link, PortRange, SourceNat, Target};
 use crate::device::{Event, KernelNeighbor, Monitor, NetlinkError, Rtnetlink};
 
 mod ports;
@@ -80,14 +81,27 @@ pub struct Plan {
     next_hops: Vec<(u32, IpAddr)>,
     /// Addresses that the kernel shares with NAT.
     shared: Vec<(Ipv4Addr, SharedAddress)>,
+    /// The ports that NAT has of them.
+    narrowed: Narrowed,
+}
+
+/// Rules of source NAT whose addresses the kernel shares, as configured, and the ports that they have. A rule that stays
+/// as it is keeps them when the configuration changes, and so its sessions, whatever services have come meanwhile.
+pub type Narrowed = Vec<(SourceNat, PortRange)>;
+
+impl Plan {
+    /// What NAT has of the kernel's addresses.
+    pub fn narrowed(&self) -> &Narrowed {
+        &self.narrowed
+    }
 }
 
 /// Finds out what is to be kept in step, and takes the kernel's ports out of NAT's, with a line for each rule that this
-/// changes. None if the kernel is nowhere the host.
+/// changes. None if the kernel is nowhere the host. `before` is what it came to for the configuration before this one.
 ///
 /// # Errors
 /// See [`HostError`].
-pub fn plan(config: &mut Config) -> Result<Option<(Plan, Vec<String>)>, HostError> {
+pub fn plan(config: &mut Config, before: &Narrowed) -> Result<Option<(Plan, Vec<String>)>, HostError> {
     let hosted: Vec<usize> = (0..config.interfaces.len()).filter(|&index| is_hosted(config, index)).collect();
     if hosted.is_empty() {
         return Ok(None);
@@ -111,20 +125,23 @@ pub fn plan(config: &mut Config) -> Result<Option<(Plan, Vec<String>)>, HostErro
 
     let is_kernels = |address: Ipv4Addr| kernel.iter().any(|(_, own, _)| *own == IpAddr::V4(address));
     let taken = ports::taken();
-    let (mut shared, mut lines) = (Vec::new(), Vec::new());
+    let (mut shared, mut lines, mut narrowed) = (Vec::new(), Vec::new(), Vec::new());
     for rule in config.source_nat.iter_mut().filter(|rule| hosted.contains(&rule.out)) {
         let common: Vec<Ipv4Addr> =
             kernel_addresses(&kernel).filter(|own| in_pool(&rule.pool, *own)).collect();
         if common.is_empty() {
             continue;
         }
-        let before = rule.ports;
-        let none = HostError::Ports { first: before.first, last: before.last };
-        rule.ports = ports::longest_free(before, &taken).ok_or(none)?;
-        if rule.ports != before {
+        let configured = rule.clone();
+        let PortRange { first, last } = configured.ports;
+        let known = before.iter().find(|(rule, _)| *rule == configured);
+        let free = known.map(|(_, ports)| *ports).or_else(|| ports::longest_free(configured.ports, &taken));
+        rule.ports = free.ok_or(HostError::Ports { first, last })?;
+        narrowed.push((configured, rule.ports));
+        if known.is_none() && rule.ports != (PortRange { first, last }) {
             lines.push(format!(
-                "nat.source: ports {}-{} of {} in place of {}-{}, as the others are the kernel's own",
-                rule.ports.first, rule.ports.last, common[0], before.first, before.last
+                "nat.source: ports {}-{} of {} in place of {first}-{last}, as the others are the kernel's own",
+                rule.ports.first, rule.ports.last, common[0]
             ));
         }
         let range = (rule.ports.first, rule.ports.last);
@@ -143,7 +160,7 @@ pub fn plan(config: &mut Config) -> Result<Option<(Plan, Vec<String>)>, HostErro
             }
         }
     }
-    Ok(Some((Plan { interfaces, next_hops, shared }, lines)))
+    Ok(Some((Plan { interfaces, next_hops, shared, narrowed }, lines)))
 }
 
 /// Whether the kernel is the host on an interface's device.
@@ -194,6 +211,7 @@ fn share(shared: &mut Vec<(Ipv4Addr, SharedAddress)>, address: Ipv4Addr) -> &mut
 
 /// Keeps in step with the kernel, on a thread of its own, until it is dropped.
 pub struct Follower {
+    plans: Sender<Plan>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -206,7 +224,8 @@ impl Follower {
     pub fn start(plan: Plan, tables: Vec<HostTable>, mirrors: Vec<MirrorControl>) -> Result<Self, HostError> {
         // First, so that nothing is missed between the reading and the listening.
         let monitor = Monitor::open()?;
-        let mut work = Work { plan, tables, mirrors, monitor, rtnetlink: Rtnetlink::open()? };
+        let (plans, told) = mpsc::channel();
+        let mut work = Work { plan, told, tables, mirrors, monitor, rtnetlink: Rtnetlink::open()? };
         work.fill()?;
         for (ifindex, address) in work.plan.next_hops.clone() {
             // A kernel before 5.16 does not manage neighbours; the worker asks for them in time.
@@ -224,7 +243,13 @@ impl Follower {
             }
         };
         let thread = thread::Builder::new().name("sluice-host".into()).spawn(body)?;
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self { plans, stop, thread: Some(thread) })
+    }
+
+    /// Follows another plan from now on, in which the same interfaces are the kernel's.
+    pub fn adopt(&self, plan: Plan) {
+        // The thread lives until this is dropped.
+        let _ = self.plans.send(plan);
     }
 }
 
@@ -239,6 +264,7 @@ impl Drop for Follower {
 
 struct Work {
     plan: Plan,
+    told: Receiver<Plan>,
     tables: Vec<HostTable>,
     /// One for each worker.
     mirrors: Vec<MirrorControl>,
@@ -249,6 +275,9 @@ struct Work {
 impl Work {
     /// What the kernel does not answer now, the workers ask again in a second.
     fn step(&mut self) {
+        while let Ok(plan) = self.told.try_recv() {
+            self.adopt(plan);
+        }
         while let Some(wanted) = self.mirrors.iter_mut().find_map(MirrorControl::wanted) {
             let device = self.plan.interfaces.iter().find(|(index, _)| *index == wanted.interface);
             let Some((_, ifindex)) = device.copied() else { continue };
@@ -270,6 +299,21 @@ impl Work {
         }
         if addresses {
             let _ = self.fill();
+        }
+    }
+
+    fn adopt(&mut self, plan: Plan) {
+        let before = std::mem::replace(&mut self.plan, plan);
+        let _ = self.fill();
+        for (ifindex, address) in &self.plan.next_hops {
+            if !before.next_hops.contains(&(*ifindex, *address)) {
+                let _ = self.rtnetlink.use_neighbor(*ifindex, *address, true);
+            }
+        }
+        for (ifindex, address) in &before.next_hops {
+            if !self.plan.next_hops.contains(&(*ifindex, *address)) {
+                let _ = self.rtnetlink.forget_neighbor(*ifindex, *address);
+            }
         }
     }
 

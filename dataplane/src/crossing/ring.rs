@@ -45,6 +45,8 @@ pub(super) enum Outcome {
 pub(super) struct Answer {
     pub(super) lent: Lent,
     pub(super) outcome: Outcome,
+    /// The generation of the configuration by which it was decided.
+    pub(super) policy: u32,
 }
 
 /// What one worker lets another know.

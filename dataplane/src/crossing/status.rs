@@ -13,21 +13,28 @@ pub(crate) struct Status {
     beat: AtomicU64,
     /// It receives no more, and none of its frames is lent.
     drained: AtomicBool,
-    /// Bytes that each limit was asked about.
-    pub(crate) offered: Box<[AtomicU64]>,
+}
+
+/// What each worker was asked of each limit, in bytes, since the limits are what they are. By worker, then by limit.
+pub(crate) type Offered = Arc<[Row]>;
+
+/// One worker's numbers, on cache lines of their own.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Row(pub(crate) Box<[AtomicU64]>);
+
+/// For so many workers, each with so many limits.
+pub(crate) fn offered(workers: usize, limits: usize) -> Offered {
+    (0..workers).map(|_| Row((0..limits).map(|_| AtomicU64::new(0)).collect())).collect()
 }
 
 /// The numbers of all workers.
 pub(crate) type Statuses = Arc<[Status]>;
 
 impl Status {
-    /// For so many workers, each with so many limits.
-    pub(crate) fn all(workers: usize, limits: usize) -> Statuses {
-        let status = |_| {
-            let offered = (0..limits).map(|_| AtomicU64::new(0)).collect();
-            Self { offered, ..Self::default() }
-        };
-        (0..workers).map(status).collect()
+    /// For so many workers.
+    pub(crate) fn all(workers: usize) -> Statuses {
+        (0..workers).map(|_| Self::default()).collect()
     }
 
     pub(crate) fn beat(&self, now: Nanos) {

@@ -17,6 +17,8 @@ const PER_TICK: usize = 32;
 pub(super) struct Announcements {
     /// By interface and address, each once.
     addresses: Vec<(u16, IpAddr)>,
+    /// Those before are announced already.
+    first: usize,
     next: usize,
     rounds_left: u8,
     due: Nanos,
@@ -25,25 +27,31 @@ pub(super) struct Announcements {
 impl Announcements {
     /// All addresses, NAT's among them, except on ports that replay a capture.
     pub(super) fn new(snapshot: &Snapshot) -> Self {
-        let mut addresses = Vec::new();
-        for (interface, link) in snapshot.interfaces.iter().enumerate() {
-            let v4 = link.v4.iter().map(|&(address, _)| IpAddr::V4(address));
-            let v6 = link.v6.iter().map(|&(address, _)| IpAddr::V6(address));
-            addresses.extend(v4.chain(v6).map(|address| (interface as u16, address)));
+        Self::of(addresses(snapshot), 0)
+    }
+
+    /// The addresses of a configuration that takes the place of another.
+    pub(super) fn after(old: &Snapshot, new: &Snapshot) -> Self {
+        let old = addresses(old);
+        let is_old = |address: &(u16, IpAddr)| old.binary_search(address).is_ok();
+        let (mut known, fresh): (Vec<_>, Vec<_>) = addresses(new).into_iter().partition(is_old);
+        let first = known.len();
+        known.extend(fresh);
+        Self::of(known, first)
+    }
+
+    fn of(addresses: Vec<(u16, IpAddr)>, first: usize) -> Self {
+        let due = if first == addresses.len() { Nanos::MAX } else { 0 };
+        Self { addresses, first, next: first, rounds_left: ROUNDS, due }
+    }
+
+    /// Goes on with another configuration's; `fresh` holds this one's afterwards.
+    pub(super) fn adopt(&mut self, fresh: &mut Self) {
+        if self.due != Nanos::MAX {
+            // Cut short in the middle: all that stay are announced from the start.
+            (fresh.first, fresh.next, fresh.due) = (0, 0, 0);
         }
-        addresses.extend(snapshot.local4.iter().map(|(&address, &(on, _))| (on, IpAddr::V4(address))));
-        addresses.extend(snapshot.local6.iter().map(|(&address, &(on, _))| (on, IpAddr::V6(address))));
-        // The kernel announces its own.
-        let silent = |interface: u16| {
-            let link = snapshot.interfaces.get(usize::from(interface));
-            let port = link.and_then(|link| snapshot.ports.get(usize::from(link.port)));
-            port.is_none_or(|port| port.invent_neighbors || port.host_is_kernel)
-        };
-        addresses.retain(|&(interface, _)| !silent(interface));
-        addresses.sort_unstable();
-        addresses.dedup();
-        let due = if addresses.is_empty() { Nanos::MAX } else { 0 };
-        Self { addresses, next: 0, rounds_left: ROUNDS, due }
+        std::mem::swap(self, fresh);
     }
 
     /// Another worker announces.
@@ -63,12 +71,34 @@ impl Announcements {
         let address = self.addresses.get(self.next).copied();
         self.next += 1;
         if address.is_none() {
-            self.next = 0;
+            self.next = self.first;
             self.rounds_left = self.rounds_left.saturating_sub(1);
             self.due = if self.rounds_left == 0 { Nanos::MAX } else { now.saturating_add(INTERVAL) };
         }
         address
     }
+}
+
+/// In ascending order.
+fn addresses(snapshot: &Snapshot) -> Vec<(u16, IpAddr)> {
+    let mut addresses = Vec::new();
+    for (interface, link) in snapshot.interfaces.iter().enumerate() {
+        let v4 = link.v4.iter().map(|&(address, _)| IpAddr::V4(address));
+        let v6 = link.v6.iter().map(|&(address, _)| IpAddr::V6(address));
+        addresses.extend(v4.chain(v6).map(|address| (interface as u16, address)));
+    }
+    addresses.extend(snapshot.local4.iter().map(|(&address, &(on, _))| (on, IpAddr::V4(address))));
+    addresses.extend(snapshot.local6.iter().map(|(&address, &(on, _))| (on, IpAddr::V6(address))));
+    // The kernel announces its own.
+    let silent = |interface: u16| {
+        let link = snapshot.interfaces.get(usize::from(interface));
+        let port = link.and_then(|link| snapshot.ports.get(usize::from(link.port)));
+        port.is_none_or(|port| port.invent_neighbors || port.host_is_kernel)
+    };
+    addresses.retain(|&(interface, _)| !silent(interface));
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
 }
 
 impl Context<'_> {

@@ -54,7 +54,7 @@ pub struct Local {
 }
 
 impl Local {
-    /// Ready to announce the snapshot's addresses. It is made anew for a new configuration.
+    /// Ready to announce the snapshot's addresses.
     pub fn new(snapshot: &Snapshot) -> Self {
         let rate = u64::from(snapshot.icmp_per_second);
         Self {
@@ -68,12 +68,17 @@ impl Local {
 
     /// One of several workers: their ICMP together keeps the rate, and the first alone announces.
     pub(crate) fn share(&mut self, snapshot: &Snapshot, me: usize, workers: usize) {
-        let rate = u64::from(snapshot.icmp_per_second);
-        let (workers, me) = (workers as u64, me as u64);
-        let share = rate / workers + u64::from(me < rate % workers);
-        (self.errors, self.echoes) = (PacketMeter::new(share, share), PacketMeter::new(share, share));
+        (self.errors, self.echoes) = budgets(snapshot, me, workers);
         if me > 0 {
             self.announcements.silence();
+        }
+    }
+
+    /// Takes over another configuration.
+    pub fn adopt(&mut self, change: &mut Change) {
+        self.announcements.adopt(&mut change.announcements);
+        if let Some((errors, echoes)) = change.budgets {
+            (self.errors, self.echoes) = (errors, echoes);
         }
     }
 
@@ -86,6 +91,33 @@ impl Local {
     pub fn next_due(&self) -> Nanos {
         self.announcements.next_due()
     }
+}
+
+/// What another configuration changes here, made beforehand.
+#[derive(Debug)]
+pub struct Change {
+    announcements: Announcements,
+    budgets: Option<(PacketMeter, PacketMeter)>,
+}
+
+impl Change {
+    /// From one configuration to another, for worker `me` of so many.
+    pub fn new(old: &Snapshot, new: &Snapshot, me: usize, workers: usize) -> Self {
+        let changed = new.icmp_per_second != old.icmp_per_second;
+        let mut announcements = Announcements::after(old, new);
+        if me > 0 {
+            announcements.silence();
+        }
+        Self { announcements, budgets: changed.then(|| budgets(new, me, workers)) }
+    }
+}
+
+/// A worker's part of the ICMP that may be originated.
+fn budgets(snapshot: &Snapshot, me: usize, workers: usize) -> (PacketMeter, PacketMeter) {
+    let rate = u64::from(snapshot.icmp_per_second);
+    let (workers, me) = (workers as u64, me as u64);
+    let share = rate / workers + u64::from(me < rate % workers);
+    (PacketMeter::new(share, share), PacketMeter::new(share, share))
 }
 
 /// What the gateway's own stack works with, all of one worker.

@@ -80,6 +80,8 @@ struct Copy {
     flags: u8,
     flow: u32,
     id: SessionId,
+    /// The generation of the configuration by which it was decided.
+    policy: u32,
 }
 
 /// The copies of one worker.
@@ -126,6 +128,42 @@ impl Sessions {
         Some(Lease { action, id, direction })
     }
 
+    /// Whether a flow is from before the present configuration.
+    pub fn is_old(&self, flow: &Flow) -> bool {
+        if !flow.is_copy() {
+            return self.is_outdated(flow.session());
+        }
+        let copy = self.copies.slab.get(flow.session() as usize);
+        copy.is_some_and(|copy| copy.policy != self.policy)
+    }
+
+    /// Removes a few copies from before the present configuration, from the place `from` on; what they still have to say
+    /// goes to `tell`. Returns where to go on, as long as there is more.
+    pub fn drop_outdated_copies(
+        &mut self,
+        from: u32,
+        most: u32,
+        mut tell: impl FnMut(u8, Activity),
+    ) -> Option<u32> {
+        let end = self.copies.slab.len() as u32;
+        let mut left = most;
+        for index in from..end {
+            if left == 0 {
+                return Some(index);
+            }
+            let outdated = |copy: &&Copy| copy.live && copy.policy != self.policy;
+            if self.copies.slab.get(index as usize).filter(outdated).is_none() {
+                continue;
+            }
+            if let Some((owner, activity)) = self.activity(index) {
+                tell(owner, activity);
+            }
+            self.remove_copy(index);
+            left -= 1;
+        }
+        None
+    }
+
     /// Takes a copy in, with a stamp that makes its first use look its next hop up. Its flow, [`NONE`] if the session is
     /// one's own.
     pub fn adopt(&mut self, key: &FlowKey, protocol: u8, lease: &Lease, owner: u8, now: Nanos) -> u32 {
@@ -153,8 +191,8 @@ impl Sessions {
             self.copies.free.push(index);
             return NONE;
         };
-        let (id, direction) = (lease.id, lease.direction);
-        *copy = Copy { live: true, family, protocol, owner, direction, flags: 0, flow, id };
+        let (id, direction, policy) = (lease.id, lease.direction, self.policy);
+        *copy = Copy { live: true, family, protocol, owner, direction, flags: 0, flow, id, policy };
         self.copies.live += 1;
         flow
     }
@@ -192,7 +230,7 @@ impl Sessions {
     }
 
     /// Takes a copy out, what it has not told with it.
-    pub(super) fn remove_copy(&mut self, index: u32) {
+    pub(crate) fn remove_copy(&mut self, index: u32) {
         let Some(copy) = self.copies.slab.get_mut(index as usize).filter(|copy| copy.live) else { return };
         copy.live = false;
         let copy = *copy;

@@ -12,7 +12,7 @@ use sluice_pkt::parse::L3;
 use super::route::expected_interface;
 use super::{FirstPackets, Tuple4, Tuple6, addresses4, addresses6, reversed, tuple};
 use crate::burst::Burst;
-use crate::session::{Flow, FlowAction, addresses, key4, key6, ports};
+use crate::session::{Flow, FlowAction, Key4, Key6, addresses, key4, key6, ports};
 use crate::shard::Shard;
 use crate::snapshot::{AclAction, NONE16, Snapshot};
 use crate::table::classifier::Tuple;
@@ -28,19 +28,13 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
             L3::Ipv4 => {
                 let mut tuple = tuple(addresses4(bytes, headers), bytes, headers);
                 let ends = [tuple.src, tuple.dst].map(|end| Ipv4Addr::from_bits(end).into());
-                tuple.established =
-                    is_known(&shard.sessions.v4, interface, ends, &tuple, snapshot, |t, at| {
-                        key4(addresses(t.src, t.dst), ports(t.src_port, t.dst_port), t.protocol, at)
-                    });
+                tuple.established = is_known(&shard.sessions.v4, interface, ends, &tuple, snapshot, flow4);
                 decide4(snapshot, interface, &tuple)
             }
             _ => {
                 let mut tuple = tuple(addresses6(bytes, headers), bytes, headers);
                 let ends = [tuple.src, tuple.dst].map(|end| Ipv6Addr::from_bits(end).into());
-                tuple.established =
-                    is_known(&shard.sessions.v6, interface, ends, &tuple, snapshot, |t, at| {
-                        key6(t.src, t.dst, ports(t.src_port, t.dst_port), t.protocol, at)
-                    });
+                tuple.established = is_known(&shard.sessions.v6, interface, ends, &tuple, snapshot, flow6);
                 decide6(snapshot, interface, &tuple)
             }
         };
@@ -52,21 +46,50 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
     }
 }
 
-/// Whether a packet that is of no flow where it came in is of a live session all the same: its flow comes in by the way to
-/// its source, or that of its answers by the way to its destination. A translated flow's answers are other packets.
+/// The key by which packets with this tuple that come in by an interface are found.
+pub(super) fn flow4(tuple: &Tuple4, interface: u16) -> Key4 {
+    let ports = ports(tuple.src_port, tuple.dst_port);
+    key4(addresses(tuple.src, tuple.dst), ports, tuple.protocol, interface)
+}
+
+/// As [`flow4`].
+pub(super) fn flow6(tuple: &Tuple6, interface: u16) -> Key6 {
+    let ports = ports(tuple.src_port, tuple.dst_port);
+    key6(tuple.src, tuple.dst, ports, tuple.protocol, interface)
+}
+
+/// Whether a packet that is of no flow where it came in is of a live session all the same.
 fn is_known<A: Copy, K: Key + Default>(
     flows: &HashTable<K, Flow>,
+    interface: u16,
+    ends: [IpAddr; 2],
+    tuple: &Tuple<A>,
+    snapshot: &Snapshot,
+    key: impl Fn(&Tuple<A>, u16) -> K,
+) -> bool {
+    evidence(interface, ends, tuple, snapshot, key).iter().any(|(key, is_answer)| {
+        let flow = key.and_then(|key| flows.find(&key)).and_then(|index| flows.value(index));
+        flow.is_some_and(|flow| counts(flow, *is_answer))
+    })
+}
+
+/// Whether the flow of [`evidence`] is what it looks like: a translated flow's answers are other packets.
+pub(super) fn counts(flow: &Flow, is_answer: bool) -> bool {
+    !is_answer || !flow.action.is(FlowAction::NAT)
+}
+
+/// The flows by which a packet with this tuple may be known although there is none where it comes in: its own, coming in
+/// by the way to its source; and that of its answers (true), coming in by the way to its destination.
+pub(super) fn evidence<A: Copy, K>(
     interface: u16,
     [source, destination]: [IpAddr; 2],
     tuple: &Tuple<A>,
     snapshot: &Snapshot,
     key: impl Fn(&Tuple<A>, u16) -> K,
-) -> bool {
-    let find = |tuple: &Tuple<A>, interface| flows.find(&key(tuple, interface)).and_then(|i| flows.value(i));
+) -> [(Option<K>, bool); 2] {
     let usual = expected_interface(source, snapshot).filter(|&usual| usual != interface);
-    let answers = expected_interface(destination, snapshot).and_then(|i| find(&reversed(tuple), i));
-    usual.and_then(|usual| find(tuple, usual)).is_some()
-        || answers.is_some_and(|flow| !flow.action.is(FlowAction::NAT))
+    let answers = expected_interface(destination, snapshot);
+    [(usual.map(|at| key(tuple, at)), false), (answers.map(|at| key(&reversed(tuple), at)), true)]
 }
 
 /// The verdict on a packet that a rule does not accept.

@@ -9,7 +9,8 @@ use sluice_pkt::tcp;
 use sluice_pkt::translation::{End, Translation};
 
 use super::{
-    Decision, FirstPackets, Tuple4, acl, addresses4, addresses6, reversed, route, sessionless, tuple,
+    Decision, FirstPackets, Tuple4, Tuple6, acl, addresses4, addresses6, redecide, reversed, route,
+    sessionless, tuple,
 };
 use crate::burst::{Burst, Mask};
 use crate::crossing;
@@ -27,7 +28,7 @@ const OPENS_OR_ENDS: u8 = tcp::SYN | tcp::FIN | tcp::RST;
 
 /// Looks these packets up. Returns those that belong to no session (ICMP errors among them, which are about one).
 pub fn find(burst: &mut Burst, mask: Mask, shard: &mut Shard, snapshot: &Snapshot) -> Mask {
-    let found = look_up_all(burst, mask, shard);
+    let found = look_up_all(burst, mask, false, shard, snapshot);
     if !found.stale.is_empty() {
         refresh(burst, found.stale, shard, snapshot);
     }
@@ -35,8 +36,8 @@ pub fn find(burst: &mut Burst, mask: Mask, shard: &mut Shard, snapshot: &Snapsho
 }
 
 /// As [`find`], for packets about which another worker asks: their next hop is its affair.
-pub fn known(burst: &mut Burst, mask: Mask, shard: &mut Shard) -> Mask {
-    look_up_all(burst, mask, shard).unknown
+pub fn known(burst: &mut Burst, mask: Mask, shard: &mut Shard, snapshot: &Snapshot) -> Mask {
+    look_up_all(burst, mask, true, shard, snapshot).unknown
 }
 
 /// Looks a first packet up again, as one before it may have made its session.
@@ -47,11 +48,12 @@ pub fn find_first(
     shard: &mut Shard,
     snapshot: &Snapshot,
 ) -> Mask {
-    if first.asked { known(burst, Mask::one(i), shard) } else { find(burst, Mask::one(i), shard, snapshot) }
+    let find = if first.asked { known } else { find };
+    find(burst, Mask::one(i), shard, snapshot)
 }
 
 /// ICMP errors count as unknown.
-fn look_up_all(burst: &mut Burst, mask: Mask, shard: &mut Shard) -> Found {
+fn look_up_all(burst: &mut Burst, mask: Mask, asked: bool, shard: &mut Shard, snapshot: &Snapshot) -> Found {
     let stamp = shard.neighbors.epoch();
     shard.sessions.stamp = stamp;
     let (mut v6, mut errors) = (Mask::NONE, Mask::NONE);
@@ -66,6 +68,15 @@ fn look_up_all(burst: &mut Burst, mask: Mask, shard: &mut Shard) -> Found {
     let sessions = &shard.sessions;
     let found = look_up(burst, v4, &sessions.v4, &mut shard.batch4, stamp, key_of4);
     let mut found = found.or(look_up(burst, v6, &sessions.v6, &mut shard.batch6, stamp, key_of6));
+    if shard.transition.is_some() && !found.stale.is_empty() {
+        // A session that is decided anew may end, or its flows lie elsewhere from then on.
+        let stale = found.stale;
+        redecide::flows_of(burst, stale, asked, shard, snapshot);
+        let sessions = &shard.sessions;
+        let again = look_up(burst, stale.and(v4), &sessions.v4, &mut shard.batch4, stamp, key_of4);
+        let again = again.or(look_up(burst, stale.and(v6), &sessions.v6, &mut shard.batch6, stamp, key_of6));
+        found = found.without(stale).or(again);
+    }
     for i in found.opens_or_ends {
         follow_tcp(burst, i, shard);
     }
@@ -105,6 +116,14 @@ struct Found {
 }
 
 impl Found {
+    fn without(self, mask: Mask) -> Self {
+        Self {
+            unknown: self.unknown.without(mask),
+            stale: self.stale.without(mask),
+            opens_or_ends: self.opens_or_ends.without(mask),
+        }
+    }
+
     fn or(self, other: Self) -> Self {
         Self {
             unknown: self.unknown.or(other.unknown),
@@ -164,6 +183,9 @@ fn follow_tcp(burst: &Burst, i: usize, shard: &mut Shard) {
 pub fn refresh(burst: &mut Burst, stale: Mask, shard: &mut Shard, snapshot: &Snapshot) {
     shard.sessions.stamp = shard.neighbors.epoch();
     for i in stale.and(burst.live) {
+        if shard.transition.is_some() && redecide::hold_old(burst, i, shard, snapshot) {
+            continue;
+        }
         let headers = burst.headers[i];
         let dst = match headers.l3 {
             L3::Ipv4 => IpAddr::V4(burst.actions[i].new.destination()),
@@ -209,29 +231,39 @@ fn install4(burst: &mut Burst, i: usize, decision: &Decision, shard: &mut Shard,
     let (bytes, headers, ingress) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
     let key = key_of4(bytes, headers, ingress);
     let original = tuple(addresses4(bytes, headers), bytes, headers);
-    let mut leaving = original;
+    create(burst, i, &compile4(key, &original, decision, snapshot), shard);
+}
+
+/// What a decision about a packet with this key and tuple makes of its session.
+pub(super) fn compile4(
+    key: Key4,
+    original: &Tuple4,
+    decision: &Decision,
+    snapshot: &Snapshot,
+) -> NewSession<Key4> {
+    let mut leaving = *original;
     (leaving.src, leaving.src_port) = decision.src;
     (leaving.dst, leaving.dst_port) = decision.dst;
     let mut returning = reversed(&leaving);
     returning.established = true;
     let (rule, action) = acl::decide4(snapshot, decision.egress, &returning);
 
-    let forward = forward_action(bytes, headers, decision);
+    let protocol = original.protocol;
+    let forward = forward_action4(original, decision);
     let reply = FlowAction {
-        new: Translation::new(headers.protocol, ends(&returning), ends(&reversed(&original))),
+        new: Translation::new(protocol, ends(&returning), ends(&reversed(original))),
         rule,
         limits: decision.limits[1],
         flags: forward.flags | denial(action),
         next_hop: NONE16,
     };
     let ports = ports(returning.src_port, returning.dst_port);
-    let new = NewSession {
-        keys: [key, key4(addresses(returning.src, returning.dst), ports, headers.protocol, decision.egress)],
+    NewSession {
+        keys: [key, key4(addresses(returning.src, returning.dst), ports, protocol, decision.egress)],
         actions: [forward, reply],
-        protocol: headers.protocol,
+        protocol,
         binding: decision.binding,
-    };
-    create(burst, i, &new, shard);
+    }
 }
 
 fn ends(tuple: &Tuple4) -> [End; 2] {
@@ -241,20 +273,31 @@ fn ends(tuple: &Tuple4) -> [End; 2] {
 fn install6(burst: &mut Burst, i: usize, decision: &Decision, shard: &mut Shard, snapshot: &Snapshot) {
     let (bytes, headers, ingress) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
     let key = key_of6(bytes, headers, ingress);
-    let mut returning = reversed(&tuple(addresses6(bytes, headers), bytes, headers));
+    let original = tuple(addresses6(bytes, headers), bytes, headers);
+    create(burst, i, &compile6(key, &original, decision, snapshot), shard);
+}
+
+/// As [`compile4`].
+pub(super) fn compile6(
+    key: Key6,
+    original: &Tuple6,
+    decision: &Decision,
+    snapshot: &Snapshot,
+) -> NewSession<Key6> {
+    let mut returning = reversed(original);
     returning.established = true;
     let (rule, action) = acl::decide6(snapshot, decision.egress, &returning);
-    let forward = forward_action(bytes, headers, decision);
+    let protocol = original.protocol;
+    let forward = forward_action6(decision);
     let reply =
         FlowAction { next_hop: NONE16, rule, limits: decision.limits[1], flags: denial(action), ..forward };
     let ports = ports(returning.src_port, returning.dst_port);
-    let new = NewSession {
-        keys: [key, key6(returning.src, returning.dst, ports, headers.protocol, decision.egress)],
+    NewSession {
+        keys: [key, key6(returning.src, returning.dst, ports, protocol, decision.egress)],
         actions: [forward, reply],
-        protocol: headers.protocol,
+        protocol,
         binding: NONE,
-    };
-    create(burst, i, &new, shard);
+    }
 }
 
 fn create<K>(burst: &mut Burst, i: usize, new: &NewSession<K>, shard: &mut Shard)
@@ -291,19 +334,27 @@ fn denial(action: AclAction) -> u16 {
 
 /// Compiles what is done to packets that go the way of the first one.
 fn forward_action(bytes: &[u8], headers: &Headers, decision: &Decision) -> FlowAction {
-    let mut action = crate::session::plain_action(decision.next_hop);
-    action.rule = decision.rule;
-    action.limits = decision.limits[0];
-    if headers.l3 != L3::Ipv4 {
-        return action;
+    if headers.l3 == L3::Ipv4 {
+        forward_action4(&tuple(addresses4(bytes, headers), bytes, headers), decision)
+    } else {
+        forward_action6(decision)
     }
-    let (src, dst) = addresses4(bytes, headers);
-    let old = [(src.into(), headers.src_port), (dst.into(), headers.dst_port)];
+}
+
+fn forward_action4(original: &Tuple4, decision: &Decision) -> FlowAction {
+    let mut action = forward_action6(decision);
     let new = [decision.src, decision.dst].map(|(address, port)| (address.into(), port));
-    action.new = Translation::new(headers.protocol, old, new);
+    action.new = Translation::new(original.protocol, ends(original), new);
     if decision.forwarded || decision.binding != NONE {
         action.flags |= FlowAction::NAT;
     }
+    action
+}
+
+fn forward_action6(decision: &Decision) -> FlowAction {
+    let mut action = crate::session::plain_action(decision.next_hop);
+    action.rule = decision.rule;
+    action.limits = decision.limits[0];
     action
 }
 

@@ -31,7 +31,7 @@ pub fn run(burst: &mut Burst, first: &FirstPackets, snapshot: &Snapshot) {
 }
 
 /// RFC 1812 5.3.7, RFC 1122 3.2.1.3, RFC 3927 7, RFC 2644.
-fn check4((src, dst): (u32, u32), snapshot: &Snapshot) -> Verdict {
+pub(super) fn check4((src, dst): (u32, u32), snapshot: &Snapshot) -> Verdict {
     let (src, dst) = (Ipv4Addr::from_bits(src), Ipv4Addr::from_bits(dst));
     let nowhere = |a: Ipv4Addr| a.octets()[0] == 0 || a.is_loopback();
     if dst.is_multicast() || dst.is_broadcast() || is_subnet_broadcast(dst, snapshot) {
@@ -67,7 +67,12 @@ fn is_subnet_broadcast(address: Ipv4Addr, snapshot: &Snapshot) -> bool {
 }
 
 /// RFC 4291 2.5 and 2.7. Neighbour discovery passes whatever the ACL says (RFC 4890 4.4.1).
-fn check6((src, dst): (u128, u128), icmp: Option<u8>, interface: u16, snapshot: &Snapshot) -> Verdict {
+pub(super) fn check6(
+    (src, dst): (u128, u128),
+    icmp: Option<u8>,
+    interface: u16,
+    snapshot: &Snapshot,
+) -> Verdict {
     let (from, to) = (Ipv6Addr::from_bits(src), Ipv6Addr::from_bits(dst));
     let ours = local6(snapshot, interface, dst);
     let discovery = icmp.is_some_and(|kind| (icmpv6::ROUTER_SOLICITATION..=icmpv6::REDIRECT).contains(&kind));

@@ -15,9 +15,9 @@ use sluice_pkt::checksum::{Delta, Sum};
 use sluice_pkt::parse::{Flags, Headers, L3, Quoted, parse_quoted};
 use sluice_pkt::{icmpv4, ipv4, ipv6, tcp, udp};
 
-use super::{FirstPackets, acl, addresses4, addresses6, route};
+use super::{FirstPackets, acl, addresses4, addresses6, redecide, route};
 use crate::burst::{Burst, Mask};
-use crate::session::{FlowAction, NO_LIMIT, addresses, key4, key6, ports};
+use crate::session::{Family, FlowAction, NO_LIMIT, addresses, key4, key6, ports};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
@@ -82,7 +82,11 @@ fn find4(
     let (src, dst) = (ip.destination_bits(), ip.source_bits());
     let ports = ports(quoted.dst_port, quoted.src_port);
     interfaces(burst.interfaces[i], Ipv4Addr::from_bits(src).into(), snapshot).find_map(|interface| {
-        let flow = shard.sessions.v4.find(&key4(addresses(src, dst), ports, quoted.protocol, interface))?;
+        let key = key4(addresses(src, dst), ports, quoted.protocol, interface);
+        let mut flow = shard.sessions.v4.find(&key)?;
+        if shard.transition.is_some() && redecide::flow_anew(Family::V4, flow, shard, snapshot) {
+            flow = shard.sessions.v4.find(&key)?;
+        }
         shard.sessions.v4.value(flow).map(|flow| flow.action)
     })
 }
@@ -103,7 +107,11 @@ fn find6(
     let (src, dst) = (ip.destination_bits(), ip.source_bits());
     let ports = ports(quoted.dst_port, quoted.src_port);
     interfaces(burst.interfaces[i], Ipv6Addr::from_bits(src).into(), snapshot).find_map(|interface| {
-        let flow = shard.sessions.v6.find(&key6(src, dst, ports, quoted.protocol, interface))?;
+        let key = key6(src, dst, ports, quoted.protocol, interface);
+        let mut flow = shard.sessions.v6.find(&key)?;
+        if shard.transition.is_some() && redecide::flow_anew(Family::V6, flow, shard, snapshot) {
+            flow = shard.sessions.v6.find(&key)?;
+        }
         shard.sessions.v6.value(flow).map(|flow| flow.action)
     })
 }

@@ -10,6 +10,7 @@ pub mod nat;
 pub mod owner;
 pub mod parse;
 pub mod police;
+pub mod redecide;
 pub mod rewrite;
 pub mod route;
 pub mod transmit;

@@ -82,12 +82,17 @@ pub fn source(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
     }
 }
 
+/// Whether NAT can tell sessions of this protocol apart.
+pub(super) fn is_translatable(protocol: u8) -> bool {
+    matches!(protocol, ipv4::TCP | ipv4::UDP | ipv4::ICMP)
+}
+
 fn untranslatable(headers: &Headers) -> Option<DropReason> {
     match headers.protocol {
         ipv4::TCP if sessionless(headers) => Some(DropReason::TcpNoSession),
         ipv4::ICMP if headers.flags.has(Flags::ICMP_ERROR) => Some(DropReason::IcmpNoSession),
         ipv4::ICMP if sessionless(headers) => Some(DropReason::NatProtocol),
-        ipv4::TCP | ipv4::UDP | ipv4::ICMP => None,
+        protocol if is_translatable(protocol) => None,
         _ => Some(DropReason::NatProtocol),
     }
 }

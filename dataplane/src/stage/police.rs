@@ -7,7 +7,7 @@
 
 use sluice_pkt::parse::L3;
 
-use super::{Decision, FirstPackets, addresses4, addresses6, reversed, tuple};
+use super::{Decision, FirstPackets, Tuple4, Tuple6, addresses4, addresses6, reversed, tuple};
 use crate::burst::Burst;
 use crate::clock::Nanos;
 use crate::counters::LimitCount;
@@ -38,6 +38,13 @@ struct Limiter {
     count: LimitCount,
 }
 
+impl Limiter {
+    /// Bytes that it was asked about.
+    fn asked(&self) -> u64 {
+        self.count.passed.bytes + self.count.dropped.bytes
+    }
+}
+
 impl Limiters {
     /// Every bucket full.
     pub fn new(snapshot: &Snapshot) -> Self {
@@ -46,6 +53,22 @@ impl Limiters {
             count: LimitCount::default(),
         };
         Self { all: snapshot.limits.iter().map(limiter).collect(), shares: None }
+    }
+
+    /// Puts others in the place of these, which `fresh` holds afterwards. Those that are `kept` go on counting, and their
+    /// buckets stay as they are if nothing about them has changed.
+    pub fn adopt(&mut self, fresh: &mut Self, kept: &[Kept]) {
+        for kept in kept {
+            let places = (self.all.get(usize::from(kept.old)), fresh.all.get_mut(usize::from(kept.new)));
+            if let (Some(old), Some(new)) = places {
+                new.count = old.count;
+                if kept.unchanged {
+                    new.meter = old.meter;
+                }
+            }
+        }
+        self.carry(fresh, kept);
+        std::mem::swap(self, fresh);
     }
 
     /// What each has decided so far.
@@ -81,6 +104,17 @@ impl Limiters {
     }
 }
 
+/// A limit that another configuration has, too: its index in each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Before.
+    pub old: u8,
+    /// From now on.
+    pub new: u8,
+    /// Rate and burst are the same.
+    pub unchanged: bool,
+}
+
 /// Chooses the limits of each first packet's session, both ways.
 pub fn classify(burst: &Burst, first: &mut FirstPackets, snapshot: &Snapshot) {
     if snapshot.limits.is_empty() {
@@ -90,14 +124,24 @@ pub fn classify(burst: &Burst, first: &mut FirstPackets, snapshot: &Snapshot) {
         let (bytes, headers, ingress) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
         let decision = &mut first.decisions[i];
         if headers.l3 == L3::Ipv4 {
-            let mut inside = tuple(addresses4(bytes, headers), bytes, headers);
-            (inside.dst, inside.dst_port) = decision.dst;
-            choose(decision, ingress, snapshot, &inside, |limit| &limit.v4);
+            let inside = tuple(addresses4(bytes, headers), bytes, headers);
+            choose4(decision, ingress, snapshot, inside);
         } else {
             let inside = tuple(addresses6(bytes, headers), bytes, headers);
-            choose(decision, ingress, snapshot, &inside, |limit| &limit.v6);
+            choose6(decision, ingress, snapshot, &inside);
         }
     }
+}
+
+/// Chooses the limits of a session whose first packet is this one, which came in by `ingress`.
+pub(super) fn choose4(decision: &mut Decision, ingress: u16, snapshot: &Snapshot, mut inside: Tuple4) {
+    (inside.dst, inside.dst_port) = decision.dst;
+    choose(decision, ingress, snapshot, &inside, |limit| &limit.v4);
+}
+
+/// As [`choose4`].
+pub(super) fn choose6(decision: &mut Decision, ingress: u16, snapshot: &Snapshot, inside: &Tuple6) {
+    choose(decision, ingress, snapshot, inside, |limit| &limit.v6);
 }
 
 fn choose<A: Address>(

@@ -89,7 +89,7 @@ impl FirstPackets {
 }
 
 /// Egress interface and address of the next hop to a destination, or the verdict on packets that go there.
-fn way(dst: IpAddr, snapshot: &Snapshot) -> Result<(u16, IpAddr), Verdict> {
+pub(super) fn way(dst: IpAddr, snapshot: &Snapshot) -> Result<(u16, IpAddr), Verdict> {
     const NO_ROUTE: Verdict = Verdict::Reject(DropReason::NoRoute, Answer::NoRoute);
     match *look_up(dst, snapshot).ok_or(NO_ROUTE)? {
         Route::Connected { interface } => Ok((interface, dst)),

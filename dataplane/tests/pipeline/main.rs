@@ -16,6 +16,7 @@ mod neighbors;
 mod oracle;
 mod owners;
 mod packets;
+mod reload;
 mod sessions;
 mod totality;
 mod workers;

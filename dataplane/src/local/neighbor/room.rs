@@ -1,8 +1,11 @@
 //! Room in the neighbour table: who makes way for whom.
 
+use std::net::IpAddr;
+
+use super::super::link;
 use super::{Egress, Neighbors, NextHop, State, address_of, interface_of};
 use crate::clock::{Nanos, SECOND};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Interface, Route, Snapshot};
 use crate::verdict::DropReason;
 
 /// A neighbour that no new flow has used for so long may be evicted for a new one.
@@ -66,18 +69,24 @@ impl Neighbors {
         }
     }
 
-    /// Takes over another configuration: neighbours stay whose interface is what it was, with its port, its tags and its
-    /// MAC address.
-    pub fn adopt(&mut self, snapshot: &Snapshot) {
+    /// Another configuration has been adopted: where packets go is to be looked up anew.
+    pub fn renew(&mut self) {
         self.epoch = self.epoch.wrapping_add(1);
-        for index in 0..self.table.slots() {
+    }
+
+    /// Goes on with taking over another configuration: examines the places from `from` on, as many as `count`. Neighbours
+    /// stay whose interface is what it was, with its port, its tags and its MAC address, and on whose link they still are.
+    /// Returns where to go on, as long as there is more.
+    pub fn adopt(&mut self, snapshot: &Snapshot, from: u32, count: u32) -> Option<u32> {
+        let end = self.table.slots().min(from.saturating_add(count));
+        for index in from..end {
             let Some((key, entry)) = self.table.get(index) else { continue };
             let (interface, address, resolved) =
                 (interface_of(key), address_of(key), entry.state.is_resolved());
-            let hop = snapshot
-                .interfaces
-                .get(usize::from(interface))
-                .map(|link| NextHop { resolved, ..NextHop::new(link, interface, address, entry.mac) });
+            let link = snapshot.interfaces.get(usize::from(interface));
+            let link = link.filter(|link| is_next_hop(snapshot, interface, link, address));
+            let hop =
+                link.map(|link| NextHop { resolved, ..NextHop::new(link, interface, address, entry.mac) });
             let Some(old) = self.hops.get_mut(index as usize) else { continue };
             match hop {
                 Some(hop)
@@ -85,13 +94,37 @@ impl Neighbors {
                 {
                     *old = hop
                 }
-                _ if resolved => self.remove_resolved(index),
+                _ if resolved => {
+                    self.remove_resolved(index);
+                    self.renew();
+                }
                 _ => {
                     self.unresolved.retain(|&other| u32::from(other) != index);
                     self.table.remove(index);
                     self.discard_held(index, DropReason::NeighborUnreachable);
+                    self.renew();
                 }
             }
         }
+        (end < self.table.slots()).then_some(end)
     }
+}
+
+/// Whether packets may be sent to this address on the link of this interface.
+fn is_next_hop(snapshot: &Snapshot, interface: u16, link: &Interface, address: IpAddr) -> bool {
+    let is_connected = |route: Option<u32>| {
+        let route = route.and_then(|index| snapshot.routes.get(index as usize));
+        matches!(route, Some(Route::Connected { interface: on }) if *on == interface)
+    };
+    let is_gateway = |route: &Route| match *route {
+        Route::Via4 { interface: on, gateway } => (on, IpAddr::V4(gateway)) == (interface, address),
+        Route::Via6 { interface: on, gateway } => (on, IpAddr::V6(gateway)) == (interface, address),
+        _ => false,
+    };
+    let is_ours = link::ours(snapshot, link, address).is_some();
+    let routed = || match address {
+        IpAddr::V4(v4) => is_connected(snapshot.routes4.lookup(&v4.octets())),
+        IpAddr::V6(v6) => is_connected(snapshot.routes6.lookup(&v6.octets())),
+    };
+    !is_ours && (link::is_on_link(link, address) || routed() || snapshot.routes.iter().any(is_gateway))
 }

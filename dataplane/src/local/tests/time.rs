@@ -225,7 +225,8 @@ fn another_configuration_keeps_the_neighbours_of_links_that_stay() {
     let epoch = gateway.neighbors.epoch();
     gateway.snapshot.interfaces[0].mtu = 9000;
     gateway.snapshot.interfaces[1].tags.ids[0] = 101;
-    gateway.neighbors.adopt(&gateway.snapshot);
+    gateway.neighbors.renew();
+    assert_eq!(gateway.neighbors.adopt(&gateway.snapshot, 0, u32::MAX), None);
     assert_ne!(gateway.neighbors.epoch(), epoch);
     let hop = gateway.neighbors.hop(stays);
     assert_eq!((hop.resolved, hop.egress.mtu), (true, 9000));

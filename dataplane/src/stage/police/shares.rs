@@ -6,10 +6,11 @@
 
 use std::sync::atomic::Ordering;
 
+use super::Kept;
 use super::Limiters;
 use crate::arena::MAX_LINK_HEADER;
 use crate::clock::{MILLISECOND, Nanos, SECOND};
-use crate::crossing::Statuses;
+use crate::crossing::Offered;
 use crate::snapshot::{Limit, Snapshot};
 
 /// How often the parts are reckoned anew.
@@ -23,7 +24,9 @@ const IDLE_PART: u64 = 64;
 #[derive(Debug)]
 pub(super) struct Shares {
     me: usize,
-    statuses: Statuses,
+    offered: Offered,
+    /// Bytes that each limit had been asked about before `offered` began.
+    before: Vec<u64>,
     last: Nanos,
     /// By limit, then by worker.
     offers: Vec<Vec<Offer>>,
@@ -39,9 +42,25 @@ struct Offer {
 
 impl Limiters {
     /// Makes them the part of worker `me` from now on.
-    pub(crate) fn share(&mut self, me: usize, statuses: Statuses) {
-        let offers = vec![vec![Offer::default(); statuses.len()]; self.all.len()];
-        self.shares = Some(Box::new(Shares { me, statuses, last: 0, offers }));
+    pub(crate) fn share(&mut self, me: usize, offered: Offered) {
+        let offers = vec![vec![Offer::default(); offered.len()]; self.all.len()];
+        let before = vec![0; self.all.len()];
+        self.shares = Some(Box::new(Shares { me, offered, before, last: 0, offers }));
+    }
+
+    /// Goes on with what was offered of late to limits that are kept.
+    pub(super) fn carry(&self, fresh: &mut Self, kept: &[Kept]) {
+        let (Some(old), Self { all, shares: Some(new) }) = (&self.shares, fresh) else { return };
+        new.last = old.last;
+        for (before, limiter) in new.before.iter_mut().zip(all) {
+            *before = limiter.asked();
+        }
+        for kept in kept {
+            let offers = (old.offers.get(usize::from(kept.old)), new.offers.get_mut(usize::from(kept.new)));
+            if let (Some(old), Some(new)) = offers {
+                new.iter_mut().zip(old).for_each(|(new, old)| new.rate = old.rate);
+            }
+        }
     }
 
     /// Reckons the parts anew, if it is time.
@@ -59,11 +78,11 @@ impl Limiters {
         let Self { all, shares: Some(shares) } = self else { return };
         let elapsed = now.saturating_sub(shares.last).min(SECOND);
         shares.last = now;
-        let Shares { me, statuses, offers, .. } = &mut **shares;
-        for (index, (limiter, offers)) in all.iter_mut().zip(offers).enumerate() {
-            let ours = limiter.count.passed.bytes + limiter.count.dropped.bytes;
-            for (worker, (offer, status)) in offers.iter_mut().zip(statuses.iter()).enumerate() {
-                let Some(published) = status.offered.get(index) else { continue };
+        let Shares { me, offered, before, offers, .. } = &mut **shares;
+        for (index, ((limiter, offers), before)) in all.iter_mut().zip(offers).zip(before).enumerate() {
+            let ours = limiter.asked() - *before;
+            for (worker, (offer, row)) in offers.iter_mut().zip(offered.iter()).enumerate() {
+                let Some(published) = row.0.get(index) else { continue };
                 let bytes = if worker == *me {
                     published.store(ours, Ordering::Relaxed);
                     ours

@@ -1,0 +1,274 @@
+//! Another configuration for a gateway that runs: read, checked, compiled, handed to the workers, and what came of it.
+//!
+//! Nothing changes unless all of it can be adopted. What devices and workers were made with cannot change while they run;
+//! it is said which key wants a restart.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sluice_dataplane::adopt::{self, Adopter, Settled};
+use sluice_dataplane::counters::Reader;
+use sluice_dataplane::snapshot::Snapshot;
+use sluice_dataplane::stage::owner::Owners;
+
+use crate::config::{self, Config, Device, DeviceFacts, Interface, Link, Report};
+use crate::gateway::{RunError, check_mtus};
+use crate::host::{self, Follower, HostError, Narrowed};
+use crate::state::State;
+
+/// Why a configuration is not adopted.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// It is wrong.
+    #[error("{0}")]
+    Config(#[from] Report),
+    /// It differs in what cannot change while the gateway runs.
+    #[error("{0}; restart to change that")]
+    Restart(String),
+    /// The kernel cannot answer for its addresses.
+    #[error("{0}")]
+    Host(#[from] HostError),
+    /// A device carries less than it says.
+    #[error("{0}")]
+    Mtu(Box<RunError>),
+    /// The workers are still busy with the one before.
+    #[error("the sessions from before the last change are not all decided yet; try again in a second")]
+    Busy,
+}
+
+/// What a running gateway was started with, and what a reload needs besides.
+pub struct Running {
+    /// The file.
+    pub path: PathBuf,
+    /// What the file said.
+    pub config: Config,
+    /// What the devices were like, in the order of the ports.
+    pub facts: Vec<DeviceFacts>,
+    /// Whether the control socket is that of the file.
+    pub socket_of_config: bool,
+    /// Control's ends of all workers.
+    pub adopters: Vec<Adopter>,
+    /// Follows the kernel, where it is the host, with what it has of NAT's ports.
+    pub follower: Option<(Follower, Narrowed)>,
+}
+
+/// Reloads, one after the other.
+pub struct Reload {
+    running: Running,
+    wanted: bool,
+    under_way: Option<UnderWay>,
+}
+
+struct UnderWay {
+    snapshot: Arc<Snapshot>,
+    begun: Instant,
+    /// Until all workers have adopted it.
+    readers: Option<Vec<Reader>>,
+    settled: Vec<Option<Settled>>,
+}
+
+impl Reload {
+    /// For a gateway that runs.
+    pub fn new(running: Running) -> Self {
+        Self { running, wanted: false, under_way: None }
+    }
+
+    /// The file is to be loaded again, as soon as the last change is through.
+    pub fn request(&mut self) {
+        self.wanted = true;
+    }
+
+    /// Goes on with it; to be called every 20 ms. Returns what there is to say.
+    pub fn go_on(&mut self, state: &State) -> Vec<String> {
+        if self.under_way.is_some() {
+            return self.follow(state).into_iter().collect();
+        }
+        if !std::mem::take(&mut self.wanted) {
+            return Vec::new();
+        }
+        let path = self.running.path.display().to_string();
+        match config::load(&self.running.path) {
+            Ok((config, warnings)) => {
+                let warnings = warnings.iter().map(ToString::to_string);
+                let refused = |error| format!("{path}: not adopted, all stays as it was: {error}");
+                let mut lines: Vec<String> = warnings.collect();
+                match self.apply(config, state) {
+                    Ok(said) => lines.extend(said),
+                    Err(error) => lines.push(refused(error)),
+                }
+                lines
+            }
+            Err(report) => vec![format!("{path}: not adopted, all stays as it was:\n{report}")],
+        }
+    }
+
+    /// Has the workers adopt a configuration. Returns what there is to say; what comes of it is said by
+    /// [`go_on`](Self::go_on).
+    ///
+    /// # Errors
+    /// Why it is not adopted; then nothing has changed.
+    pub fn apply(&mut self, config: Config, state: &State) -> Result<Vec<String>, ReloadError> {
+        let running = &mut self.running;
+        if let Some(what) = wants_restart(&running.config, &config, running.socket_of_config) {
+            return Err(ReloadError::Restart(what));
+        }
+        let mut planned = config.clone();
+        let before = running.follower.as_ref().map(|(_, narrowed)| narrowed.clone()).unwrap_or_default();
+        let hosting = host::plan(&mut planned, &before)?;
+        check_mtus(&planned).map_err(|error| ReloadError::Mtu(Box::new(error)))?;
+        let present = state.snapshot();
+        let mut next = config::compile(&planned, &running.facts);
+        (next.generation, next.seed) = (present.generation.wrapping_add(1), present.seed);
+        let workers = running.adopters.len();
+        if workers > 1 && Owners::new(&present, workers) != Owners::new(&next, workers) {
+            let what =
+                "nat.source: the number of `ports` decides how several workers share them, and changed";
+            return Err(ReloadError::Restart(what.into()));
+        }
+        let next = Arc::new(next);
+        let readers = adopt::hand_over(&mut running.adopters, &next).ok_or(ReloadError::Busy)?;
+        let mut lines = Vec::new();
+        if let (Some((follower, narrowed)), Some((plan, said))) = (&mut running.follower, hosting) {
+            *narrowed = plan.narrowed().clone();
+            follower.adopt(plan);
+            lines = said;
+        }
+        running.config = config;
+        self.under_way = Some(UnderWay {
+            snapshot: next,
+            begun: Instant::now(),
+            readers: Some(readers),
+            settled: vec![None; workers],
+        });
+        Ok(lines)
+    }
+
+    /// Looks how far the workers are.
+    fn follow(&mut self, state: &State) -> Option<String> {
+        let under_way = self.under_way.as_mut()?;
+        let generation = under_way.snapshot.generation;
+        let adopters = &mut self.running.adopters;
+        if adopters.iter().all(|adopter| adopter.adopted() == generation)
+            && let Some(readers) = under_way.readers.take()
+        {
+            state.adopt(under_way.snapshot.clone(), readers);
+        }
+        for (adopter, settled) in adopters.iter_mut().zip(&mut under_way.settled) {
+            *settled = settled.or_else(|| adopter.settled());
+        }
+        let all: Vec<Settled> = under_way.settled.iter().copied().collect::<Option<_>>()?;
+        if under_way.readers.is_some() {
+            return None;
+        }
+        let kept: u64 = all.iter().map(|settled| settled.kept).sum();
+        let ended: u64 = all.iter().map(|settled| settled.ended).sum();
+        let milliseconds = under_way.begun.elapsed().as_millis();
+        self.under_way = None;
+        let path = self.running.path.display();
+        Some(format!(
+            "{path}: adopted as generation {generation} in {milliseconds} ms: {kept} sessions go on, {ended} ended"
+        ))
+    }
+}
+
+/// What of a configuration cannot take the place of another's while the gateway runs.
+fn wants_restart(old: &Config, new: &Config, socket_of_config: bool) -> Option<String> {
+    let names = |config: &Config| config.interfaces.iter().map(|i| i.name.clone()).collect::<Vec<_>>();
+    if names(old) != names(new) {
+        let (old, new) = (names(old).join(", "), names(new).join(", "));
+        return Some(format!("interfaces: {old} became {new}, in this order"));
+    }
+    let pairs = old.interfaces.iter().zip(&new.interfaces);
+    pairs.filter_map(|(old, new)| changed_link(old, new)).next().or_else(|| {
+        let sections = [
+            (old.workers != new.workers, "[workers]"),
+            (old.tables != new.tables, "[tables]"),
+            (socket_of_config && old.control_socket != new.control_socket, "control.socket"),
+        ];
+        sections.into_iter().find(|(changed, _)| *changed).map(|(_, name)| format!("{name} changed"))
+    })
+}
+
+fn changed_link(old: &Interface, new: &Interface) -> Option<String> {
+    let name = &old.name;
+    match (&old.link, &new.link) {
+        (Link::Device(old), Link::Device(new)) => {
+            changed_key(old, new).map(|key| format!("interfaces.{name}.{key} changed"))
+        }
+        (old, new) => (old != new).then(|| format!("interfaces.{name}: its VLAN changed")),
+    }
+}
+
+/// What the device was opened with.
+fn changed_key(old: &Device, new: &Device) -> Option<&'static str> {
+    let keys = [
+        (old.device != new.device, "device"),
+        (old.mac != new.mac, "mac"),
+        (old.xdp != new.xdp, "xdp"),
+        (old.xdp_replace != new.xdp_replace, "xdp-replace"),
+        (old.rx_ring != new.rx_ring, "rx-ring"),
+        (old.tx_ring != new.tx_ring, "tx-ring"),
+        (old.channels != new.channels, "channels"),
+        (old.kernel != new.kernel, "kernel"),
+        (old.host != new.host, "host"),
+    ];
+    keys.into_iter().find(|(changed, _)| *changed).map(|(_, key)| key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = r#"
+[interfaces.lan]
+device = "eth1"
+address = "192.168.1.1/24"
+mtu = 1400
+[interfaces.guest]
+parent = "lan"
+vlan = 10
+address = "192.168.2.1/24"
+[control]
+socket = "/run/a.sock"
+"#;
+
+    fn load(changes: &[(&str, &str)]) -> Config {
+        let mut text = FILE.to_owned();
+        for (from, to) in changes {
+            assert!(text.contains(from), "{from}");
+            text = text.replace(from, to);
+        }
+        config::load_str("c.toml", &text).unwrap_or_else(|report| panic!("{report}")).0
+    }
+
+    #[test]
+    fn what_wants_a_restart_is_named() {
+        let old = load(&[]);
+        let said = |changes: &[(&str, &str)]| wants_restart(&old, &load(changes), true);
+        let free = [
+            ("192.168.1.1/24", "192.168.9.1/24"),
+            ("mtu = 1400", "mtu = 1300\nchecksum = \"trust\"\ntakeover = true"),
+            ("[control]", "[timeouts]\nudp = \"10s\"\n[icmp]\nerrors-per-second = 5\n[control]"),
+        ];
+        assert_eq!(said(&free), None);
+        let cases = [
+            (("eth1", "eth2"), "interfaces.lan.device changed"),
+            (("mtu = 1400", "xdp = \"native\""), "interfaces.lan.xdp changed"),
+            (("mtu = 1400", "kernel = \"lldp\""), "interfaces.lan.kernel changed"),
+            (("mtu = 1400", "host = \"kernel\""), "interfaces.lan.host changed"),
+            (("vlan = 10", "vlan = 11"), "interfaces.guest: its VLAN changed"),
+            (
+                ("interfaces.guest", "interfaces.guests"),
+                "interfaces: lan, guest became lan, guests, in this order",
+            ),
+            (("[control]", "[tables]\nsessions = 100\n[control]"), "[tables] changed"),
+            (("[control]", "[workers]\npoll = \"busy\"\n[control]"), "[workers] changed"),
+            (("a.sock", "b.sock"), "control.socket changed"),
+        ];
+        for (change, want) in cases {
+            assert_eq!(said(&[change]).as_deref(), Some(want));
+        }
+        assert_eq!(wants_restart(&old, &load(&[("a.sock", "b.sock")]), false), None);
+    }
+}

@@ -1,0 +1,319 @@
+//! Another configuration for a worker that runs. Control makes all that it needs ([`Adopter::hand_over`]); between two
+//! bursts the worker takes it in, without taking memory or giving any back; what the old one had goes back with it, for
+//! control to free.
+//!
+//! Sessions go on: each is decided anew under the new configuration, at its next packet or by a sweep that gets through all
+//! of them within a second, and ends only if that does not let it pass as it was ([`crate::stage::redecide`]). Until then
+//! its old action holds. Only then may another configuration follow, so that there are never more than two.
+//!
+//! Ports, interfaces and the sizes of tables are what they were; so are their indices. Those of rules and limits may be
+//! others, and are translated for as long as there are old actions.
+
+mod carry;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use ringbuf::traits::{Consumer, Producer, Split};
+use ringbuf::{HeapCons, HeapProd, HeapRb};
+
+use crate::clock::{Nanos, SECOND};
+use crate::counters::{self, Count, Counters, LimitCount, Publisher, Reader};
+use crate::crossing::Offered;
+use crate::session::{FlowAction, NO_LIMIT};
+use crate::shard::Shard;
+use crate::snapshot::{NONE16, Snapshot};
+use crate::stage::police::{Kept, Limiters};
+use crate::stage::redecide;
+use crate::{crossing, local, nat};
+
+/// Sessions that packets may have decided between two polls.
+const PER_POLL: u32 = 16;
+/// How long the sweep takes, if the worker is polled often enough.
+const SWEEP: Nanos = SECOND / 2;
+/// Sessions that the sweep decides in a poll, at least and at most.
+const SWEPT: (u64, u64) = (8, 64);
+/// Places of sessions that it looks at for each that it may decide.
+const EXAMINED: u64 = 16;
+/// Places of neighbours that it looks at in a poll.
+const NEIGHBORS: u32 = 32;
+
+/// Another configuration on its way to a worker, and what it replaced on its way back.
+pub struct Adoption {
+    snapshot: Arc<Snapshot>,
+    rules: Vec<Count>,
+    limits: Vec<LimitCount>,
+    limiters: Limiters,
+    nat: nat::Change,
+    local: local::Change,
+    published: (Publisher, Reader),
+    /// For each old rule the new one, or [`NONE16`].
+    rule_of: Vec<u16>,
+    /// For each old limit the new one, or [`NO_LIMIT`].
+    limit_of: Vec<u8>,
+    kept_limits: Vec<Kept>,
+    progress: Progress,
+}
+
+/// How far a worker has come with the sessions that it had.
+#[derive(Debug, Default)]
+struct Progress {
+    /// The neighbours' epochs before, and right after.
+    epochs: [u32; 2],
+    /// Sessions that packets may have decided until the next poll.
+    budget: u32,
+    /// The next place of a session, and where those end that are from before.
+    at: u32,
+    end: u32,
+    last: Nanos,
+    neighbors: Option<u32>,
+    copies: Option<u32>,
+    settled: Settled,
+}
+
+/// What became of the sessions that there were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// They go on.
+    pub kept: u64,
+    /// The new configuration does not allow them, or would have given them another mapping.
+    pub ended: u64,
+}
+
+impl Adoption {
+    fn new(adopter: &Adopter, snapshot: Arc<Snapshot>, offered: &Offered) -> Self {
+        let Adopter { snapshot: old, layout, worker, workers, share, .. } = adopter;
+        let counters = Counters::new(&snapshot);
+        let mut limiters = Limiters::new(&snapshot);
+        if *workers > 1 {
+            limiters.share(*worker, offered.clone());
+        }
+        Self {
+            limiters,
+            nat: nat::Change::new(layout, layout.next(&snapshot), &snapshot, share),
+            local: local::Change::new(old, &snapshot, *worker, *workers),
+            published: counters::channel(&counters),
+            rule_of: carry::rules(&old.rules, &snapshot.rules),
+            limit_of: carry::limits(&old.limits, &snapshot.limits),
+            kept_limits: carry::kept_limits(&old.limits, &snapshot.limits),
+            rules: counters.rules,
+            limits: counters.limits,
+            progress: Progress::default(),
+            snapshot,
+        }
+    }
+
+    /// An action from before, with the indices that its rule and its limits have now.
+    pub(crate) fn translate(&self, action: FlowAction) -> FlowAction {
+        let rule = self.rule_of.get(usize::from(action.rule)).copied().unwrap_or(NONE16);
+        let limits =
+            action.limits.map(|limit| self.limit_of.get(usize::from(limit)).copied().unwrap_or(NO_LIMIT));
+        FlowAction { rule, limits, ..action }
+    }
+
+    /// Whether the next hop of an action from before, last found true at `stamp`, still means the same neighbour.
+    pub(crate) fn is_next_hop_true(&self, stamp: u32, epoch: u32) -> bool {
+        self.progress.epochs == [stamp, epoch]
+    }
+
+    /// Takes one from the budget. False if it is spent.
+    pub(crate) fn spend(&mut self) -> bool {
+        let left = self.progress.budget.checked_sub(1);
+        self.progress.budget = left.unwrap_or(0);
+        left.is_some()
+    }
+
+    /// Notes that a session has been decided.
+    pub(crate) fn count(&mut self, kept: bool) {
+        let settled = &mut self.progress.settled;
+        *if kept { &mut settled.kept } else { &mut settled.ended } += 1;
+    }
+
+    /// The worker's state becomes that of the new configuration, and what it had is in here.
+    fn begin(
+        &mut self,
+        shard: &mut Shard,
+        snapshot: &mut Arc<Snapshot>,
+        published: &mut (Publisher, Reader),
+        now: Nanos,
+    ) {
+        std::mem::swap(snapshot, &mut self.snapshot);
+        std::mem::swap(published, &mut self.published);
+        let counters = &mut shard.counters;
+        for (hits, &new) in counters.rules.iter().zip(&self.rule_of) {
+            if let Some(carried) = self.rules.get_mut(usize::from(new)) {
+                *carried = *hits;
+            }
+        }
+        std::mem::swap(&mut counters.rules, &mut self.rules);
+        std::mem::swap(&mut counters.limits, &mut self.limits);
+        shard.limiters.adopt(&mut self.limiters, &self.kept_limits);
+        shard.nat.adopt(&mut self.nat);
+        shard.local.adopt(&mut self.local);
+        let before = shard.neighbors.epoch();
+        shard.neighbors.renew();
+        shard.sessions.policy = snapshot.generation;
+        self.progress = Progress {
+            epochs: [before, shard.neighbors.epoch()],
+            end: shard.sessions.slots(),
+            last: now,
+            neighbors: Some(0),
+            copies: Some(0),
+            ..Progress::default()
+        };
+    }
+}
+
+/// What another worker has decided by the configuration of generation `policy`, for one that goes by `present`: rules and
+/// limits that it cannot know are none.
+pub(crate) fn localize(
+    action: FlowAction,
+    policy: u32,
+    present: u32,
+    transition: Option<&Adoption>,
+) -> FlowAction {
+    match transition {
+        _ if policy == present => action,
+        Some(transition) if transition.snapshot.generation == policy => transition.translate(action),
+        _ => FlowAction { rule: NONE16, limits: [NO_LIMIT; 2], ..action },
+    }
+}
+
+/// A worker's end.
+pub struct Adoptions {
+    prepared: HeapCons<Box<Adoption>>,
+    spent: HeapProd<Box<Adoption>>,
+    adopted: Arc<AtomicU32>,
+}
+
+/// Control's end, which knows what the worker has.
+pub struct Adopter {
+    prepared: HeapProd<Box<Adoption>>,
+    spent: HeapCons<Box<Adoption>>,
+    adopted: Arc<AtomicU32>,
+    snapshot: Arc<Snapshot>,
+    layout: nat::Layout,
+    worker: usize,
+    workers: usize,
+    share: nat::Share,
+    under_way: bool,
+}
+
+/// Both ends, for a worker that runs this snapshot.
+pub fn channel(snapshot: &Arc<Snapshot>, shard: &Shard) -> (Adoptions, Adopter) {
+    let (hand, prepared) = HeapRb::new(1).split();
+    let (back, spent) = HeapRb::new(1).split();
+    let adopted = Arc::new(AtomicU32::new(snapshot.generation));
+    let adopter = Adopter {
+        prepared: hand,
+        spent,
+        adopted: adopted.clone(),
+        snapshot: snapshot.clone(),
+        layout: shard.nat.layout().clone(),
+        worker: 0,
+        workers: 1,
+        share: nat::Share::default(),
+        under_way: false,
+    };
+    (Adoptions { prepared, spent: back, adopted }, adopter)
+}
+
+/// Makes all that workers need for another configuration, and hands it over to each: `adopters` are those of all workers,
+/// in their order. Their counters are to be read from the returned readers once all have adopted it. `None`, and nothing
+/// done, while one of them is busy with the last one.
+///
+/// The snapshot has another generation, and ports, interfaces (but for their addresses, MTUs and ACLs), sizes and seed of
+/// the one before.
+pub fn hand_over(adopters: &mut [Adopter], snapshot: &Arc<Snapshot>) -> Option<Vec<Reader>> {
+    if adopters.iter().any(|adopter| adopter.under_way) {
+        return None;
+    }
+    let offered = crossing::offered(adopters.len(), snapshot.limits.len());
+    let one = |adopter: &mut Adopter| adopter.hand_over(snapshot.clone(), &offered);
+    adopters.iter_mut().map(one).collect()
+}
+
+impl Adopter {
+    /// For worker `worker` of so many.
+    pub(crate) fn of(self, worker: usize, workers: usize, share: nat::Share) -> Self {
+        Self { worker, workers, share, ..self }
+    }
+
+    fn hand_over(&mut self, snapshot: Arc<Snapshot>, offered: &Offered) -> Option<Reader> {
+        let adoption = Box::new(Adoption::new(self, snapshot.clone(), offered));
+        let reader = adoption.published.1.clone();
+        let layout = adoption.nat.layout().clone();
+        // There is room, as the worker has sent back the last one.
+        self.prepared.try_push(adoption).ok()?;
+        (self.snapshot, self.layout, self.under_way) = (snapshot, layout, true);
+        Some(reader)
+    }
+
+    /// The generation of the configuration by which the worker goes.
+    pub fn adopted(&self) -> u32 {
+        self.adopted.load(Ordering::Acquire)
+    }
+
+    /// What became of the sessions, once all of them have been decided anew; then the worker is ready for another
+    /// configuration. Frees what the old one had.
+    pub fn settled(&mut self) -> Option<Settled> {
+        let spent = self.spent.try_pop()?;
+        self.under_way = false;
+        Some(spent.progress.settled)
+    }
+}
+
+impl Adoptions {
+    /// Takes in what control has handed over, if the worker is ready for it. True if it did.
+    pub fn take_in(
+        &mut self,
+        shard: &mut Shard,
+        snapshot: &mut Arc<Snapshot>,
+        published: &mut (Publisher, Reader),
+        now: Nanos,
+    ) -> bool {
+        if shard.transition.is_some() {
+            return false;
+        }
+        let Some(mut adoption) = self.prepared.try_pop() else { return false };
+        adoption.begin(shard, snapshot, published, now);
+        shard.transition = Some(adoption);
+        self.adopted.store(snapshot.generation, Ordering::Release);
+        true
+    }
+
+    /// Goes on with the sessions from before, by a few. Returns whether there is more to do.
+    pub fn go_on(&mut self, shard: &mut Shard, snapshot: &Snapshot, now: Nanos) -> bool {
+        let Some(transition) = &mut shard.transition else { return false };
+        let Progress { at, end, last, budget, neighbors, .. } = &mut transition.progress;
+        *budget = PER_POLL;
+        if let Some(from) = *neighbors {
+            *neighbors = shard.neighbors.adopt(snapshot, from, NEIGHBORS);
+        }
+        let share = u64::from(*end) * now.saturating_sub(*last).min(SWEEP) / SWEEP;
+        *last = now;
+        let (mut left, mut at, end) = (share.clamp(SWEPT.0, SWEPT.1), *at, *end);
+        let left_for_copies = left as u32;
+        let examined = at.saturating_add((left * EXAMINED) as u32).min(end);
+        while at < examined && left > 0 {
+            if shard.sessions.is_outdated(at) {
+                redecide::session_anew(at, shard, snapshot);
+                left -= 1;
+            }
+            at += 1;
+        }
+        let Some(mut transition) = shard.transition.take() else { return false };
+        transition.progress.at = at;
+        if let Some(from) = transition.progress.copies {
+            transition.progress.copies = crossing::drop_outdated(shard, from, left_for_copies);
+        }
+        let Progress { neighbors, copies, .. } = transition.progress;
+        if at < end || neighbors.is_some() || copies.is_some() {
+            shard.transition = Some(transition);
+            return true;
+        }
+        // There is room, as control takes each one back before it hands over the next.
+        shard.transition = self.spent.try_push(transition).err();
+        shard.transition.is_some()
+    }
+}

@@ -1,0 +1,258 @@
+//! Sessions from the time of another configuration: each is decided anew from its own key, as its first packet would be,
+//! and goes on if the answer is the same: it is let pass, to the same destination, by the same external address and port.
+//! If not, it ends.
+//!
+//! Of several workers, the owner decides. One whose owner the new configuration names another ends, too: it can only be one
+//! that is not translated, and its next packet makes it again there. Copies at other workers are dropped by their sweep, and
+//! their next packets ask the owner.
+//!
+//! Packets bring their own sessions here, a few a poll, and a sweep all others ([`crate::adopt`]). Until then the old action
+//! holds.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use sluice_pkt::parse::L3;
+use sluice_pkt::{icmpv4, icmpv6, ipv4, ipv6};
+
+use super::{Decision, Tuple4, Tuple6, acl, flow, guard, local6, nat, police, route};
+use crate::burst::{Burst, Mask};
+use crate::local::neighbor::Neighbors;
+use crate::session::{Family, Flow, Key4, Key6, KeyFacts, NONE, NewSession, Session};
+use crate::shard::Shard;
+use crate::snapshot::{AclAction, Snapshot};
+use crate::table::classifier::Tuple;
+use crate::verdict::Verdict;
+
+/// Decides the sessions of these packets, whose flows have been found, as far as the poll's budget goes; all of them, if
+/// another worker has asked. What is decided elsewhere stays as it is, unless it is asked for here.
+pub(super) fn flows_of(burst: &Burst, mask: Mask, asked: bool, shard: &mut Shard, snapshot: &Snapshot) {
+    for i in mask {
+        let family = if burst.headers[i].l3 == L3::Ipv4 { Family::V4 } else { Family::V6 };
+        let flow = shard.sessions.flow(family, burst.flows[i]).copied();
+        let Some(flow) = flow.filter(|flow| shard.sessions.is_old(flow)) else { continue };
+        if flow.is_copy() {
+            if asked {
+                shard.sessions.remove_copy(flow.session());
+            }
+            continue;
+        }
+        if !asked && !shard.transition.as_mut().is_some_and(|transition| transition.spend()) {
+            continue;
+        }
+        session_anew(flow.session(), shard, snapshot);
+    }
+}
+
+/// Decides the session of a flow, whatever the budget. True if it was outdated: the flow may be another now, or gone.
+pub(super) fn flow_anew(family: Family, index: u32, shard: &mut Shard, snapshot: &Snapshot) -> bool {
+    let flow = shard.sessions.flow(family, index).copied();
+    let Some(flow) = flow.filter(|flow| shard.sessions.is_old(flow)) else { return false };
+    if flow.is_copy() {
+        shard.sessions.remove_copy(flow.session());
+    } else {
+        session_anew(flow.session(), shard, snapshot);
+    }
+    true
+}
+
+/// Whether a packet's session is still to be decided. Its old action then holds for this packet, with the indices that
+/// rules and limits have now, and by the old next hop as long as that means the same.
+pub(super) fn hold_old(burst: &mut Burst, i: usize, shard: &mut Shard, snapshot: &Snapshot) -> bool {
+    let family = if burst.headers[i].l3 == L3::Ipv4 { Family::V4 } else { Family::V6 };
+    let Some(&flow) = shard.sessions.flow(family, burst.flows[i]) else { return false };
+    let Some(transition) = &shard.transition else { return false };
+    if !shard.sessions.is_old(&flow) {
+        return false;
+    }
+    let mut action = transition.translate(flow.action);
+    if !transition.is_next_hop_true(flow.stamp, shard.neighbors.epoch()) {
+        let dst = match family {
+            Family::V4 => IpAddr::V4(action.new.destination()),
+            Family::V6 => {
+                let (_, dst) = super::addresses6(burst.bytes(i), &burst.headers[i]);
+                IpAddr::V6(Ipv6Addr::from_bits(dst))
+            }
+        };
+        match route::next_hop(dst, snapshot, &mut shard.neighbors, burst.now) {
+            Ok((_, next_hop)) => action.next_hop = next_hop,
+            Err(verdict) => burst.decide(i, verdict),
+        }
+    }
+    burst.actions[i] = action;
+    true
+}
+
+/// Decides a session anew: it goes on under the present configuration, or ends. True if it goes on.
+pub fn session_anew(index: u32, shard: &mut Shard, snapshot: &Snapshot) -> bool {
+    let Some(session) = shard.sessions.get(index).copied() else { return false };
+    let kept = match session.family {
+        Family::V4 => {
+            let new = again4(index, &session, shard, snapshot, true);
+            new.is_some_and(|new| shard.sessions.renew(index, &new))
+        }
+        Family::V6 => {
+            let new = again6(index, &session, shard, snapshot, true);
+            new.is_some_and(|new| shard.sessions.renew(index, &new))
+        }
+    };
+    if !kept {
+        shard.sessions.end(index, &mut shard.nat, &mut shard.counters);
+        shard.counters.sessions_ended_by_policy += 1;
+    }
+    if let Some(transition) = &mut shard.transition {
+        transition.count(kept);
+    }
+    kept
+}
+
+/// The packets that open a session with this key. Only echo requests open one of ICMP.
+fn opening<A>((src, dst): (A, A), facts: &KeyFacts) -> Tuple<A> {
+    let icmp = match facts.protocol {
+        ipv4::ICMP => Some((icmpv4::ECHO_REQUEST, 0)),
+        ipv6::ICMPV6 => Some((icmpv6::ECHO_REQUEST, 0)),
+        _ => None,
+    };
+    Tuple {
+        src,
+        dst,
+        protocol: facts.protocol,
+        src_port: facts.ports.0,
+        dst_port: facts.ports.1,
+        has_ports: matches!(facts.protocol, ipv4::TCP | ipv4::UDP),
+        icmp,
+        established: false,
+    }
+}
+
+/// The session as its first packet would make it now. `None` if it would make none, or one that leads elsewhere. `ask`
+/// whether others count that are as old: they are decided first.
+fn again4(
+    index: u32,
+    session: &Session,
+    shard: &mut Shard,
+    snapshot: &Snapshot,
+    ask: bool,
+) -> Option<NewSession<Key4>> {
+    let (&key, &Flow { action: old, .. }) = shard.sessions.v4.get(session.flows[0])?;
+    let facts = KeyFacts::of(key[1]);
+    let mut first: Tuple4 = opening(((key[0] >> 32) as u32, key[0] as u32), &facts);
+    if guard::check4((first.src, first.dst), snapshot) != Verdict::Forward {
+        return None;
+    }
+    if let Some(crossing) = &shard.crossing {
+        let ends = [(first.src, first.src_port), (first.dst, first.dst_port)];
+        let owner = crossing.owners().of_flow4(ends, facts.protocol, facts.interface, snapshot);
+        if owner.is_some_and(|owner| owner != crossing.me()) {
+            return None;
+        }
+    }
+    let ends = [first.src, first.dst].map(|end| Ipv4Addr::from_bits(end).into());
+    let evidence = acl::evidence(facts.interface, ends, &first, snapshot, acl::flow4);
+    first.established = evidence.into_iter().any(|(key, is_answer)| {
+        let find = |shard: &Shard| {
+            let flow = shard.sessions.v4.value(shard.sessions.v4.find(&key?)?)?;
+            (is_other(flow, index) && acl::counts(flow, is_answer)).then_some(*flow)
+        };
+        is_still_live(&find, shard, snapshot, ask)
+    });
+    let (rule, verdict) = acl::decide4(snapshot, facts.interface, &first);
+    if verdict != AclAction::Accept {
+        return None;
+    }
+    let mut decision = Decision { rule, ..Decision::NONE };
+    decision.src = (first.src, first.src_port);
+    decision.dst = (first.dst, first.dst_port);
+    let mut forwards = snapshot.forwards.iter();
+    if let Some(forward) = forwards.find(|f| nat::forwards(f, facts.interface, decision.dst, facts.protocol))
+    {
+        decision.dst = nat::forwarded(forward, decision.dst.1);
+        decision.forwarded = true;
+    }
+    let dst = Ipv4Addr::from_bits(decision.dst.0);
+    if (dst, decision.dst.1) != (old.new.destination(), old.new.destination_port())
+        || !decision.forwarded && snapshot.local4.contains_key(&dst)
+    {
+        return None;
+    }
+    decision.egress = egress(dst.into(), snapshot)?;
+    match nat::rule(snapshot, decision.src.0, decision.egress) {
+        Some(rule) => {
+            let may = nat::is_translatable(facts.protocol) && shard.nat.keep(session.binding, rule.pool);
+            let binding = shard.nat.get(session.binding).filter(|_| may)?;
+            (decision.binding, decision.src) = (session.binding, binding.external);
+        }
+        None if session.binding != NONE => return None,
+        None => {}
+    }
+    police::choose4(&mut decision, facts.interface, snapshot, first);
+    Some(flow::compile4(key, &first, &decision, snapshot))
+}
+
+/// As [`again4`].
+fn again6(
+    index: u32,
+    session: &Session,
+    shard: &mut Shard,
+    snapshot: &Snapshot,
+    ask: bool,
+) -> Option<NewSession<Key6>> {
+    let (&key, _) = shard.sessions.v6.get(session.flows[0])?;
+    let facts = KeyFacts::of(key[4]);
+    let address = |high: u64, low: u64| u128::from(high) << 64 | u128::from(low);
+    let mut first: Tuple6 = opening((address(key[0], key[1]), address(key[2], key[3])), &facts);
+    let icmp = first.icmp.map(|(kind, _)| kind);
+    if guard::check6((first.src, first.dst), icmp, facts.interface, snapshot) != Verdict::Forward
+        || local6(snapshot, facts.interface, first.dst)
+    {
+        return None;
+    }
+    let ends = [first.src, first.dst].map(|end| Ipv6Addr::from_bits(end).into());
+    let evidence = acl::evidence(facts.interface, ends, &first, snapshot, acl::flow6);
+    first.established = evidence.into_iter().any(|(key, is_answer)| {
+        let find = |shard: &Shard| {
+            let flow = shard.sessions.v6.value(shard.sessions.v6.find(&key?)?)?;
+            (is_other(flow, index) && acl::counts(flow, is_answer)).then_some(*flow)
+        };
+        is_still_live(&find, shard, snapshot, ask)
+    });
+    let (rule, verdict) = acl::decide6(snapshot, facts.interface, &first);
+    if verdict != AclAction::Accept {
+        return None;
+    }
+    let egress = egress(ends[1], snapshot)?;
+    let mut decision = Decision { rule, egress, ..Decision::NONE };
+    police::choose6(&mut decision, facts.interface, snapshot, &first);
+    Some(flow::compile6(key, &first, &decision, snapshot))
+}
+
+/// Whether a flow is not this session's own.
+fn is_other(flow: &Flow, session: u32) -> bool {
+    flow.is_copy() || flow.session() != session
+}
+
+/// Whether there is such a session, which makes another one `established`, and it may go on itself. Of two that would only
+/// be let pass because of each other, neither is.
+fn is_still_live(
+    find: &impl Fn(&Shard) -> Option<Flow>,
+    shard: &mut Shard,
+    snapshot: &Snapshot,
+    ask: bool,
+) -> bool {
+    let Some(flow) = find(shard) else { return false };
+    // Of one that is another worker's it is not known whether it may go on; its end would be told.
+    if flow.is_copy() || !shard.sessions.is_outdated(flow.session()) {
+        return true;
+    }
+    let session = flow.session();
+    let Some(known) = shard.sessions.get(session).copied().filter(|_| ask) else { return false };
+    match known.family {
+        Family::V4 => again4(session, &known, shard, snapshot, false).is_some(),
+        Family::V6 => again6(session, &known, shard, snapshot, false).is_some(),
+    }
+}
+
+/// The interface by which packets to this address leave, if they do.
+fn egress(dst: IpAddr, snapshot: &Snapshot) -> Option<u16> {
+    let (egress, neighbor) = route::way(dst, snapshot).ok()?;
+    (!Neighbors::is_broadcast(snapshot, egress, neighbor)).then_some(egress)
+}
