@@ -134,8 +134,8 @@ fn again4(
     ask: bool,
 ) -> Option<NewSession<Key4>> {
     let (&key, &Flow { action: old, .. }) = shard.sessions.v4.get(session.flows[0])?;
-    let facts = KeyFacts::of(key[1]);
-    let mut first: Tuple4 = opening(((key[0] >> 32) as u32, key[0] as u32), &facts);
+    let ([src, dst], facts) = KeyFacts::of4(key);
+    let mut first: Tuple4 = opening((src, dst), &facts);
     if guard::check4((first.src, first.dst), snapshot) != Verdict::Forward {
         return None;
     }
@@ -197,9 +197,8 @@ fn again6(
     ask: bool,
 ) -> Option<NewSession<Key6>> {
     let (&key, _) = shard.sessions.v6.get(session.flows[0])?;
-    let facts = KeyFacts::of(key[4]);
-    let address = |high: u64, low: u64| u128::from(high) << 64 | u128::from(low);
-    let mut first: Tuple6 = opening((address(key[0], key[1]), address(key[2], key[3])), &facts);
+    let ([src, dst], facts) = KeyFacts::of6(key);
+    let mut first: Tuple6 = opening((src, dst), &facts);
     let icmp = first.icmp.map(|(kind, _)| kind);
     if guard::check6((first.src, first.dst), icmp, facts.interface, snapshot) != Verdict::Forward
         || local6(snapshot, facts.interface, first.dst)
