@@ -294,4 +294,6 @@ impl<A: Address> Classifier<A> {
 }
 
 #[cfg(test)]
+mod model_tests;
+#[cfg(test)]
 mod tests;

@@ -287,7 +287,7 @@ fn counts(ranges: impl Iterator<Item = Range>, keys: &[u16]) -> Vec<u32> {
     let mut counts = vec![0u32; keys.len() + 2];
     for (low, high) in ranges {
         let part = |x: u16| keys.partition_point(|&key| key < x);
-        counts[part(low)] += 1;
+        counts[part(low)] = counts[part(low)].wrapping_add(1);
         counts[part(high) + 1] = counts[part(high) + 1].wrapping_sub(1);
     }
     let mut met = 0u32;

@@ -1,4 +1,4 @@
-//! Each field alone, and every size against the rules tried one by one.
+//! Each field alone, and the order of rules.
 
 use super::*;
 
