@@ -4,6 +4,7 @@ mod addresses;
 mod nat;
 mod sessions;
 mod survivors;
+mod workers;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
