@@ -95,7 +95,7 @@ fn neighbours_of_a_subnet_that_is_gone_are_forgotten() {
         all.sort_unstable();
         all
     };
-    assert_eq!(known(&gateway), [Ipv4Addr::from(guest), Ipv4Addr::new(203, 0, 113, 1)]);
+    assert_eq!(known(&gateway), [guest, Ipv4Addr::new(203, 0, 113, 1)]);
     let outcome = gateway.reload(|next| {
         next.interfaces[2].v4 = vec![([172, 17, 0, 1].into(), 24)];
         next.routes4.insert([172, 16, 0, 0], 24, 8).unwrap();
