@@ -1,4 +1,4 @@
-//! Compiles the XDP program.
+//! Compiles the XDP program, and says by the configuration `vector` whether the compiler knows what the vector code wants.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,28 @@ const SOURCE: &str = "src/port/af_xdp/bpf/redirect.bpf.c";
 fn main() -> ExitCode {
     println!("cargo::rerun-if-changed={SOURCE}");
     println!("cargo::rerun-if-env-changed=CLANG");
+    vector();
     match compile() {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             println!("cargo::error={}", message.replace('\n', " | "));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// AVX-512 is stable since Rust 1.89. Without it, tables go by their scalar twins.
+fn vector() {
+    println!("cargo::rustc-check-cfg=cfg(vector)");
+    let rustc = env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
+    let version =
+        Command::new(rustc).arg("--version").output().map(|output| output.stdout).unwrap_or_default();
+    let version = String::from_utf8_lossy(&version).into_owned();
+    let mut numbers =
+        version.split_whitespace().nth(1).unwrap_or_default().split('.').map_while(|n| n.parse().ok());
+    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version >= (1, 89) && env::var("CARGO_CFG_TARGET_ARCH").is_ok_and(|arch| arch == "x86_64") {
+        println!("cargo::rustc-cfg=vector");
     }
 }
 

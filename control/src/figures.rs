@@ -32,10 +32,10 @@ pub fn counters(snapshot: &Snapshot, counters: &Counters) -> Value {
         "sessions_ended": counters.sessions_ended,
         "nat_bindings": counters.bindings,
     });
-    if counters.workers > 1
-        && let Some(figures) = figures.as_object_mut()
-    {
-        figures.insert("crossing".into(), crossing(counters));
+    if counters.workers > 1 {
+        if let Some(figures) = figures.as_object_mut() {
+            figures.insert("crossing".into(), crossing(counters));
+        }
     }
     figures
 }

@@ -149,10 +149,10 @@ impl Reload {
         let under_way = self.under_way.as_mut()?;
         let generation = under_way.snapshot.generation;
         let adopters = &mut self.running.adopters;
-        if adopters.iter().all(|adopter| adopter.adopted() == generation)
-            && let Some(readers) = under_way.readers.take()
-        {
-            state.adopt(under_way.snapshot.clone(), readers);
+        if adopters.iter().all(|adopter| adopter.adopted() == generation) {
+            if let Some(readers) = under_way.readers.take() {
+                state.adopt(under_way.snapshot.clone(), readers);
+            }
         }
         for (adopter, settled) in adopters.iter_mut().zip(&mut under_way.settled) {
             *settled = settled.or_else(|| adopter.settled());

@@ -173,10 +173,10 @@ fn check_outputs(names: &[String], options: &Options) -> Result<(), ReplayError>
 /// What a device would tell: the gateway's MAC address, where the capture was taken.
 fn device_facts(index: usize, input: Option<&Path>, strict_l2: bool) -> Result<DeviceFacts, ReplayError> {
     let mut facts = DeviceFacts::none(index);
-    if let Some(path) = input.filter(|_| !strict_l2)
-        && let Some(mac) = first_unicast_destination(path)?
-    {
-        facts.mac = Mac(mac);
+    if let Some(path) = input.filter(|_| !strict_l2) {
+        if let Some(mac) = first_unicast_destination(path)? {
+            facts.mac = Mac(mac);
+        }
     }
     Ok(facts)
 }

@@ -178,10 +178,10 @@ impl State {
         let mut vitals = self.watch.vitals().into_iter();
         let row = |row| {
             let mut row = json!(row);
-            if let (Value::Object(row), Some(vitals)) = (&mut row, vitals.next())
-                && let Value::Object(vitals) = json!(vitals)
-            {
-                row.extend(vitals);
+            if let (Value::Object(row), Some(vitals)) = (&mut row, vitals.next()) {
+                if let Value::Object(vitals) = json!(vitals) {
+                    row.extend(vitals);
+                }
             }
             row
         };

@@ -166,9 +166,8 @@ fn config(round: usize, workers: &str) -> String {
     } else {
         ""
     };
-    let lan =
-        if round.is_multiple_of(5) { "\"192.0.2.1/24\"" } else { "[\"192.0.2.1/24\", \"192.0.2.99/24\"]" };
-    let to = if round.is_multiple_of(2) { "10.0.0.0/8" } else { "10.9.0.0/16" };
+    let lan = if round % 5 == 0 { "\"192.0.2.1/24\"" } else { "[\"192.0.2.1/24\", \"192.0.2.99/24\"]" };
+    let to = if round % 2 == 0 { "10.0.0.0/8" } else { "10.9.0.0/16" };
     format!(
         r#"
 [interfaces.lan]

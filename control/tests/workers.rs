@@ -144,18 +144,18 @@ fn externals(frame: &[u8], snapshot: &Snapshot) -> Vec<External> {
         }
     };
     look(l3, l4, headers.protocol, headers.icmp_type, &[], true);
-    if headers.flags.has(Flags::ICMP_ERROR)
-        && let Some(quoted) = quoted(frame, &headers)
-    {
-        let at = l4 + icmpv4::LEN;
-        look(
-            at,
-            at + usize::from(quoted.l4_offset),
-            quoted.protocol,
-            quoted.icmp_type,
-            &[(l4 + icmpv4::CHECKSUM, false)],
-            quoted.l4_checksum.is_some(),
-        );
+    if headers.flags.has(Flags::ICMP_ERROR) {
+        if let Some(quoted) = quoted(frame, &headers) {
+            let at = l4 + icmpv4::LEN;
+            look(
+                at,
+                at + usize::from(quoted.l4_offset),
+                quoted.protocol,
+                quoted.icmp_type,
+                &[(l4 + icmpv4::CHECKSUM, false)],
+                quoted.l4_checksum.is_some(),
+            );
+        }
     }
     found
 }

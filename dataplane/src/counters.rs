@@ -230,7 +230,7 @@ impl Reader {
             let mut slots = self.shared.slots.iter();
             counters.each(|n| *n = slots.next().map_or(0, |slot| slot.load(Ordering::Relaxed)));
             fence(Ordering::Acquire);
-            if before.is_multiple_of(2) && self.shared.sequence.load(Ordering::Relaxed) == before {
+            if before % 2 == 0 && self.shared.sequence.load(Ordering::Relaxed) == before {
                 return counters;
             }
             std::hint::spin_loop();

@@ -184,7 +184,7 @@ pub(crate) fn ask(burst: &mut Burst, i: usize, owner: u8, shard: &mut Shard) {
     let Some(crossing) = crossing else { return discard(frame, DropReason::OwnerSilent, pool, counters) };
     // An error is about a flow of others, and nothing comes behind it.
     let alone = headers.flags.has(Flags::ICMP_ERROR);
-    if !alone && let Some(index) = crossing.pending.find(&key) {
+    if let Some(index) = crossing.pending.find(&key).filter(|_| !alone) {
         match crossing.pending.park(index, port, frame) {
             Ok(()) => counters.parked += 1,
             Err(frame) => discard(frame, DropReason::OwnerQueueFull, pool, counters),
@@ -401,10 +401,10 @@ pub(crate) fn drop_outdated(shard: &mut Shard, from: u32, most: u32) -> Option<u
 #[cold]
 pub(crate) fn follow_tcp(copy: u32, flags: u8, shard: &mut Shard) {
     let Shard { crossing: Some(crossing), sessions, counters, .. } = shard else { return };
-    if let Some((owner, activity)) = sessions.note_flags(copy, flags)
-        && crossing.notify(owner, Notice::Activity(activity), counters)
-    {
-        sessions.told(copy);
+    if let Some((owner, activity)) = sessions.note_flags(copy, flags) {
+        if crossing.notify(owner, Notice::Activity(activity), counters) {
+            sessions.told(copy);
+        }
     }
 }
 

@@ -37,6 +37,18 @@ pub(crate) struct HoldQueue {
     capacity: usize,
 }
 
+/// Takes out those that wait for this, in order.
+fn take_out(waiting: &mut Vec<Waiting>, awaited: u16, mut each: impl FnMut(Waiting)) {
+    let mut at = 0;
+    while let Some(held) = waiting.get(at) {
+        if held.awaited == awaited {
+            each(waiting.remove(at));
+        } else {
+            at += 1;
+        }
+    }
+}
+
 impl HoldQueue {
     pub(crate) fn new(frames: u32) -> Self {
         let capacity = IN_TOTAL.min(frames / 8).max(1) as usize;
@@ -63,14 +75,16 @@ impl HoldQueue {
 
     /// What was awaited is there: its frames are ready to go on.
     pub(crate) fn wake(&mut self, awaited: u16) {
-        let woken = self.waiting.extract_if(.., |w| w.awaited == awaited);
-        self.ready.extend(woken.map(|w| (w.port, w.frame)));
+        let Self { waiting, ready, .. } = self;
+        take_out(waiting, awaited, |w| ready.push_back((w.port, w.frame)));
     }
 
     /// What was awaited is given up: its frames are undeliverable.
     pub(crate) fn fail(&mut self, awaited: u16, reason: DropReason) {
-        let failed = self.waiting.extract_if(.., |w| w.awaited == awaited);
-        self.undelivered.extend(failed.map(|w| Undelivered { port: w.port, frame: w.frame, reason }));
+        let Self { waiting, undelivered, .. } = self;
+        take_out(waiting, awaited, |w| {
+            undelivered.push_back(Undelivered { port: w.port, frame: w.frame, reason });
+        });
     }
 
     /// Fills an empty burst with frames that are ready and came in by one port, oldest first.

@@ -22,17 +22,18 @@ impl Sum {
     /// Adds `bytes`, which must start at an even offset of the data summed: only the last piece may be of odd length.
     #[inline]
     pub fn add_bytes(self, bytes: &[u8]) -> Self {
-        let (words, rest) = bytes.as_chunks::<8>();
+        let mut rest = bytes;
         let mut sum = self.0;
-        for word in words {
+        while let Some((word, behind)) = rest.split_first_chunk() {
             let word = u64::from_ne_bytes(*word);
             sum += (word & 0xffff_ffff) + (word >> 32);
+            rest = behind;
         }
-        let (pairs, odd) = rest.as_chunks::<2>();
-        for pair in pairs {
+        while let Some((pair, behind)) = rest.split_first_chunk() {
             sum += u64::from(u16::from_ne_bytes(*pair));
+            rest = behind;
         }
-        if let [last] = *odd {
+        if let [last] = *rest {
             sum += u64::from(u16::from_ne_bytes([last, 0]));
         }
         Self(sum)

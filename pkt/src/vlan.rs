@@ -54,9 +54,9 @@ pub fn emit(frame: &mut [u8], destination: Mac, source: Mac, tags: &[u16], ether
     let (header, behind) =
         frame.split_at_mut_checked(ethernet::LEN + LEN * tags.len())?.0.split_first_chunk_mut()?;
     *header = ethernet::Header::new(destination, source, types[0]).0;
-    let (wire_tags, _) = behind.as_chunks_mut::<LEN>();
-    for ((wire, &tci), &inner) in wire_tags.iter_mut().zip(tags).zip(&types[1..]) {
-        let mut tag = Header(wire);
+    let wire_tags = behind.chunks_exact_mut(LEN).filter_map(|wire| wire.first_chunk_mut());
+    for ((wire, &tci), &inner) in wire_tags.zip(tags).zip(&types[1..]) {
+        let mut tag: Header<&mut [u8; LEN]> = Header(wire);
         tag.set_tci(tci);
         tag.set_ethertype(inner);
     }

@@ -204,11 +204,12 @@ pub(crate) fn interface_address(text: &str) -> Result<Prefix, Wrong> {
     let address: IpAddr =
         address.parse().map_err(|_| wrong().help("such as \"192.168.1.1/24\" or \"fd00:1::1/64\""))?;
     let most = if address.is_ipv4() { 32 } else { 128 };
-    if address.is_ipv4()
-        && let Ok(mask) = length.parse::<Ipv4Addr>()
-        && mask.to_bits().leading_ones() == mask.to_bits().count_ones()
-    {
-        return Err(wrong().help(format!("write \"{address}/{}\"", mask.to_bits().count_ones())));
+    if address.is_ipv4() {
+        if let Ok(mask) = length.parse::<Ipv4Addr>() {
+            if mask.to_bits().leading_ones() == mask.to_bits().count_ones() {
+                return Err(wrong().help(format!("write \"{address}/{}\"", mask.to_bits().count_ones())));
+            }
+        }
     }
     match decimal(length).filter(|&length| length <= most) {
         Some(length) => Ok(Prefix { address, length }),

@@ -251,7 +251,7 @@ impl<'t> Sink<'t> {
     }
 
     fn place(&self, span: &Span) -> Place {
-        let at = self.text.floor_char_boundary(span.start);
+        let at = boundary_before(self.text, span.start);
         let line = self.lines.partition_point(|&start| start <= at).max(1);
         let start = self.lines.get(line - 1).copied().unwrap_or(0);
         let rest = self.text.get(start..).unwrap_or("");
@@ -263,11 +263,21 @@ impl<'t> Sink<'t> {
             .map(|c| if c.is_control() { ' ' } else { c })
             .collect();
         let caret = before - skip;
-        let covered = self.text.get(at..self.text.ceil_char_boundary(span.end).max(at)).unwrap_or("");
+        let covered = self.text.get(at..boundary_behind(self.text, span.end).max(at)).unwrap_or("");
         let covered = covered.split(['\n', '\r']).next().unwrap_or("").chars().count();
         let width = covered.min(excerpt.chars().count().saturating_sub(caret)).max(1);
         Place { line, column: before + 1, excerpt, caret, width }
     }
+}
+
+/// The place itself, or the next one before it, where a character begins or the text ends.
+fn boundary_before(text: &str, at: usize) -> usize {
+    (0..=at.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
+}
+
+/// The place itself, or the next one behind it, where a character begins or the text ends.
+fn boundary_behind(text: &str, at: usize) -> usize {
+    (at..text.len()).find(|&at| text.is_char_boundary(at)).unwrap_or(text.len())
 }
 
 fn draft(severity: Severity) -> Draft {

@@ -116,7 +116,7 @@ fn scale(number: &str, factor: u64) -> Option<u64> {
     let whole: u128 = u128::from(whole.parse::<u64>().ok()?);
     let parts = whole * unit + u128::from(fraction.parse::<u64>().ok()?);
     let product = parts * u128::from(factor);
-    (product.is_multiple_of(unit)).then(|| u64::try_from(product / unit).ok())?
+    (product % unit == 0).then(|| u64::try_from(product / unit).ok())?
 }
 
 /// `2h 4min` for [`Duration`]s in messages.

@@ -92,10 +92,10 @@ fn parse_list(text: &str) -> Vec<usize> {
     let mut numbers = Vec::new();
     for part in text.trim().split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        if let (Ok(first), Ok(last)) = (first.trim().parse::<usize>(), last.trim().parse::<usize>())
-            && last < MOST
-        {
-            numbers.extend(first..=last);
+        if let (Ok(first), Ok(last)) = (first.trim().parse::<usize>(), last.trim().parse::<usize>()) {
+            if last < MOST {
+                numbers.extend(first..=last);
+            }
         }
     }
     numbers

@@ -486,7 +486,7 @@ fn ports(cursor: &mut Cursor<'_>) -> Result<[u8; 4], TextError> {
 /// A fragment's offset, given in bytes.
 fn eighths(cursor: &mut Cursor<'_>) -> Result<u16, TextError> {
     let bytes = cursor.number(16)?;
-    match bytes.is_multiple_of(8) {
+    match bytes % 8 == 0 {
         true => Ok((bytes / 8) as u16),
         false => Err(cursor.error(format!("a fragment's offset of {bytes} bytes is no multiple of 8"))),
     }

@@ -287,9 +287,7 @@ impl Work {
             }
         }
         let mut addresses = false;
-        while let Ok(events) = self.monitor.events()
-            && !events.is_empty()
-        {
+        while let Some(events) = self.monitor.events().ok().filter(|events| !events.is_empty()) {
             for event in events {
                 match event {
                     Event::Neighbor(neighbor) => self.tell(neighbor),

@@ -164,9 +164,8 @@ impl FramePool {
             self.give(packet);
             return None;
         }
-        while packet.len() < len
-            && let Some(mut frame) = self.take()
-        {
+        while packet.len() < len {
+            let Some(mut frame) = self.take() else { break };
             frame.set_len((len - packet.len()).min(MAX_FRAME));
             if let Err(frame) = packet.append(frame) {
                 self.give(frame);

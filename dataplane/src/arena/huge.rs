@@ -91,7 +91,7 @@ mod tests {
         for bytes in [0, 1, HUGE_PAGE - 1, HUGE_PAGE, HUGE_PAGE + 1, 5 * HUGE_PAGE + 4096] {
             let mut memory = HugeVec::<u8>::with_capacity_in(bytes, HugePages);
             memory.resize(bytes, 7);
-            assert!(bytes < HUGE_PAGE || memory.as_ptr().addr().is_multiple_of(HUGE_PAGE));
+            assert!(bytes < HUGE_PAGE || memory.as_ptr().addr() % HUGE_PAGE == 0);
             assert!(memory.iter().all(|&byte| byte == 7));
             memory.push(8);
             memory.extend_from_slice(&vec![9; HUGE_PAGE]);

@@ -100,11 +100,11 @@ impl Port for MemoryPort {
         let mut sent = Sent::default();
         for frame in outbox.take(self.leaving.vacant_len()) {
             // No packet is longer than a slot, and the ring has room.
-            if let Some(slot) = Slot::of(now, &frame)
-                && self.leaving.try_push(slot).is_ok()
-            {
-                sent.packets += 1;
-                sent.bytes += frame.len() as u64;
+            if let Some(slot) = Slot::of(now, &frame) {
+                if self.leaving.try_push(slot).is_ok() {
+                    sent.packets += 1;
+                    sent.bytes += frame.len() as u64;
+                }
             }
             pool.give(frame);
         }

@@ -89,11 +89,11 @@ impl<K: Key> Batch<K> {
     pub fn search_on(&mut self, mask: Mask, table: &HashTable<K, Flow>) -> Mask {
         let mut found = Mask::NONE;
         for i in mask {
-            if self.candidates[i] != NONE
-                && let Some(index) = table.find_hashed(&self.keys[i], self.hashes[i])
-            {
-                self.candidates[i] = index;
-                found.add(i);
+            if self.candidates[i] != NONE {
+                if let Some(index) = table.find_hashed(&self.keys[i], self.hashes[i]) {
+                    self.candidates[i] = index;
+                    found.add(i);
+                }
             }
         }
         found

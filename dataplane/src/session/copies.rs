@@ -304,10 +304,10 @@ impl Sessions {
         session.packets[direction] += u64::from(activity.packets);
         session.bytes[direction] += activity.bytes;
         let (family, flow) = (session.family, session.flows[direction]);
-        if let Some(flow) = self.flow_mut(family, flow)
-            && flow.last_seen.wrapping_sub(activity.last_seen) > u32::MAX / 2
-        {
-            flow.last_seen = activity.last_seen;
+        if let Some(flow) = self.flow_mut(family, flow) {
+            if flow.last_seen.wrapping_sub(activity.last_seen) > u32::MAX / 2 {
+                flow.last_seen = activity.last_seen;
+            }
         }
         if activity.flags != 0 {
             self.follow_tcp(index, activity.direction, activity.flags);
@@ -335,10 +335,10 @@ impl Sessions {
         for _ in 0..quota {
             let index = self.copies.at;
             self.copies.at = if u64::from(index) + 1 < slots { index + 1 } else { 0 };
-            if let Some((owner, activity)) = self.activity(index)
-                && tell(owner, activity)
-            {
-                self.told(index);
+            if let Some((owner, activity)) = self.activity(index) {
+                if tell(owner, activity) {
+                    self.told(index);
+                }
             }
             self.age_copy(index, timeouts);
         }

@@ -234,13 +234,12 @@ fn write<F: Family>(burst: &mut Burst, ready: Mask, shard: &mut Shard) {
         let hop = neighbors.hop(flow.action.next_hop);
         let Some((link, packet)) = frame.bytes_mut().split_first_chunk_mut::<L3>() else { continue };
         F::forward(packet, &flow.action.new);
-        if usize::from(hop.egress.header_len) == L3
-            && let Some(header) = hop.header.first_chunk()
-        {
-            *link = *header;
-            frame.truncate(end);
-        } else {
-            super::rewrite::put_link(frame, L3, end, hop);
+        match hop.header.first_chunk() {
+            Some(header) if usize::from(hop.egress.header_len) == L3 => {
+                *link = *header;
+                frame.truncate(end);
+            }
+            _ => super::rewrite::put_link(frame, L3, end, hop),
         }
         burst.egress[i] = hop.egress;
     }

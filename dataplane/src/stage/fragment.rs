@@ -202,11 +202,11 @@ impl Plan {
                 _ => usize::from(options.get(at + 1).copied().unwrap_or(0)).max(2),
             };
             let Some(option) = options.get(at..at + len) else { break };
-            if kind & 0x80 != 0
-                && let Some(room) = self.copied.get_mut(self.copied_len..self.copied_len + len)
-            {
-                room.copy_from_slice(option);
-                self.copied_len += len;
+            if kind & 0x80 != 0 {
+                if let Some(room) = self.copied.get_mut(self.copied_len..self.copied_len + len) {
+                    room.copy_from_slice(option);
+                    self.copied_len += len;
+                }
             }
             at += len;
         }

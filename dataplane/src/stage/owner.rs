@@ -97,10 +97,10 @@ impl Owners {
         interface: u16,
         snapshot: &Snapshot,
     ) -> Option<u8> {
-        if headers.flags.has(Flags::ICMP_ERROR)
-            && let Some(owner) = self.of_quoted(bytes, headers, interface, snapshot)
-        {
-            return owner;
+        if headers.flags.has(Flags::ICMP_ERROR) {
+            if let Some(owner) = self.of_quoted(bytes, headers, interface, snapshot) {
+                return owner;
+            }
         }
         if headers.l3 == L3::Ipv4 {
             let (src, dst) = addresses4(bytes, headers);

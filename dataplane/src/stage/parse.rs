@@ -110,11 +110,11 @@ fn tags(headers: &Headers) -> Tags {
     let mut tags = Tags::default();
     for &tci in headers.tci.iter().take(headers.tags.into()) {
         let id = tci & 0x0fff;
-        if id != 0
-            && let Some(slot) = tags.ids.get_mut(usize::from(tags.count))
-        {
-            *slot = id;
-            tags.count += 1;
+        if id != 0 {
+            if let Some(slot) = tags.ids.get_mut(usize::from(tags.count)) {
+                *slot = id;
+                tags.count += 1;
+            }
         }
     }
     tags

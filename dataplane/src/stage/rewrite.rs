@@ -32,10 +32,10 @@ pub fn run(burst: &mut Burst, shard: &mut Shard) {
 /// the link that it was needed on is not the one that it would go to.
 pub(super) fn put_link(frame: &mut Frame, l3: usize, end: usize, hop: &NextHop) {
     let len = usize::from(hop.egress.header_len);
-    if frame.replace_front(l3, len, end)
-        && let (Some(room), Some(link)) = (frame.bytes_mut().get_mut(..len), hop.header.get(..len))
-    {
-        room.copy_from_slice(link);
+    if frame.replace_front(l3, len, end) {
+        if let (Some(room), Some(link)) = (frame.bytes_mut().get_mut(..len), hop.header.get(..len)) {
+            room.copy_from_slice(link);
+        }
     }
 }
 

@@ -13,13 +13,13 @@ use crate::verdict::{DropReason, Verdict};
 /// Runs the stage and leaves the burst without frames.
 pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
     let len = burst.len();
-    if let Some(outbox) = burst.leaves_by().and_then(|port| shard.outboxes.get_mut(usize::from(port)))
-        && outbox.room() >= len
-    {
-        for frame in burst.drain() {
-            outbox.push(frame).unwrap_or_else(|frame| shard.pool.give(frame));
+    if let Some(outbox) = burst.leaves_by().and_then(|port| shard.outboxes.get_mut(usize::from(port))) {
+        if outbox.room() >= len {
+            for frame in burst.drain() {
+                outbox.push(frame).unwrap_or_else(|frame| shard.pool.give(frame));
+            }
+            return;
         }
-        return;
     }
     for i in 0..len {
         if !burst.ready.has(i) {
@@ -49,10 +49,10 @@ fn conclude(burst: &mut Burst, i: usize, shard: &mut Shard, snapshot: &Snapshot)
         Verdict::Local => shard.local(snapshot, burst.now).input(i, burst),
         Verdict::Hold(neighbor) => {
             let port = burst.port;
-            if let Some(frame) = burst.take(i)
-                && let Err((frame, reason)) = shard.neighbors.hold(neighbor as u16, port, frame, burst.now)
-            {
-                shard.local(snapshot, burst.now).undeliverable(port, frame, reason);
+            if let Some(frame) = burst.take(i) {
+                if let Err((frame, reason)) = shard.neighbors.hold(neighbor as u16, port, frame, burst.now) {
+                    shard.local(snapshot, burst.now).undeliverable(port, frame, reason);
+                }
             }
         }
         Verdict::Ask(owner) => crossing::ask(burst, i, owner, shard),

@@ -181,13 +181,13 @@ impl<A: Address> Chunk<A> {
     fn look_up(&self, level: Level, tuples: &[Tuple<A>], best: &mut [u16; BURST]) {
         let [fresh, established @ ..] = self.indices.as_slice() else { return };
         fresh.look_up(level, &self.rules, tuples, best);
-        if let [established] = established
-            && tuples.iter().any(|tuple| tuple.established)
-        {
-            let mut others = [NONE; BURST];
-            established.look_up(level, &self.rules, tuples, &mut others);
-            for ((best, other), tuple) in best.iter_mut().zip(others).zip(tuples) {
-                *best = if tuple.established { other } else { *best };
+        if let [established] = established {
+            if tuples.iter().any(|tuple| tuple.established) {
+                let mut others = [NONE; BURST];
+                established.look_up(level, &self.rules, tuples, &mut others);
+                for ((best, other), tuple) in best.iter_mut().zip(others).zip(tuples) {
+                    *best = if tuple.established { other } else { *best };
+                }
             }
         }
     }

@@ -32,9 +32,10 @@ pub fn hash_words<const N: usize>(words: &[u64; N], seed: u64) -> u64 {
     let mask = mix(seed ^ PI[0], PI[1]);
     let last = mix(seed ^ PI[2], PI[3]);
     let mut state = seed;
-    let (pairs, rest) = words.as_chunks::<2>();
-    for [a, b] in pairs {
+    let mut rest = &words[..];
+    while let Some(([a, b], behind)) = rest.split_first_chunk() {
         state = mix(a ^ state, b ^ mask);
+        rest = behind;
     }
     if let [a] = rest {
         state = mix(a ^ state, mask);

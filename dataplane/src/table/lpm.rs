@@ -13,7 +13,7 @@
 
 mod blocks;
 mod compile;
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector)]
 mod vector;
 mod walk;
 
@@ -286,10 +286,10 @@ impl<const BYTES: usize> Lpm<BYTES> {
     /// One that looks up in this table from now on.
     #[must_use]
     pub fn reader(&mut self) -> Reader<BYTES> {
-        if let Some(shared) = Arc::get_mut(&mut self.shared)
-            && shared.root.is_empty()
-        {
-            shared.make_root();
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            if shared.root.is_empty() {
+                shared.make_root();
+            }
         }
         Reader(Arc::clone(&self.shared))
     }
@@ -383,9 +383,10 @@ fn compile<const BYTES: usize>(
     for slot in 0..count {
         inside.clear();
         // A short prefix comes ahead of all that lie in it.
-        while let Some(&(&(address, length), &value)) = routes.peek()
-            && address.top() >> (32 - ROOT_BITS) == first + slot
-        {
+        while let Some(&(&(address, length), &value)) = routes.peek() {
+            if address.top() >> (32 - ROOT_BITS) != first + slot {
+                break;
+            }
             let entry = value + 1;
             if u32::from(length) <= ROOT_BITS {
                 let width = 1 << (ROOT_BITS - u32::from(length));

@@ -49,10 +49,10 @@ impl Tags {
         // SAFETY: `Tags` is 16 bytes, aligned to 16; SSE2 is part of x86_64.
         let equal = unsafe {
             let tags = _mm_load_si128(core::ptr::from_ref(self).cast());
-            _mm_movemask_epi8(_mm_cmpeq_epi16(tags, _mm_set1_epi16(tag.cast_signed())))
+            _mm_movemask_epi8(_mm_cmpeq_epi16(tags, _mm_set1_epi16(tag as i16)))
         };
         // Two bits a lane came: keep the upper one.
-        Lanes(equal.cast_unsigned() & 0xaaaa)
+        Lanes(equal as u32 & 0xaaaa)
     }
 
     #[cfg(any(test, not(target_arch = "x86_64")))]

@@ -163,9 +163,8 @@ pub(crate) fn send(port: &mut AfXdpPort, pool: &mut FramePool, frames: &[Vec<u8>
     let mut sent = 0;
     let mut waiting = frames.iter();
     until(|| {
-        while outbox.len() < 64
-            && let Some(bytes) = waiting.next()
-        {
+        while outbox.len() < 64 {
+            let Some(bytes) = waiting.next() else { break };
             outbox.push(pool.copy_in(bytes).unwrap()).unwrap();
         }
         sent += port.transmit(0, pool, &mut outbox).packets as usize;

@@ -168,11 +168,10 @@ fn run(batches: &[(usize, Vec<Item>)], at_once: usize) -> (Vec<Out>, Vec<u64>) {
         }
         out.sort_by_key(|(port, _)| *port);
         for (port, frame) in &out {
-            if let Some(seen) = seen.get_mut(*port)
-                && frame[12..14] == [8, 0]
-                && matches!(network(frame)[9], packets::UDP | packets::TCP)
-            {
-                seen.push(network(frame).to_vec());
+            if let Some(seen) = seen.get_mut(*port) {
+                if frame[12..14] == [8, 0] && matches!(network(frame)[9], packets::UDP | packets::TCP) {
+                    seen.push(network(frame).to_vec());
+                }
             }
         }
         all.extend(out);

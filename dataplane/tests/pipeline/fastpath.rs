@@ -100,7 +100,7 @@ fn event() -> impl Strategy<Value = Event> {
 
 fn packet(kind: u8, src: (Ipv4Addr, u16), dst: (Ipv4Addr, u16), flags: u8, ttl: u8, size: usize) -> Vec<u8> {
     let data = vec![0x5a; size];
-    let ip = |protocol| Ip { ttl, dont_fragment: size.is_multiple_of(2), ..Ip::new(src.0, dst.0, protocol) };
+    let ip = |protocol| Ip { ttl, dont_fragment: size % 2 == 0, ..Ip::new(src.0, dst.0, protocol) };
     match kind {
         0..3 => ip(packets::UDP).packet(&udp_segment(src, dst, &data)),
         3..6 => ip(packets::TCP).packet(&tcp(src, dst, flags, &data)[20..]),

@@ -79,7 +79,7 @@ pub(super) fn options(bytes: &[u8]) -> Result<Flags, ParseError> {
 /// Checks that a datagram can be made of a fragment: `before` bytes of headers that count for the datagram's length,
 /// then `len` bytes of payload that lie at `offset`.
 fn fragment(before: usize, offset: usize, len: usize, more: bool) -> Result<Flags, ParseError> {
-    if len == 0 || more && !len.is_multiple_of(8) || before + offset + len > usize::from(u16::MAX) {
+    if len == 0 || more && len % 8 != 0 || before + offset + len > usize::from(u16::MAX) {
         return Err(ParseError::FragmentMalformed);
     }
     let mut flags = Flags::FRAGMENT;

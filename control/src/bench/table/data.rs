@@ -451,12 +451,12 @@ pub(super) fn read_addresses<const BYTES: usize>(path: &Path) -> Result<Vec<[u8;
 
 fn records(path: &Path) -> Result<Vec<[u8; RECORD]>, TableError> {
     let bytes = fs::read(path).map_err(|error| TableError::file(path, error))?;
-    let (records, rest) = bytes.as_chunks::<RECORD>();
-    if !rest.is_empty() || records.is_empty() {
+    let records = bytes.chunks_exact(RECORD);
+    if !records.remainder().is_empty() || bytes.is_empty() {
         let error = io::Error::new(io::ErrorKind::InvalidData, "a trace has 16 bytes for each record");
         return Err(TableError::file(path, error));
     }
-    Ok(records.to_vec())
+    Ok(records.filter_map(|record| record.first_chunk().copied()).collect())
 }
 
 #[cfg(test)]

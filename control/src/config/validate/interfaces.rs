@@ -237,18 +237,18 @@ impl<'t> Network<'t> {
     /// Checks that need all interfaces: a VLAN's parent, and the MTU, whose default is the parent's.
     fn check_link(&mut self, index: usize, table: Option<&Table<'t>>, sink: &mut Sink<'_>) {
         let Some(table) = table else { return };
-        if let Link::Vlan { parent, .. } = self.interfaces[index].link
-            && let Some(below) = self.interfaces.get(parent)
-        {
-            if matches!(below.link, Link::Vlan { .. }) {
-                let message = format!("`{}` is itself a VLAN, or this one", below.name);
-                sink.error(&table.key_span("parent"), message)
-                    .help("the parent is a device; for QinQ write `vlan = [outer, inner]`");
-            } else if !table.has("mtu") {
-                self.interfaces[index].mtu = below.mtu;
-            } else if self.interfaces[index].mtu > below.mtu {
-                let message = format!("the MTU is larger than that of `{}`, {}", below.name, below.mtu);
-                sink.error(&table.key_span("mtu"), message).help(format!("at most {}", below.mtu));
+        if let Link::Vlan { parent, .. } = self.interfaces[index].link {
+            if let Some(below) = self.interfaces.get(parent) {
+                if matches!(below.link, Link::Vlan { .. }) {
+                    let message = format!("`{}` is itself a VLAN, or this one", below.name);
+                    sink.error(&table.key_span("parent"), message)
+                        .help("the parent is a device; for QinQ write `vlan = [outer, inner]`");
+                } else if !table.has("mtu") {
+                    self.interfaces[index].mtu = below.mtu;
+                } else if self.interfaces[index].mtu > below.mtu {
+                    let message = format!("the MTU is larger than that of `{}`, {}", below.name, below.mtu);
+                    sink.error(&table.key_span("mtu"), message).help(format!("at most {}", below.mtu));
+                }
             }
         }
         let interface = &self.interfaces[index];
@@ -308,9 +308,10 @@ impl<'t> Network<'t> {
                 sink.error(&subnet.span, format!("the address {address} is there twice"))
                     .also(first, "it is also here")
                     .help("give each interface its own address");
-            } else if let Some(other) = widest.filter(|other| other.prefix.overlaps(subnet.prefix))
-                && (other.interface != subnet.interface || other.prefix.length != subnet.prefix.length)
-            {
+            } else if let Some(other) = widest.filter(|other| {
+                other.prefix.overlaps(subnet.prefix)
+                    && (other.interface != subnet.interface || other.prefix.length != subnet.prefix.length)
+            }) {
                 let (inner, outer) = (subnet.prefix.network(), other.prefix.network());
                 sink.error(&subnet.span, format!("the subnet {inner} overlaps {outer}"))
                     .also(

@@ -144,10 +144,10 @@ fn unused(network: &Network<'_>, acls: &Acls<'_>, sink: &mut Sink<'_>) {
             *used = true;
         }
         carries[index] |= !interface.addresses.is_empty();
-        if let Link::Vlan { parent, .. } = interface.link
-            && let Some(carries) = carries.get_mut(parent)
-        {
-            *carries = true;
+        if let Link::Vlan { parent, .. } = interface.link {
+            if let Some(carries) = carries.get_mut(parent) {
+                *carries = true;
+            }
         }
     }
     for (acl, _) in acls.acls.iter().zip(used).filter(|(_, used)| !used) {

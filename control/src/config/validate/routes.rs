@@ -22,14 +22,14 @@ pub(super) fn read(file: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>)
         let to = destination(&table, via.as_ref(), sink);
         let target = target(&table, via, network, sink);
         let (Some(to), Some(target)) = (to, target) else { continue };
-        if let Target::Via { address, .. } = target
-            && address.is_ipv4() != to.value.is_ipv4()
-        {
-            sink.error(
-                &table.key_span("via"),
-                format!("the next hop of {} is of the other IP version", to.value),
-            )
-            .help("both are of IPv4, or both of IPv6");
+        if let Target::Via { address, .. } = target {
+            if address.is_ipv4() != to.value.is_ipv4() {
+                sink.error(
+                    &table.key_span("via"),
+                    format!("the next hop of {} is of the other IP version", to.value),
+                )
+                .help("both are of IPv4, or both of IPv6");
+            }
         }
         if let Some(interface) = network.connected(to.value) {
             let name = &network.interfaces[interface].name;

@@ -63,10 +63,10 @@ impl Neighbors {
     }
 
     fn say(&mut self, told: Told) {
-        if let Some(shared) = &mut self.shared
-            && shared.telling.len() < ROOM
-        {
-            shared.telling.push_back(told);
+        if let Some(shared) = &mut self.shared {
+            if shared.telling.len() < ROOM {
+                shared.telling.push_back(told);
+            }
         }
     }
 

@@ -86,10 +86,10 @@ fn run(gateway: &mut Gateway, step: Step) {
         Step::Bytes(bytes) => drop(gateway.input(LAN, &bytes)),
         Step::Resolve { interface, host, hold } => {
             let target = Ipv4Addr::new(192, 0, 2, host);
-            if let Ok(index) = gateway.resolve(interface, target)
-                && hold
-            {
-                gateway.hold(index, LAN, &udp4(HOST4, target, b"waits"));
+            if let Ok(index) = gateway.resolve(interface, target) {
+                if hold {
+                    gateway.hold(index, LAN, &udp4(HOST4, target, b"waits"));
+                }
             }
         }
         Step::Pass(time) => {

@@ -366,10 +366,10 @@ impl Port for AfXdpPort {
             refused.bytes += more.bytes;
             faults.foreign(foreign);
             receiver.refill(pool, lent);
-            if (*polled && !any || receiver.fill.needs_wakeup() && receiver.fill.pending() != 0)
-                && let Wakeup::Failed(errno) = wake_rx(receiver.fd)
-            {
-                faults.wakeup(errno);
+            if *polled && !any || receiver.fill.needs_wakeup() && receiver.fill.pending() != 0 {
+                if let Wakeup::Failed(errno) = wake_rx(receiver.fd) {
+                    faults.wakeup(errno);
+                }
             }
         }
         refused

@@ -261,7 +261,7 @@ impl Block {
 /// The length of the body of a block of `total` bytes whose kind needs `least` bytes of body.
 fn body_len(kind: u32, total: u32, least: u32) -> Result<u32, Fault> {
     match total.checked_sub(FRAMING) {
-        Some(body) if body >= least && total.is_multiple_of(4) => Ok(body),
+        Some(body) if body >= least && total % 4 == 0 => Ok(body),
         _ => Err(Fault::BlockLength { kind, bytes: total }),
     }
 }

@@ -54,11 +54,11 @@ impl PcapPort {
     /// # Errors
     /// The files cannot be opened, are the same, or the input does not begin like a capture of Ethernet frames.
     pub fn open(input: Option<&Path>, output: Option<&Path>) -> Result<Self, PcapError> {
-        if let (Some(input), Some(output)) = (input, output)
-            && same_file(input, output)
-        {
-            let file = output.display().to_string();
-            return Err(PcapError { file, offset: None, fault: Fault::SameFile });
+        if let (Some(input), Some(output)) = (input, output) {
+            if same_file(input, output) {
+                let file = output.display().to_string();
+                return Err(PcapError { file, offset: None, fault: Fault::SameFile });
+            }
         }
         let mut port = Self::silent();
         if let Some(path) = input {

@@ -66,10 +66,10 @@ impl Limiters {
     /// Reckons the parts anew, if it is time.
     #[inline]
     pub(crate) fn keep(&mut self, now: Nanos, snapshot: &Snapshot) {
-        if let Some(shares) = &self.shares
-            && now.saturating_sub(shares.last) >= INTERVAL
-        {
-            self.reckon(now, snapshot);
+        if let Some(shares) = &self.shares {
+            if now.saturating_sub(shares.last) >= INTERVAL {
+                self.reckon(now, snapshot);
+            }
         }
     }
 

@@ -6,8 +6,6 @@
 //! if none of its lanes is above the packet's. A packet without ports has zeros in all port lanes: so it matches rules
 //! that allow every port, and no others.
 
-use core::hint::select_unpredictable;
-
 use super::super::prefetch::prefetch_at;
 use super::BURST;
 use super::boxes::{DESTINATION, DESTINATION_PORT, KIND, SOURCE, SOURCE_PORT};
@@ -136,7 +134,7 @@ impl Layer {
         for (row, packet) in rows.iter_mut().zip(packets) {
             for _ in 0..self.depth {
                 let cut = if row.is_cut() { row.at() } else { 0 };
-                *row = select_unpredictable(row.is_cut(), self.part(vector, cut, row.lane(), packet), *row);
+                *row = super::simd::select(row.is_cut(), self.part(vector, cut, row.lane(), packet), *row);
             }
             while row.is_cut() {
                 *row = self.part(vector, row.at(), row.lane(), packet);
@@ -184,7 +182,7 @@ impl Layer {
         // Without a match, a place that is no rule.
         let place = set.trailing_zeros() as usize / 2;
         let rule = self.rules.get(LINE * at + place).copied().unwrap_or(NONE);
-        select_unpredictable(set == 0, NONE, rule)
+        super::simd::select(set == 0, NONE, rule)
     }
 
     /// Memory, in bytes.

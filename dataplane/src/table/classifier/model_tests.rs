@@ -65,7 +65,7 @@ fn rule(random: &mut Random, shape: Shape, sites: u64, result: u32) -> Rule<u32>
             Shape::Nested => (0x0a14_1e28 ^ random.below(4) as u32, random.below(33) as u32),
             _ => {
                 let length = [0, 14, 16, 20, 22, 24, 27, 32, 32][random.below(ends) as usize];
-                (site | random.below(1 << 12) as u32 * 5, length)
+                (site | (random.below(1 << 12) as u32 * 5), length)
             }
         };
         let mask = if length == 0 { 0 } else { u32::MAX << (32 - length) };

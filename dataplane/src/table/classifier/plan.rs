@@ -33,10 +33,10 @@ pub(super) fn plan<A: Address>(boxes: &Boxes<A>) -> Plan {
         for destination in BOUNDS {
             for source in BOUNDS {
                 let bounds = [destination, source];
-                if let Some(cost) = scratch.cost(boxes, bounds, wide)
-                    && best.is_none_or(|best| cost < best.0)
-                {
-                    best = Some((cost, bounds, wide));
+                if let Some(cost) = scratch.cost(boxes, bounds, wide) {
+                    if best.is_none_or(|best| cost < best.0) {
+                        best = Some((cost, bounds, wide));
+                    }
                 }
                 if destination == u16::MAX {
                     break;

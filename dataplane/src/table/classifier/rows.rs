@@ -169,12 +169,11 @@ impl<'a, A: Address> Builder<'a, A> {
             }
             kept.push(member);
             // Those with ports hide little.
-            if cuboid.ranges[0] == (0, u16::MAX)
-                && cuboid.ranges[1] == (0, u16::MAX)
-                && let Some(wide) = wide.get_mut(free)
-            {
-                *wide = Some(cuboid);
-                free += 1;
+            if cuboid.ranges[0] == (0, u16::MAX) && cuboid.ranges[1] == (0, u16::MAX) {
+                if let Some(wide) = wide.get_mut(free) {
+                    *wide = Some(cuboid);
+                    free += 1;
+                }
             }
         }
         kept

@@ -2,6 +2,21 @@
 //!
 //! A [`Kernel`] is compiled once for each instruction set, whole, so that the comparisons are inlined into its loops.
 #![allow(unsafe_code)]
+// What older compilers lack is behind the configuration `vector`, see build.rs.
+#![allow(clippy::incompatible_msrv)]
+
+/// One of two values, without a branch where the compiler can be told so.
+#[inline(always)]
+pub(super) fn select<T>(condition: bool, yes: T, no: T) -> T {
+    #[cfg(vector)]
+    {
+        core::hint::select_unpredictable(condition, yes, no)
+    }
+    #[cfg(not(vector))]
+    {
+        if condition { yes } else { no }
+    }
+}
 
 /// What one packet is compared by, or one rule: see [`super::rows`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -41,16 +56,16 @@ pub(super) trait Kernel {
 pub(super) enum Level {
     /// None that helps.
     Scalar,
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector)]
     Avx2(Avx2),
-    #[cfg(target_arch = "x86_64")]
+    #[cfg(vector)]
     Avx512(Avx512),
 }
 
 impl Level {
     /// The best one that this CPU has.
     pub(super) fn detect() -> Self {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(vector)]
         {
             if let Some(vector) = Avx512::detect() {
                 return Self::Avx512(vector);
@@ -65,12 +80,12 @@ impl Level {
     /// Every one that this CPU has.
     #[cfg(test)]
     pub(super) fn all() -> Vec<Self> {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(vector)]
         {
             let wide = [Avx2::detect().map(Self::Avx2), Avx512::detect().map(Self::Avx512)];
             [Self::Scalar].into_iter().chain(wide.into_iter().flatten()).collect()
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(not(vector))]
         vec![Self::Scalar]
     }
 
@@ -80,10 +95,10 @@ impl Level {
         match self {
             Self::Scalar => kernel.run(Scalar),
             // SAFETY: an `Avx2` exists only where `detect` found what `run_avx2` enables.
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(vector)]
             Self::Avx2(vector) => unsafe { run_avx2(vector, kernel) },
             // SAFETY: an `Avx512` exists only where `detect` found what `run_avx512` enables.
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(vector)]
             Self::Avx512(vector) => unsafe { run_avx512(vector, kernel) },
         }
     }
@@ -120,12 +135,12 @@ impl Vector for Scalar {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector)]
 pub(super) use x86::{Avx2, Avx512};
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector)]
 use x86::{run_avx2, run_avx512};
 
-#[cfg(target_arch = "x86_64")]
+#[cfg(vector)]
 mod x86 {
     use core::arch::x86_64::*;
 
@@ -175,7 +190,7 @@ mod x86 {
             let base = keys.0.as_ptr();
             // SAFETY: `self` proves AVX2; both loads lie within the 64 bytes of `keys`, aligned to 64.
             let above = unsafe {
-                let x = _mm256_set1_epi16(x.cast_signed());
+                let x = _mm256_set1_epi16(x as i16);
                 let half = |offset| {
                     let keys = _mm256_load_si256(base.add(offset).cast());
                     _mm256_cmpeq_epi16(_mm256_max_epu16(keys, x), keys)
@@ -190,7 +205,7 @@ mod x86 {
             let base = keys.0.as_ptr();
             // SAFETY: `self` proves AVX2; both loads lie within the 64 bytes of `keys`, aligned to 64.
             let above = unsafe {
-                let x = _mm256_set1_epi32(x.cast_signed());
+                let x = _mm256_set1_epi32(x as i32);
                 let half = |offset| {
                     let keys = _mm256_load_si256(base.add(offset).cast());
                     let above = _mm256_cmpeq_epi32(_mm256_max_epu32(keys, x), keys);
@@ -207,7 +222,7 @@ mod x86 {
             // SAFETY: `self` proves AVX2; the four loads lie within the 128 bytes of `keys`, aligned to 64.
             let below = unsafe {
                 let sign = _mm256_set1_epi64x(i64::MIN);
-                let x = _mm256_set1_epi64x(x.cast_signed() ^ i64::MIN);
+                let x = _mm256_set1_epi64x(x as i64 ^ i64::MIN);
                 let quarter = |offset| {
                     let keys = _mm256_xor_si256(_mm256_load_si256(base.add(offset).cast()), sign);
                     _mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpgt_epi64(x, keys)))
@@ -233,7 +248,7 @@ mod x86 {
                     };
                     half(0) | half(1) << 4
                 };
-                halves |= set.cast_unsigned() << (8 * i);
+                halves |= (set as u32) << (8 * i);
             }
             halves & halves >> 1 & 0x5555_5555
         }
@@ -245,7 +260,7 @@ mod x86 {
             // SAFETY: `self` proves AVX-512 F and BW; `keys` is 64 bytes, aligned to 64.
             let below = unsafe {
                 let keys = _mm512_load_si512(keys.0.as_ptr().cast());
-                _mm512_cmplt_epu16_mask(keys, _mm512_set1_epi16(x.cast_signed()))
+                _mm512_cmplt_epu16_mask(keys, _mm512_set1_epi16(x as i16))
             };
             below.count_ones() as usize
         }
@@ -255,7 +270,7 @@ mod x86 {
             // SAFETY: `self` proves AVX-512 F; `keys` is 64 bytes, aligned to 64.
             let below = unsafe {
                 let keys = _mm512_load_si512(keys.0.as_ptr().cast());
-                _mm512_cmplt_epu32_mask(keys, _mm512_set1_epi32(x.cast_signed()))
+                _mm512_cmplt_epu32_mask(keys, _mm512_set1_epi32(x as i32))
             };
             below.count_ones() as usize
         }
@@ -265,7 +280,7 @@ mod x86 {
             let base = keys.0.as_ptr();
             // SAFETY: `self` proves AVX-512 F; both loads lie within the 128 bytes of `keys`, aligned to 64.
             let below = unsafe {
-                let x = _mm512_set1_epi64(x.cast_signed());
+                let x = _mm512_set1_epi64(x as i64);
                 let half = |offset| _mm512_cmplt_epu64_mask(_mm512_load_si512(base.add(offset).cast()), x);
                 u16::from(half(0)) | u16::from(half(8)) << 8
             };

@@ -76,9 +76,8 @@ impl Blocks {
 
     /// Frees those that were retired when [`retired`](Self::retired) said `mark`.
     pub(super) fn reclaim(&mut self, mark: u64) {
-        while self.reclaimed < mark
-            && let Some(block) = self.retired.pop_front()
-        {
+        while self.reclaimed < mark {
+            let Some(block) = self.retired.pop_front() else { break };
             self.reclaimed += 1;
             self.free(block);
         }

@@ -1,5 +1,7 @@
 //! A burst of look-ups with AVX-512: sixteen root words, or eight nodes, in one gather.
 #![allow(unsafe_code)]
+// What older compilers lack is behind the configuration `vector`, see build.rs.
+#![allow(clippy::incompatible_msrv)]
 
 use core::arch::x86_64::*;
 use std::sync::atomic::Ordering;

@@ -63,6 +63,7 @@ pub(super) struct Shared {
     /// The entry of the prefix of length 0.
     pub(super) default: AtomicU32,
     /// Whether the CPU can do a burst as vectors.
+    #[cfg_attr(not(vector), expect(dead_code))]
     pub(super) vector: bool,
 }
 
@@ -94,9 +95,9 @@ impl Shared {
     pub(super) fn new() -> Self {
         let mut words = HugeVec::new_in(HugePages);
         words.resize_with(FIRST_WORDS, AtomicU32::default);
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(vector)]
         let vector = super::vector::is_available();
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(not(vector))]
         let vector = false;
         Self { root: HugeVec::new_in(HugePages), words, default: AtomicU32::new(0), vector }
     }
@@ -162,7 +163,7 @@ impl Shared {
     #[inline]
     pub(super) fn lookup_burst<K: Keys>(&self, keys: &[K], results: &mut [u32]) {
         for (keys, results) in keys.chunks(LANES).zip(results.chunks_mut(LANES)) {
-            #[cfg(target_arch = "x86_64")]
+            #[cfg(vector)]
             if super::vector::lookup_lanes(self, keys, results) {
                 continue;
             }

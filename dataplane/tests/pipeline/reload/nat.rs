@@ -166,7 +166,7 @@ fn a_forward_that_leads_elsewhere_ends_its_sessions() {
 #[test]
 fn a_forward_takes_its_port_from_a_binding_and_gives_it_back() {
     let mut gateway = Reloading::new();
-    let mut narrow = |next: &mut Snapshot| pool(next, &POOL[..1]);
+    let narrow = |next: &mut Snapshot| pool(next, &POOL[..1]);
     gateway.reload(narrow);
     let inside = (host(9), 6000);
     assert_eq!(gateway.say(LAN, inside, (SERVER, 53)).1.0, (POOL[0], 6000));
