@@ -1,5 +1,10 @@
 //! First match over rules on the 5-tuple, tried in order.
 //!
+//! A look-up does not try them: it turns both addresses, and protocol with ICMP type and code, into ranks among the places
+//! where rules begin and end (`ranks`, `boxes`), and then compares the few rules that can still match, eight at a time, in
+//! one to four layers (`layer`), which `plan` chooses and `rows` builds. Rules that are no box in these dimensions, as those
+//! with masks of several runs, are tried one by one, as far as they come ahead of what was found.
+//!
 //! `A` is the address as a number: `u32` for IPv4, `u128` for IPv6.
 
 use core::ops::{BitAnd, BitOr, Not};

@@ -285,26 +285,6 @@ fn changes_show_and_leave_copies_alone() {
     assert_eq!(classifier.len(), 1);
 }
 
-/// How fast a change shows, and look-ups are: `cargo test --release classifier -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn measure() {
-    for size in [50, 1_000, 10_000] {
-        let mut random = Random(1);
-        let rules = set(&mut random, Shape::Plan, size);
-        let tuples: Vec<_> = (0..65_536).map(|_| tuple(&mut random, &rules)).collect();
-        let mut results = vec![None; tuples.len()];
-        let mut classifier = Classifier::new(rules.clone());
-        let begin = Instant::now();
-        assert!(classifier.insert(size as usize / 2, rules[0]));
-        let changed = begin.elapsed();
-        let begin = Instant::now();
-        classifier.lookup_burst(&tuples, &mut results);
-        let each = begin.elapsed().as_nanos() / 65_536;
-        println!("{size} rules: {each} ns, a change {changed:?}, {} bytes", classifier.memory());
-    }
-}
-
 proptest! {
     #![proptest_config(crate::table::cases(300))]
 
