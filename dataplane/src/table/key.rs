@@ -32,13 +32,14 @@ pub fn hash_words<const N: usize>(words: &[u64; N], seed: u64) -> u64 {
     let mask = mix(seed ^ PI[0], PI[1]);
     let last = mix(seed ^ PI[2], PI[3]);
     let mut state = seed;
-    let mut rest = &words[..];
-    while let Some(([a, b], behind)) = rest.split_first_chunk() {
-        state = mix(a ^ state, b ^ mask);
-        rest = behind;
+    // By index, as the length is known and no check is left.
+    let mut at = 0;
+    while at + 1 < N {
+        state = mix(words[at] ^ state, words[at + 1] ^ mask);
+        at += 2;
     }
-    if let [a] = rest {
-        state = mix(a ^ state, mask);
+    if N % 2 == 1 {
+        state = mix(words[N - 1] ^ state, mask);
     }
     mix(state ^ last, mask | 1)
 }
