@@ -46,6 +46,13 @@ fn conclude(burst: &mut Burst, i: usize, shard: &mut Shard, snapshot: &Snapshot)
                 shard.local(snapshot, burst.now).undeliverable(port, frame, reason);
             }
         }
+        Verdict::HoldSyn => {
+            let (port, now) = (burst.port, burst.now);
+            let refused = burst.take(i).and_then(|frame| shard.syns.hold(port, frame, now).err());
+            if let Some(frame) = refused {
+                discard(frame, DropReason::SynUnsolicited, shard);
+            }
+        }
         Verdict::Ask(owner) => crossing::ask(burst, i, owner, About::Flow, shard),
         Verdict::AskDatagram(owner) => crossing::ask(burst, i, owner, About::Datagram, shard),
         Verdict::Drop(reason) => {
