@@ -36,6 +36,9 @@ pub fn destination(burst: &mut Burst, first: &mut FirstPackets, shard: &Shard, s
             continue;
         }
         let ends = [decision.src, dst];
+        if !snapshot.local4.contains_key(&Ipv4Addr::from_bits(dst.0)) {
+            continue;
+        }
         if let Some(binding) = admitted(ends, &burst.headers[i], interface, &shard.nat, snapshot) {
             decision.dst = shard.nat.get(binding).map_or(dst, |binding| binding.inside);
             (decision.binding, decision.inbound) = (binding, true);
@@ -55,9 +58,11 @@ pub(super) fn admitted(
     snapshot: &Snapshot,
 ) -> Option<u32> {
     let opens = headers.protocol == ipv4::UDP || is_syn(headers);
-    let binding = nat.find_external(dst, headers.protocol).filter(|_| opens)?;
     let (outside, _) = snapshot.local4.get(&Ipv4Addr::from_bits(dst.0))?;
-    (*outside == interface && nat.admits(binding, src.0)).then_some(binding)
+    if !opens || *outside != interface {
+        return None;
+    }
+    nat.find_external(dst, headers.protocol).filter(|&binding| nat.admits(binding, src.0))
 }
 
 fn is_syn(headers: &Headers) -> bool {

@@ -30,10 +30,8 @@ pub fn decide(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
             IpAddr::V4(_) if decision.forwarded || decision.inbound => None,
             IpAddr::V4(dst) => {
                 let ends = [decision.src, decision.dst];
-                match hairpin::way_out(ends, headers.protocol, interface, snapshot) {
-                    Some(_) => None,
-                    None => snapshot.local4.get(&dst).map(|&(_, usage)| usage),
-                }
+                let leaves = || hairpin::way_out(ends, headers.protocol, interface, snapshot).is_some();
+                snapshot.local4.get(&dst).filter(|_| !leaves()).map(|&(_, usage)| usage)
             }
             IpAddr::V6(dst) => local6(snapshot, interface, dst.to_bits()).then_some(LocalUse::Interface),
         };
