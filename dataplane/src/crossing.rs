@@ -28,7 +28,7 @@ use crate::arena::FramePool;
 use crate::burst::{BURST, Burst};
 use crate::clock::{Nanos, SECOND};
 use crate::counters::Counters;
-use crate::session::{Family, FlowKey, NONE};
+use crate::session::{Family, FlowKey, NONE, Segment};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::stage::flow;
@@ -397,14 +397,13 @@ pub(crate) fn drop_outdated(shard: &mut Shard, from: u32, most: u32) -> Option<u
     })
 }
 
-/// TCP flags that open or end have passed by a copy: its owner is told at once.
+/// TCP that opens or ends, or is watched, has passed by a copy: its owner is told at once.
 #[cold]
-pub(crate) fn follow_tcp(copy: u32, flags: u8, shard: &mut Shard) {
+pub(crate) fn follow_tcp(copy: u32, segment: Segment, shard: &mut Shard) {
     let Shard { crossing: Some(crossing), sessions, counters, .. } = shard else { return };
-    if let Some((owner, activity)) = sessions.note_flags(copy, flags) {
-        if crossing.notify(owner, Notice::Activity(activity), counters) {
-            sessions.told(copy);
-        }
+    let Some((owner, activity)) = sessions.note_segment(copy, segment) else { return };
+    if crossing.notify(owner, Notice::Activity(activity), counters) {
+        sessions.told(copy);
     }
 }
 

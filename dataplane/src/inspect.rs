@@ -235,6 +235,8 @@ mod tests {
                 actions: [plain_action(0); 2],
                 protocol: 17,
                 binding: NONE,
+                permit: NONE,
+                inbound: false,
             };
             let Shard { sessions, nat, counters, .. } = &mut shard;
             sessions.create(&new, 0, nat, counters).unwrap();

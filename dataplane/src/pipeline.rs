@@ -64,7 +64,7 @@ fn first_packets(
         icmp_error::run(burst, first, shard, snapshot);
         owner::run(burst, first, shard, snapshot);
         acl::run(burst, first, shard, snapshot);
-        nat::destination(burst, first, snapshot);
+        nat::destination(burst, first, shard, snapshot);
         route::decide(burst, first, shard, snapshot);
         nat::source(burst, first, shard, snapshot);
         police::classify(burst, first, snapshot);

@@ -8,8 +8,9 @@ mod batch;
 mod copies;
 mod flow;
 mod renew;
+mod tcp;
 
-use sluice_pkt::{ipv4, tcp};
+use sluice_pkt::ipv4;
 
 pub use self::batch::Batch;
 pub use self::copies::{Activity, Ended, Lease, SessionId};
@@ -18,6 +19,8 @@ pub use self::flow::{
     Direction, Flow, FlowAction, FlowKey, Key4, Key6, KeyFacts, NO_LIMIT, addresses, key4, key6,
     plain_action, ports, ticks,
 };
+use self::tcp::Connection;
+pub use self::tcp::Segment;
 
 use crate::clock::{Nanos, SECOND};
 use crate::counters::Counters;
@@ -46,8 +49,8 @@ pub struct Session {
     pub family: Family,
     /// IP protocol.
     pub protocol: u8,
-    /// TCP: which ends have sent FIN, and whether a reset was seen.
-    closing: u8,
+    /// Which directions keep it alive, a bit each: where it has a NAT binding, only packets from inside (RFC 4787 REQ-6).
+    kept_by: u8,
     /// Index of the flow of each direction.
     pub flows: [u32; 2],
     /// Index of the NAT binding that it holds, or [`NONE`].
@@ -64,6 +67,9 @@ pub struct Session {
     pub carriers: [u16; 2],
     /// The generation of the configuration under which it was decided.
     pub policy: u32,
+    /// What its binding's filter knows of it, or [`NONE`].
+    permit: u32,
+    tcp: Connection,
 }
 
 /// Ends of sessions that wait to be told to their carriers, at most; one that finds no room is found out in time.
@@ -74,9 +80,6 @@ const SWEEP_INTERVAL: Nanos = SECOND / 10_000;
 
 /// How many sessions ahead the sweep fetches flows.
 const SWEEP_AHEAD: u32 = 8;
-
-const FIN: [u8; 2] = [1, 2];
-const RST: u8 = 4;
 
 /// Where a session stands, in the words of RFC 5382 for TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,10 +104,17 @@ impl State {
 }
 
 impl Session {
+    /// Whether its first packet came from outside, to its NAT binding.
+    pub fn is_inbound(&self) -> bool {
+        self.binding != NONE && self.kept_by == 0b10
+    }
+
     fn state(&self) -> State {
-        if self.closing & RST != 0 || self.closing & (FIN[0] | FIN[1]) == FIN[0] | FIN[1] {
+        let is_established =
+            if self.protocol == ipv4::TCP { self.tcp.is_established() } else { self.packets[1] > 0 };
+        if self.tcp.is_closing() {
             State::Closing
-        } else if self.packets[1] > 0 && (self.protocol != ipv4::TCP || self.packets[0] > 1) {
+        } else if is_established {
             State::Established
         } else {
             State::Opening
@@ -140,6 +150,10 @@ pub struct NewSession<K> {
     pub protocol: u8,
     /// The NAT binding that it holds, or [`NONE`].
     pub binding: u32,
+    /// What [`Nat::hold`] returned for it.
+    pub permit: u32,
+    /// Whether its first packet came from outside, to the binding.
+    pub inbound: bool,
 }
 
 /// The sessions of one worker.
@@ -311,16 +325,19 @@ impl Sessions {
             })
         })?;
         let mut flows = [NONE; 2];
+        let last_outbound = nat.get(new.binding).filter(|_| new.inbound).and_then(|b| b.last_outbound);
         for direction in 0..2 {
-            let flow = Flow {
+            let mut flow = Flow {
                 action: new.actions[direction],
                 // The way back is looked up when the first reply comes, so that a forged source asks for no neighbour.
                 stamp: if direction == 0 { self.stamp } else { self.stamp.wrapping_sub(1) },
-                last_seen: ticks(now),
+                // A packet from outside keeps no binding alive longer than what came from inside before.
+                last_seen: last_outbound.filter(|_| direction == 1).unwrap_or(ticks(now)),
                 session: index << 1 | direction as u32,
                 packets: 0,
                 bytes: 0,
             };
+            flow.action.watch(new.protocol == ipv4::TCP);
             // A packet whose reply has the very same tuple (a host that talks to itself) has one flow.
             let same = direction == 1 && K::of(self).find(&new.keys[1]) == Some(flows[0]);
             flows[direction] =
@@ -334,10 +351,19 @@ impl Sessions {
             protocol: new.protocol,
             flows,
             binding: new.binding,
+            permit: new.permit,
+            kept_by: match (new.binding, new.inbound) {
+                (NONE, _) => 0b11,
+                (_, false) => 0b01,
+                (_, true) => 0b10,
+            },
             created: ticks(now),
             policy: self.policy,
             ..Session::default()
         };
+        if !new.inbound {
+            nat.seen_outbound(new.binding, ticks(now));
+        }
         self.live += 1;
         counters.sessions_created += 1;
         Some(flows[0])
@@ -358,23 +384,24 @@ impl Sessions {
                 self.ended.push_back(Ended { carriers, id, key });
             }
         }
-        nat.release(session.binding);
+        nat.release(session.binding, session.permit);
         self.free.push(index);
         self.live -= 1;
         counters.sessions_ended += 1;
     }
 
-    /// Follows the TCP flags of a packet that carries SYN, FIN or RST. A SYN on a connection that has ended begins it
-    /// anew (RFC 9293 3.6.1).
-    pub fn follow_tcp(&mut self, index: u32, direction: Direction, flags: u8) {
-        let Some(session) = self.slab.get_mut(index as usize) else { return };
-        if flags & tcp::RST != 0 {
-            session.closing |= RST;
-        } else if flags & tcp::FIN != 0 {
-            session.closing |= FIN[direction as usize];
-        } else if session.closing != 0 {
-            session.closing = 0;
+    /// Follows a TCP segment that opens or ends, or is of a flow that is watched.
+    pub fn follow_tcp(&mut self, index: u32, direction: Direction, segment: Segment) {
+        let Some(mut session) = self.get(index).copied() else { return };
+        let flow = session.flows[direction as usize];
+        let passed = self.flow(session.family, flow).map_or(0, |flow| flow.bytes);
+        session.tcp.follow(segment, direction, session.bytes[direction as usize] + passed);
+        for (direction, flow) in [Direction::Forward, Direction::Reply].into_iter().zip(session.flows) {
+            if let Some(flow) = self.flow_mut(session.family, flow) {
+                flow.action.watch(!session.tcp.has_acknowledged(direction));
+            }
         }
+        self.slab[index as usize] = session;
     }
 
     /// Ends what has been idle too long. Called often, it looks at a share of the sessions each time, so that every one
@@ -430,10 +457,20 @@ impl Sessions {
             if let Some(flow) = self.flow_mut(session.family, session.flows[direction]) {
                 session.packets[direction] += u64::from(std::mem::take(&mut flow.packets));
                 session.bytes[direction] += std::mem::take(&mut flow.bytes);
-                idle = idle.min(now.wrapping_sub(flow.last_seen));
+                if session.kept_by >> direction & 1 == 1 {
+                    idle = idle.min(now.wrapping_sub(flow.last_seen));
+                }
+                let way = if direction == 0 { Direction::Forward } else { Direction::Reply };
+                if session.protocol == ipv4::TCP && session.tcp.wants_sample(way, session.bytes[direction]) {
+                    flow.action.watch(true);
+                }
             }
         }
         self.slab[index as usize] = session;
+        // What inside hosts send because of packets from outside keeps no binding (RFC 7857 7.1).
+        if session.binding != NONE && !session.tcp.is_reset() && idle != u32::MAX {
+            nat.seen_outbound(session.binding, now.wrapping_sub(idle));
+        }
         if all || Nanos::from(idle) << 24 > session.timeout(timeouts) {
             self.end(index, nat, counters);
         }
@@ -444,6 +481,7 @@ impl Sessions {
 mod tests {
     use super::*;
     use crate::table::hash::Record;
+    use sluice_pkt::tcp;
 
     fn sessions(room: u32) -> (Sessions, Nat, Counters) {
         let mut snapshot = Snapshot::default();
@@ -460,6 +498,8 @@ mod tests {
             actions: [plain_action(0); 2],
             protocol,
             binding: NONE,
+            permit: NONE,
+            inbound: false,
         }
     }
 
@@ -493,15 +533,17 @@ mod tests {
     fn timeouts_follow_protocol_and_state() {
         let (mut sessions, mut nat, mut counters) = sessions(8);
         let timeouts = Timeouts::default();
-        let tcp = new(1, ipv4::TCP);
+        let open = new(1, ipv4::TCP);
         let half_open = new(2, ipv4::TCP);
         let udp = new(3, ipv4::UDP);
-        for session in [&tcp, &half_open, &udp] {
+        for session in [&open, &half_open, &udp] {
             sessions.create(session, SECOND, &mut nat, &mut counters).unwrap();
             see(&mut sessions, &session.keys[0], SECOND);
         }
-        see(&mut sessions, &tcp.keys[1], SECOND);
-        see(&mut sessions, &tcp.keys[0], SECOND);
+        let segment = |flags| Segment { flags, sequence: 1 };
+        sessions.follow_tcp(0, Direction::Forward, segment(tcp::SYN));
+        sessions.follow_tcp(0, Direction::Reply, segment(tcp::SYN | tcp::ACK));
+        sessions.follow_tcp(0, Direction::Forward, segment(tcp::ACK));
         let mut at = |sessions: &mut Sessions, seconds: u64| {
             sessions.sweep(seconds * SECOND, &timeouts, &mut nat, &mut counters);
             sessions.live()
@@ -511,14 +553,44 @@ mod tests {
         assert_eq!(at(&mut sessions, 303), 1, "then UDP");
         let session = *sessions.get(0).unwrap();
         assert_eq!(sessions.state(&session), State::Established);
-        sessions.follow_tcp(0, Direction::Forward, tcp::FIN);
-        sessions.follow_tcp(0, Direction::Reply, tcp::FIN);
+        sessions.follow_tcp(0, Direction::Forward, segment(tcp::FIN));
+        sessions.follow_tcp(0, Direction::Reply, segment(tcp::FIN));
         assert_eq!(sessions.get(0).unwrap().state(), State::Closing);
-        sessions.follow_tcp(0, Direction::Forward, tcp::SYN);
-        assert_eq!(sessions.get(0).unwrap().state(), State::Established);
-        sessions.follow_tcp(0, Direction::Reply, tcp::RST);
+        sessions.follow_tcp(0, Direction::Forward, segment(tcp::SYN));
+        assert_eq!(sessions.get(0).unwrap().state(), State::Opening);
+        sessions.follow_tcp(0, Direction::Reply, segment(tcp::RST));
         assert_eq!(at(&mut sessions, 305), 0, "a reset one is transitory");
         assert_eq!(sessions.v4.len(), 0);
+    }
+
+    /// proves: RFC 4787 REQ-6
+    /// proves: RFC 7857 7
+    #[test]
+    fn a_session_from_outside_lives_no_longer_than_its_binding_without_it() {
+        use crate::snapshot::{NatBehavior, Pool};
+        // Both halves of the numbers that ticks go through.
+        for start in [1000 * SECOND, 1_767_225_600 * SECOND] {
+            let mut snapshot = Snapshot::default();
+            snapshot.sizes.sessions = 8;
+            let addresses = vec![std::net::Ipv4Addr::new(203, 0, 113, 1)];
+            snapshot.pools.push(Pool { addresses, ports: (1, 9), behavior: NatBehavior::default() });
+            let mut nat = Nat::new(&snapshot);
+            let (mut sessions, mut counters) = (Sessions::new(&snapshot), Counters::new(&snapshot));
+            let binding = nat.bind(0, &snapshot.pools[0], (1, 1), (2, 80), ipv4::UDP).unwrap();
+            for (inbound, port, after) in [(false, 1, 0), (true, 2, 100)] {
+                let now = start + after * SECOND;
+                sessions.sweep(now, &Timeouts::default(), &mut nat, &mut counters);
+                let permit = nat.hold(binding, 2);
+                let session = NewSession { binding, permit, inbound, ..new(port, ipv4::UDP) };
+                sessions.create(&session, now, &mut nat, &mut counters).unwrap();
+            }
+            let mut at = |after: u64| {
+                sessions.sweep(start + after * SECOND, &Timeouts::default(), &mut nat, &mut counters);
+                sessions.live()
+            };
+            assert_eq!((at(200), at(298), at(303)), (2, 2, 0));
+            assert_eq!(nat.live(), 0);
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::nat::Nat;
 use crate::port::Outbox;
 use crate::session::{Batch, Key4, Key6, Sessions};
 use crate::snapshot::Snapshot;
+use crate::stage::syn::HeldSyns;
 use crate::stage::{fragment::Fragments, police::Limiters};
 
 /// How many frames wait for one port at most, beyond what its own ring holds.
@@ -36,10 +37,12 @@ pub struct Shard {
     pub neighbors: Neighbors,
     /// The gateway's own answers and announcements.
     pub local: Local,
-    /// Frames that wait to be transmitted, by port.
+    /// Frames that wait to be transmitted, by port; behind them, for each port, those that come in there again.
     pub outboxes: Vec<Outbox>,
     /// Counters.
     pub counters: Counters,
+    /// TCP SYNs from outside that NAT has nobody for.
+    pub syns: HeldSyns,
     /// The exchange with other workers, where there are any.
     pub crossing: Option<Box<Crossing>>,
     /// The configuration that was adopted last, while there are sessions from before it.
@@ -59,8 +62,9 @@ impl Shard {
             fragments: Fragments::new(snapshot),
             neighbors: Neighbors::new(snapshot),
             local: Local::new(snapshot),
-            outboxes: snapshot.ports.iter().map(|_| Outbox::new(OUTBOX)).collect(),
+            outboxes: (0..2 * snapshot.ports.len()).map(|_| Outbox::new(OUTBOX)).collect(),
             counters: Counters::new(snapshot),
+            syns: HeldSyns::new(snapshot),
             crossing: None,
             transition: None,
         }

@@ -142,6 +142,51 @@ pub struct Pool {
     pub addresses: Vec<Ipv4Addr>,
     /// First and last external port (and ICMP identifier).
     pub ports: (u16, u16),
+    /// How it treats mappings.
+    pub behavior: NatBehavior,
+}
+
+/// How source NAT behaves, in the terms of RFC 4787.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct NatBehavior {
+    /// What shares a mapping.
+    pub mapping: NatMapping,
+    /// Who may send to one.
+    pub filtering: NatFiltering,
+    /// Which external port it has.
+    pub port_choice: PortChoice,
+}
+
+/// Which sessions of one inside address and port have the same external ones (RFC 4787 4.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum NatMapping {
+    /// All (RFC 4787 REQ-1).
+    #[default]
+    EndpointIndependent,
+    /// Those to one remote address and port.
+    AddressAndPortDependent,
+}
+
+/// From where packets to an external address and port reach the inside one (RFC 4787 5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum NatFiltering {
+    /// From everywhere.
+    EndpointIndependent,
+    /// From remote addresses that the inside address and port has a session with (RFC 4787 REQ-8).
+    #[default]
+    AddressDependent,
+    /// From remote addresses and ports that it has a session with.
+    AddressAndPortDependent,
+}
+
+/// Which external port a new mapping gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum PortChoice {
+    /// The inside one where it is free, otherwise a random one (RFC 4787 4.2.1).
+    #[default]
+    Preserve,
+    /// A random one (RFC 6056).
+    Random,
 }
 
 /// Source NAT for packets that leave by an interface.
@@ -287,6 +332,25 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// The port of frames that come in by this one. Numbers beyond the ports' are the way back in of what is sent to an
+    /// external address of our own (hairpinning), one for each port.
+    #[inline]
+    pub fn physical(&self, port: u16) -> u16 {
+        if self.is_inner(port) { port - self.ports.len() as u16 } else { port }
+    }
+
+    /// Whether frames that come in by this port are ours, from behind NAT to an external address.
+    #[inline]
+    pub fn is_inner(&self, port: u16) -> bool {
+        usize::from(port) >= self.ports.len()
+    }
+
+    /// The way back in of what leaves by this port.
+    #[inline]
+    pub fn inner(&self, port: u16) -> u16 {
+        port + self.ports.len() as u16
+    }
+
     /// The interface of a port for a frame with these tags. A priority tag (VLAN id 0) counts as none.
     #[inline]
     pub fn interface_of(&self, port: u16, tags: Tags) -> Option<u16> {

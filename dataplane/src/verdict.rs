@@ -13,6 +13,9 @@ pub enum Verdict {
     Local,
     /// Waits, as it came, for the neighbour with this index to be resolved; then it goes through the pipeline again.
     Hold(u32),
+    /// A TCP SYN from outside that NAT has nobody for: waits for a while, as a connection may be opened from both sides at
+    /// once (RFC 5382 REQ-4).
+    HoldSyn,
     /// Is lent to the worker that owns its session, and comes back with an answer.
     Ask(u8),
     /// A later fragment: waits, as it came, for the first one of its datagram.
@@ -34,6 +37,8 @@ pub enum Answer {
     HostUnreachable,
     /// Nobody listens at that port of the gateway (ICMP 3/3, ICMPv6 1/4; TCP gets a reset).
     PortUnreachable,
+    /// NAT has nobody behind that port (ICMP 3/3, for TCP too).
+    NoBinding,
     /// The gateway does not speak that protocol (ICMP 3/2; IPv6: parameter problem 4/1).
     ProtocolUnreachable,
     /// Forbidden by rule (ICMP 3/13, ICMPv6 1/1).
@@ -141,6 +146,10 @@ drop_reasons! {
     SessionConflict = "session_conflict",
     /// A packet to a NAT address that belongs to no session.
     NatNoSession = "nat_no_session",
+    /// The filter of a NAT binding does not let its sender in.
+    NatFiltered = "nat_filtered",
+    /// A TCP SYN to an external port of NAT that belongs to no session.
+    SynUnsolicited = "syn_unsolicited",
     /// No free port on any address of the pool.
     NatPortsExhausted = "nat_ports_exhausted",
     /// A protocol without ports, which source NAT does not translate.
@@ -149,6 +158,8 @@ drop_reasons! {
     TcpNoSession = "tcp_no_session",
     /// An ICMP error about a packet that belongs to no session and that NAT would have to translate.
     IcmpNoSession = "icmp_no_session",
+    /// An ICMP error that NAT would have to translate has a wrong checksum.
+    IcmpChecksum = "icmp_checksum",
     /// No route to the destination.
     NoRoute = "no_route",
     /// The route says to drop.

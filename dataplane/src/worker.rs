@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::adopt::{self, Adopter, Adoptions};
 use crate::arena::FramePool;
-use crate::burst::Burst;
+use crate::burst::{BURST, Burst};
 use crate::clock::{MILLISECOND, Nanos};
 use crate::counters::{Counters, Publisher, Reader, channel};
 use crate::crossing::{self, Crossing, Heartbeat, Offered, Statuses};
@@ -19,8 +19,11 @@ use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::stage::fragment;
 use crate::stage::owner::Owners;
+use crate::stage::syn;
 use crate::verdict::DropReason;
 
+/// How often it is looked in a poll for what comes in again.
+const AGAIN: usize = 3;
 /// How often counters are published.
 const PUBLISH: Nanos = 10 * MILLISECOND;
 
@@ -168,6 +171,10 @@ impl Worker {
                 work += self.receive(index, now, probe);
             }
         }
+        if self.shard.outboxes.iter().skip(self.ports.len()).any(|outbox| !outbox.is_empty()) {
+            self.come_in_again(now, probe);
+            work += 1;
+        }
         probe.stage("hand_over", || self.flush(now));
         if self.shard.crossing.is_some() {
             work += self.tell(work, now);
@@ -221,7 +228,7 @@ impl Worker {
         let shard = &self.shard;
         let crossing = shard.crossing.as_ref();
         let crossing = crossing.map_or(Nanos::MAX, |c| c.next_due(shard.sessions.next_copies()));
-        let waiting = shard.neighbors.next_due().min(shard.fragments.next_due());
+        let waiting = shard.neighbors.next_due().min(shard.fragments.next_due()).min(shard.syns.next_due());
         waiting.min(shard.local.next_due()).min(crossing)
     }
 
@@ -261,11 +268,32 @@ impl Worker {
         }
     }
 
+    /// What was sent to an external address of ours comes in again.
+    fn come_in_again(&mut self, now: Nanos, probe: &mut impl Probe) {
+        let Self { burst, shard, snapshot, ports, .. } = self;
+        let inner = ports.len()..2 * ports.len();
+        // An answer to one of them comes in again likewise.
+        for port in std::iter::repeat_n(inner, AGAIN).flatten() {
+            let waiting = shard.outboxes[port].len();
+            for _ in 0..waiting.div_ceil(BURST) {
+                burst.now = now;
+                burst.port = port as u16;
+                for frame in shard.outboxes[port].take(BURST) {
+                    burst.push(frame).unwrap_or_else(|frame| shard.pool.give(frame));
+                }
+                pipeline::run(burst, shard, snapshot, probe);
+                burst.clear();
+            }
+        }
+        self.release(now);
+    }
+
     /// What is due with time, ahead of the packets: ageing, the gateway's own messages, publication.
     fn keep(&mut self, now: Nanos) {
         let Self { shard, snapshot, .. } = self;
         shard.sessions.sweep(now, &snapshot.timeouts, &mut shard.nat, &mut shard.counters);
         shard.local(snapshot, now).tick();
+        syn::expire(shard, snapshot, now);
         shard.limiters.keep(now, snapshot);
         fragment::keep(shard, now);
         if now.saturating_sub(self.published) >= PUBLISH {
@@ -286,6 +314,7 @@ impl Worker {
     pub fn held(&self) -> u64 {
         self.shard.neighbors.held()
             + self.shard.fragments.held()
+            + self.shard.syns.len() as u64
             + self.shard.crossing.as_ref().map_or(0, |crossing| crossing.held())
             + self.shard.outboxes.iter().map(|outbox| outbox.len() as u64).sum::<u64>()
     }
@@ -335,6 +364,10 @@ impl Worker {
         let shard = &mut self.shard;
         crossing::close(shard);
         while let Some(frame) = shard.neighbors.drain().or_else(|| shard.fragments.drain()) {
+            shard.counters.dropped(DropReason::Shutdown, 1);
+            shard.pool.give(frame);
+        }
+        while let Some(frame) = shard.syns.drain() {
             shard.counters.dropped(DropReason::Shutdown, 1);
             shard.pool.give(frame);
         }

@@ -3,8 +3,8 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use sluice_dataplane::snapshot::{
-    Acl, AclAction, Interface, Limit, LocalUse, NONE16, Pool, PortConfig, Route, RuleInfo, Sizes, Snapshot,
-    SourceNat, Tags,
+    Acl, AclAction, Interface, Limit, LocalUse, NONE16, NatBehavior, Pool, PortConfig, Route, RuleInfo,
+    Sizes, Snapshot, SourceNat, Tags,
 };
 use sluice_dataplane::table::classifier::{Classifier, PortRange, Rule};
 use sluice_dataplane::table::lpm::Lpm;
@@ -213,6 +213,6 @@ fn add_source_nat(snapshot: &mut Snapshot, flows: u32) {
     let count = flows.div_ceil(FLOWS_PER_ADDRESS);
     let addresses: Vec<_> = (0..count).map(|i| Ipv4Addr::from_bits(POOL.to_bits() + i)).collect();
     snapshot.local4.extend(addresses.iter().map(|&address| (address, (WAN, LocalUse::Nat))));
-    snapshot.pools.push(Pool { addresses, ports: POOL_PORTS });
+    snapshot.pools.push(Pool { addresses, ports: POOL_PORTS, behavior: NatBehavior::default() });
     snapshot.source_nat.push(SourceNat { out: WAN, from: vec![prefix(INSIDE)], pool: 0 });
 }

@@ -5,13 +5,16 @@ use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use sluice_dataplane::snapshot::{self, AclAction, LocalUse, PortConfig, RuleInfo, Snapshot, Tags};
+use sluice_dataplane::snapshot::{
+    self, AclAction, LocalUse, NatFiltering, NatMapping, PortConfig, RuleInfo, Snapshot, Tags,
+};
 use sluice_dataplane::table::classifier::{self, Classifier, Rule};
 use sluice_dataplane::table::meter;
 use sluice_pkt::ethernet::Mac;
 
 use super::model::{
-    Action, Checksum, Config, Direction, Host, Interface, Link, Match, PortRange, Prefix, Target,
+    Action, Checksum, Config, Direction, Filtering, Host, Interface, Link, Mapping, Match, PortChoice,
+    PortRange, Prefix, SourceNat, Target,
 };
 use super::protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name};
 
@@ -213,10 +216,11 @@ fn action(action: Action) -> AclAction {
 fn nat(config: &Config, snapshot: &mut Snapshot) {
     let mut pools = HashMap::new();
     for rule in &config.source_nat {
-        let pool = *pools.entry((rule.pool.clone(), rule.ports)).or_insert_with(|| {
+        let pool = *pools.entry((rule.pool.clone(), rule.ports, behavior(rule))).or_insert_with(|| {
             let addresses = rule.pool.iter().flat_map(|range| range.first.to_bits()..=range.last.to_bits());
             let addresses = addresses.map(Ipv4Addr::from_bits).collect();
-            snapshot.pools.push(snapshot::Pool { addresses, ports: (rule.ports.first, rule.ports.last) });
+            let (ports, behavior) = ((rule.ports.first, rule.ports.last), behavior(rule));
+            snapshot.pools.push(snapshot::Pool { addresses, ports, behavior });
             index(snapshot.pools.len() - 1)
         });
         let from = rule.from.iter().filter_map(|&prefix| u32::mask(prefix)).collect();
@@ -235,6 +239,24 @@ fn nat(config: &Config, snapshot: &mut Snapshot) {
             to: forward.to,
             to_port: forward.to_port,
         }));
+    }
+}
+
+fn behavior(rule: &SourceNat) -> snapshot::NatBehavior {
+    snapshot::NatBehavior {
+        mapping: match rule.mapping {
+            Mapping::EndpointIndependent => NatMapping::EndpointIndependent,
+            Mapping::AddressAndPortDependent => NatMapping::AddressAndPortDependent,
+        },
+        filtering: match rule.filtering {
+            Filtering::EndpointIndependent => NatFiltering::EndpointIndependent,
+            Filtering::AddressDependent => NatFiltering::AddressDependent,
+            Filtering::AddressAndPortDependent => NatFiltering::AddressAndPortDependent,
+        },
+        port_choice: match rule.port_choice {
+            PortChoice::Preserve => snapshot::PortChoice::Preserve,
+            PortChoice::Random => snapshot::PortChoice::Random,
+        },
     }
 }
 

@@ -278,6 +278,47 @@ pub struct SourceNat {
     pub pool: Vec<AddressRange>,
     /// External ports and ICMP echo identifiers.
     pub ports: PortRange,
+    /// What shares a mapping.
+    pub mapping: Mapping,
+    /// Who may send to one.
+    pub filtering: Filtering,
+    /// Which external port it gets.
+    pub port_choice: PortChoice,
+}
+
+/// Which sessions of an inside address and port have the same external ones (RFC 4787 4.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mapping {
+    /// All.
+    #[default]
+    EndpointIndependent,
+    /// Those to one remote address and port.
+    AddressAndPortDependent,
+}
+
+/// From where an external address and port can be reached (RFC 4787 5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Filtering {
+    /// From everywhere.
+    EndpointIndependent,
+    /// From addresses that the inside address and port has a session with.
+    #[default]
+    AddressDependent,
+    /// From addresses and ports that it has a session with.
+    AddressAndPortDependent,
+}
+
+/// How an external port is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PortChoice {
+    /// The inside port where it is free.
+    #[default]
+    Preserve,
+    /// At random (RFC 6056).
+    Random,
 }
 
 /// A port forward.

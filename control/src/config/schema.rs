@@ -60,7 +60,10 @@ pub const RULE: Section = Section {
 /// `[nat]`
 pub const NAT: Section = Section { name: "[nat]", keys: &["source", "forward"] };
 /// `[[nat.source]]`
-pub const SOURCE_NAT: Section = Section { name: "[[nat.source]]", keys: &["out", "from", "to", "ports"] };
+pub const SOURCE_NAT: Section = Section {
+    name: "[[nat.source]]",
+    keys: &["out", "from", "to", "ports", "mapping", "filtering", "port-choice"],
+};
 /// `[[nat.forward]]`
 pub const FORWARD: Section =
     Section { name: "[[nat.forward]]", keys: &["in", "protocol", "address", "port", "to"] };

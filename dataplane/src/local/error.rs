@@ -19,7 +19,7 @@ const PRECEDENCE: u8 = 0xc0;
 impl Context<'_> {
     /// Tells the packet's sender, if it is one to be told and the rate permits.
     pub(super) fn tell(&mut self, packet: &Packet<'_>, answer: Answer) {
-        if !may_be_told(packet) || self.is_own_source(packet) {
+        if !may_be_told(packet) || (!self.snapshot.is_inner(packet.port) && self.is_own_source(packet)) {
             return;
         }
         let Some(back) = LinkHeader::back(packet) else { return };
@@ -57,7 +57,7 @@ impl Context<'_> {
             Answer::TimeExceeded => (icmpv4::TIME_EXCEEDED, icmpv4::TTL_EXCEEDED, 0),
             Answer::NoRoute => (icmpv4::UNREACHABLE, icmpv4::NET_UNREACHABLE, 0),
             Answer::HostUnreachable => (icmpv4::UNREACHABLE, icmpv4::HOST_UNREACHABLE, 0),
-            Answer::PortUnreachable => (icmpv4::UNREACHABLE, icmpv4::PORT_UNREACHABLE, 0),
+            Answer::PortUnreachable | Answer::NoBinding => (icmpv4::UNREACHABLE, icmpv4::PORT_UNREACHABLE, 0),
             Answer::ProtocolUnreachable => (icmpv4::UNREACHABLE, icmpv4::PROTOCOL_UNREACHABLE, 0),
             Answer::Prohibited => (icmpv4::UNREACHABLE, icmpv4::ADMIN_PROHIBITED, 0),
             Answer::TooBig(mtu) => (icmpv4::UNREACHABLE, icmpv4::FRAGMENTATION_NEEDED, mtu.into()),
@@ -68,7 +68,7 @@ impl Context<'_> {
         let mut header = ipv4::Header::new(source, ip.source(), ipv4::ICMP, TTL, len);
         header.set_dscp_ecn(PRECEDENCE);
         header.fill_checksum();
-        self.originate(packet.link.port, back, &[&header.0, &icmp.0, quoted]);
+        self.originate(packet.port, back, &[&header.0, &icmp.0, quoted]);
     }
 
     fn error6(&mut self, packet: &Packet<'_>, back: &LinkHeader, answer: Answer) {
@@ -81,7 +81,7 @@ impl Context<'_> {
             Answer::TimeExceeded => (icmpv6::TIME_EXCEEDED, icmpv6::HOP_LIMIT_EXCEEDED, 0),
             Answer::NoRoute => (icmpv6::UNREACHABLE, icmpv6::NO_ROUTE, 0),
             Answer::HostUnreachable => (icmpv6::UNREACHABLE, icmpv6::ADDRESS_UNREACHABLE, 0),
-            Answer::PortUnreachable => (icmpv6::UNREACHABLE, icmpv6::PORT_UNREACHABLE, 0),
+            Answer::PortUnreachable | Answer::NoBinding => (icmpv6::UNREACHABLE, icmpv6::PORT_UNREACHABLE, 0),
             Answer::ProtocolUnreachable => {
                 (icmpv6::PARAMETER_PROBLEM, UNRECOGNIZED, next_header_field(packet))
             }
@@ -92,7 +92,7 @@ impl Context<'_> {
         let icmp = icmpv6::Header::new(source, ip.source(), kind, code, rest, quoted);
         let len = (icmpv6::LEN + quoted.len()) as u16;
         let header = ipv6::Header::new(source, ip.source(), ipv6::ICMPV6, TTL, len);
-        self.originate(packet.link.port, back, &[&header.0, &icmp.0, quoted]);
+        self.originate(packet.port, back, &[&header.0, &icmp.0, quoted]);
     }
 
     /// RFC 9293 3.10.7.1. A reset comes from the address that the segment was sent to.
@@ -108,11 +108,11 @@ impl Context<'_> {
         if let (L3::Ipv4, Some(ip)) = (packet.headers.l3, packet.ipv4()) {
             let header = ipv4::Header::new(ip.destination(), ip.source(), ipv4::TCP, TTL, LEN);
             reset.set_checksum(checksum(header.pseudo_header(ipv4::TCP, LEN), &reset));
-            self.originate(packet.link.port, back, &[&header.0, &reset.0]);
+            self.originate(packet.port, back, &[&header.0, &reset.0]);
         } else if let Some(ip) = packet.ipv6() {
             let header = ipv6::Header::new(ip.destination(), ip.source(), ipv4::TCP, TTL, LEN);
             reset.set_checksum(checksum(header.pseudo_header(ipv4::TCP, LEN.into()), &reset));
-            self.originate(packet.link.port, back, &[&header.0, &reset.0]);
+            self.originate(packet.port, back, &[&header.0, &reset.0]);
         }
     }
 }

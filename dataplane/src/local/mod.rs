@@ -144,14 +144,21 @@ pub struct Context<'a> {
 struct Packet<'a> {
     bytes: &'a [u8],
     headers: &'a Headers,
+    /// The port by which it came in.
+    port: u16,
     interface: u16,
     link: &'a Interface,
 }
 
 impl<'a> Packet<'a> {
-    fn new(bytes: &'a [u8], headers: &'a Headers, interface: u16, snapshot: &'a Snapshot) -> Option<Self> {
+    fn new(
+        bytes: &'a [u8],
+        headers: &'a Headers,
+        (port, interface): (u16, u16),
+        snapshot: &'a Snapshot,
+    ) -> Option<Self> {
         let link = snapshot.interfaces.get(usize::from(interface))?;
-        Some(Self { bytes, headers, interface, link })
+        Some(Self { bytes, headers, port, interface, link })
     }
 
     fn ethernet(&self) -> Option<ethernet::Header<&'a [u8; ethernet::LEN]>> {
@@ -221,7 +228,7 @@ impl Context<'_> {
         }
         let Some(frame) = burst.take(i) else { return };
         let mut buffer = std::mem::take(&mut self.local.buffer);
-        let packet = Packet::new(frame.whole(&mut buffer), &headers, interface, self.snapshot);
+        let packet = Packet::new(frame.whole(&mut buffer), &headers, (burst.port, interface), self.snapshot);
         match packet.map_or(Err(DropReason::LocalUnwanted), |packet| self.deliver(&packet)) {
             Ok(()) => self.counters.punted += 1,
             Err(reason) => self.counters.dropped(reason, 1),
@@ -235,7 +242,7 @@ impl Context<'_> {
         let (Some(headers), Some(&interface)) = (burst.headers.get(i), burst.interfaces.get(i)) else {
             return;
         };
-        if let Some(packet) = Packet::new(burst.bytes(i), headers, interface, self.snapshot) {
+        if let Some(packet) = Packet::new(burst.bytes(i), headers, (burst.port, interface), self.snapshot) {
             self.tell(&packet, answer);
         }
     }
@@ -261,18 +268,20 @@ impl Context<'_> {
     /// if the next hop does not answer.
     pub fn undeliverable(&mut self, port: u16, frame: Frame, reason: DropReason) {
         if reason == DropReason::NeighborUnreachable {
-            self.tell_unreachable(port, &frame);
+            self.tell_late(port, &frame, Answer::HostUnreachable);
         }
         self.counters.dropped(reason, 1);
         self.pool.give(frame);
     }
 
-    /// What was found out about the packet when it came was not kept.
-    fn tell_unreachable(&mut self, port: u16, frame: &Frame) {
+    /// Tells the sender of a packet of which nothing was kept that was found out when it came.
+    pub(crate) fn tell_late(&mut self, port: u16, frame: &Frame, answer: Answer) {
         let Ok(headers) = parse_head(frame.bytes(), frame.len()) else { return };
-        let Some(interface) = self.snapshot.interface_of(port, tags(&headers)) else { return };
-        if let Some(packet) = Packet::new(frame.bytes(), &headers, interface, self.snapshot) {
-            self.tell(&packet, Answer::HostUnreachable);
+        let Some(interface) = self.snapshot.interface_of(self.snapshot.physical(port), tags(&headers)) else {
+            return;
+        };
+        if let Some(packet) = Packet::new(frame.bytes(), &headers, (port, interface), self.snapshot) {
+            self.tell(&packet, answer);
         }
     }
 

@@ -27,7 +27,7 @@ use sluice_pkt::ethernet::Mac;
 use self::hop::NOWHERE;
 pub use self::hop::{Egress, NextHop, invented_mac};
 pub use self::list::Neighbor;
-use self::list::{NeighborKey, address_of, interface_of, key};
+use self::list::{NeighborKey, address_of, interface_of, key, key_of_ourselves};
 pub use self::room::IDLE;
 use self::shared::Shared;
 pub use self::shared::{Told, Word};
@@ -266,6 +266,27 @@ impl Neighbors {
         self.may_ask(now)?;
         let index = self.insert(key, link, entry, now).ok_or(DropReason::NeighborTableFull)?;
         self.arm(index.into(), now);
+        Ok(index)
+    }
+
+    /// The index of the next hop by which packets leave by an interface and come in by it again at once.
+    ///
+    /// # Errors
+    /// There is no room for it.
+    pub fn ourselves(&mut self, snapshot: &Snapshot, interface: u16, now: Nanos) -> Result<u16, DropReason> {
+        let key = key_of_ourselves(interface);
+        if let Some(index) = self.table.find(&key) {
+            return Ok(index as u16);
+        }
+        let Some(link) = snapshot.interfaces.get(usize::from(interface)) else {
+            return Err(DropReason::NeighborUnreachable);
+        };
+        let (state, mac, now) = (State::Reachable, link.mac, now.max(1));
+        let entry = Entry { state, mac, since: now, used: now, due: NEVER, quiet: true, ..Entry::default() };
+        let index = self.insert(key, link, entry, now).ok_or(DropReason::NeighborTableFull)?;
+        if let Some(hop) = self.hops.get_mut(usize::from(index)) {
+            hop.egress.port = snapshot.inner(link.port);
+        }
         Ok(index)
     }
 

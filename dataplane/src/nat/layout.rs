@@ -4,9 +4,11 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
+use super::filter::Permits;
 use super::{External, Key, Share, space};
-use crate::snapshot::{NONE16, Pool, Snapshot};
+use crate::snapshot::{NONE16, NatBehavior, NatFiltering, Pool, Snapshot};
 use crate::table::hash::HashTable;
+use crate::table::index::Index;
 
 /// The layout of one configuration, after those before it.
 #[derive(Clone, Debug, Default)]
@@ -35,6 +37,7 @@ pub(super) struct PoolLayout {
     /// The same in ascending order.
     members: Vec<u32>,
     ports: (u16, u16),
+    pub(super) behavior: NatBehavior,
 }
 
 /// Ports of an external address that port forwards have.
@@ -48,7 +51,8 @@ pub(super) struct Reserved {
 
 impl PoolLayout {
     fn is_same(&self, other: &Self) -> bool {
-        self.order == other.order && self.ports == other.ports
+        let behavior = |of: &Self| (of.behavior.mapping, of.behavior.filtering);
+        self.order == other.order && self.ports == other.ports && behavior(self) == behavior(other)
     }
 }
 
@@ -63,7 +67,9 @@ impl Layout {
                 pool.addresses.iter().filter_map(|address| places.of.get(address).copied()).collect();
             let mut members = order.clone();
             members.sort_unstable();
-            pools.push(PoolLayout { id: NONE16, was: Vec::new(), order, members, ports: pool.ports });
+            let (id, was) = (NONE16, Vec::new());
+            let Pool { ports, behavior, .. } = *pool;
+            pools.push(PoolLayout { id, was, order, members, ports, behavior });
         }
         self.name(&mut pools);
         let reserved = reserved(snapshot, &places.of);
@@ -139,6 +145,11 @@ impl Layout {
         before.is_some_and(|r| (r.slot, r.space) == (slot, space) && port <= r.last)
     }
 
+    /// Whether some pool asks which remote addresses its bindings have sessions with.
+    pub(super) fn filters_by_address(&self) -> bool {
+        self.pools.iter().any(|pool| pool.behavior.filtering == NatFiltering::AddressDependent)
+    }
+
     /// All that port forwards have.
     pub(super) fn reserved(&self) -> &[Reserved] {
         &self.reserved
@@ -181,8 +192,10 @@ pub struct Change {
     pub(super) freed: Vec<Reserved>,
     /// Ports that a forward now has.
     pub(super) taken: Vec<Reserved>,
-    /// For the first pool that there ever was.
-    pub(super) bindings: Option<HashTable<Key, super::Binding>>,
+    /// For the first pool.
+    pub(super) bindings: Option<(HashTable<Key, super::Binding>, Index)>,
+    /// For the first pool that filters by address.
+    pub(super) permits: Option<Permits>,
 }
 
 impl Change {
@@ -200,12 +213,15 @@ impl Change {
             some.iter().filter(|r| others.binary_search(r).is_err()).copied().collect()
         };
         let first = old.pools.is_empty() && !layout.pools.is_empty();
+        let first_permits = !old.filters_by_address() && layout.filters_by_address();
+        let (room, seed) = (snapshot.sizes.sessions, snapshot.seed);
         Self {
             externals: Vec::with_capacity(layout.slots.len()),
             fresh,
             freed: without(&old.reserved, &layout.reserved),
             taken: without(&layout.reserved, &old.reserved),
-            bindings: first.then(|| HashTable::with_capacity(snapshot.sizes.sessions, snapshot.seed)),
+            bindings: first.then(|| (HashTable::with_capacity(room, seed), Index::with_capacity(room))),
+            permits: first_permits.then(|| Permits::new(room, seed)),
             layout,
         }
     }
@@ -229,6 +245,7 @@ mod tests {
         let pool = |list: &&[u8]| Pool {
             addresses: list.iter().map(|&last| address(last)).collect(),
             ports: (1024, 65535),
+            behavior: NatBehavior::default(),
         };
         Snapshot { pools: pools.iter().map(pool).collect(), ..Snapshot::default() }
     }

@@ -5,6 +5,7 @@
 //! no room on its ring is made good. A copy that is idle for long is forgotten, and its next packet asks the owner again.
 
 use super::flow::{Direction, Flow, FlowAction, FlowKey, ticks};
+use super::tcp::{SAMPLE, Segment};
 use super::{Family, NONE, Sessions};
 use crate::clock::{Nanos, SECOND};
 use crate::snapshot::Timeouts;
@@ -58,8 +59,8 @@ pub struct Activity {
     pub id: SessionId,
     /// Which way.
     pub direction: Direction,
-    /// TCP flags that open or end.
-    pub flags: u8,
+    /// TCP that opens or ends, or was watched; no flags if there was none.
+    pub segment: Segment,
     /// Packets.
     pub packets: u32,
     /// Bytes.
@@ -76,8 +77,10 @@ struct Copy {
     protocol: u8,
     owner: u8,
     direction: Direction,
-    /// TCP flags that the owner has not been told of.
-    flags: u8,
+    /// TCP that the owner has not been told of.
+    segment: Segment,
+    /// Bytes since a segment was watched, in KiB.
+    unwatched: u32,
     flow: u32,
     id: SessionId,
     /// The generation of the configuration by which it was decided.
@@ -192,7 +195,7 @@ impl Sessions {
             return NONE;
         };
         let (id, direction, policy) = (lease.id, lease.direction, self.policy);
-        *copy = Copy { live: true, family, protocol, owner, direction, flags: 0, flow, id, policy };
+        *copy = Copy { live: true, family, protocol, owner, direction, flow, id, policy, ..Copy::default() };
         self.copies.live += 1;
         flow
     }
@@ -262,11 +265,17 @@ impl Sessions {
         }
     }
 
-    /// Notes TCP flags that passed by a copy, and makes the message about it for its owner.
-    pub fn note_flags(&mut self, index: u32, flags: u8) -> Option<(u8, Activity)> {
-        use sluice_pkt::tcp::{FIN, RST};
+    /// Notes a TCP segment that passed by a copy, and makes the message about it for its owner.
+    pub fn note_segment(&mut self, index: u32, segment: Segment) -> Option<(u8, Activity)> {
         let copy = self.copies.slab.get_mut(index as usize).filter(|copy| copy.live)?;
-        copy.flags = if flags & (FIN | RST) != 0 { copy.flags | flags } else { flags };
+        let begins = segment.is_bare_syn();
+        let flags = if begins { segment.flags } else { copy.segment.flags | segment.flags };
+        copy.segment = Segment { flags, ..segment };
+        copy.unwatched = 0;
+        let (family, flow) = (copy.family, copy.flow);
+        if let Some(flow) = self.flow_mut(family, flow) {
+            flow.action.watch(begins);
+        }
         self.activity(index)
     }
 
@@ -274,22 +283,26 @@ impl Sessions {
     fn activity(&self, index: u32) -> Option<(u8, Activity)> {
         let copy = self.copies.slab.get(index as usize).filter(|copy| copy.live)?;
         let flow = self.flow(copy.family, copy.flow)?;
-        if flow.packets == 0 && copy.flags == 0 {
+        if flow.packets == 0 && copy.segment.flags == 0 {
             return None;
         }
-        let Copy { id, direction, flags, .. } = *copy;
+        let Copy { id, direction, segment, .. } = *copy;
         let Flow { packets, bytes, last_seen, .. } = *flow;
-        Some((copy.owner, Activity { copy: index, id, direction, flags, packets, bytes, last_seen }))
+        Some((copy.owner, Activity { copy: index, id, direction, segment, packets, bytes, last_seen }))
     }
 
     /// The owner will be told: counting starts anew.
     pub fn told(&mut self, index: u32) {
         let Some(copy) = self.copies.slab.get_mut(index as usize) else { return };
-        copy.flags = 0;
-        let (family, flow) = (copy.family, copy.flow);
-        if let Some(flow) = self.flow_mut(family, flow) {
-            (flow.packets, flow.bytes) = (0, 0);
+        copy.segment = Segment::default();
+        let Copy { family, flow, protocol, unwatched, .. } = *copy;
+        let Some(record) = self.flow_mut(family, flow) else { return };
+        let (bytes, _) = (std::mem::take(&mut record.bytes), std::mem::take(&mut record.packets));
+        let unwatched = unwatched.saturating_add((bytes >> 10) as u32);
+        if protocol == sluice_pkt::ipv4::TCP && unwatched > SAMPLE {
+            record.action.watch(true);
         }
+        self.copies.slab[index as usize].unwatched = unwatched;
     }
 
     /// Takes in what a carrier tells. False if there is no such session.
@@ -309,8 +322,8 @@ impl Sessions {
                 flow.last_seen = activity.last_seen;
             }
         }
-        if activity.flags != 0 {
-            self.follow_tcp(index, activity.direction, activity.flags);
+        if activity.segment.flags != 0 {
+            self.follow_tcp(index, activity.direction, activity.segment);
         }
         true
     }

@@ -63,6 +63,14 @@ impl FlowAction {
     /// The packet is an ICMP error, and the packet that it quotes is translated too.
     pub const QUOTATION: u16 = 8;
 
+    /// The next packet of a TCP connection is looked at more closely.
+    pub const WATCH: u16 = 16;
+
+    /// Sets [`WATCH`](Self::WATCH), or takes it away.
+    pub const fn watch(&mut self, on: bool) {
+        self.flags = self.flags & !Self::WATCH | if on { Self::WATCH } else { 0 };
+    }
+
     /// Whether the flag is set.
     #[inline]
     pub const fn is(&self, flag: u16) -> bool {

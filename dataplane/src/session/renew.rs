@@ -1,6 +1,6 @@
 //! Sessions from the time of another configuration: what a new decision changes about them.
 
-use super::{Flow, NONE, NewSession, Sessions, Table};
+use super::{Flow, FlowAction, NONE, NewSession, Sessions, Table};
 use crate::table::key::Key;
 
 impl Sessions {
@@ -36,7 +36,9 @@ impl Sessions {
         }
         for (flow, action) in [forward, reply].into_iter().zip(new.actions) {
             if let Some(flow) = table.value_mut(flow) {
+                let watched = flow.action.is(FlowAction::WATCH);
                 (flow.action, flow.stamp) = (action, stamp);
+                flow.action.watch(watched);
             }
         }
         let policy = self.policy;
@@ -66,6 +68,8 @@ mod tests {
             actions: [plain_action(0); 2],
             protocol: 17,
             binding: NONE,
+            permit: NONE,
+            inbound: false,
         }
     }
 

@@ -1,7 +1,7 @@
 //! ACL: the rules of the ingress interface, asked about first packets as they arrived, before any translation.
 //!
 //! A packet of a live session that comes in by another interface than the route to its source (asymmetric routing) is
-//! found by no flow, but is `established` all the same.
+//! found by no flow, but is `established` all the same. So is one that the filter of a NAT binding lets in.
 //!
 //! Exits: drops and rejections.
 
@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use sluice_pkt::parse::L3;
 
 use super::route::expected_interface;
-use super::{FirstPackets, Tuple4, Tuple6, addresses4, addresses6, reversed, tuple};
+use super::{FirstPackets, Tuple4, Tuple6, addresses4, addresses6, nat, reversed, tuple};
 use crate::burst::Burst;
 use crate::session::{Flow, FlowAction, Key4, Key6, addresses, key4, key6, ports};
 use crate::shard::Shard;
@@ -29,6 +29,8 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
                 let mut tuple = tuple(addresses4(bytes, headers), bytes, headers);
                 let ends = [tuple.src, tuple.dst].map(|end| Ipv4Addr::from_bits(end).into());
                 tuple.established = is_known(&shard.sessions.v4, interface, ends, &tuple, snapshot, flow4);
+                let ends = [(tuple.src, tuple.src_port), (tuple.dst, tuple.dst_port)];
+                tuple.established |= nat::admitted(ends, headers, interface, &shard.nat, snapshot).is_some();
                 decide4(snapshot, interface, &tuple)
             }
             _ => {

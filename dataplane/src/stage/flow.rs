@@ -5,8 +5,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use sluice_pkt::parse::{Flags, Headers, L3};
-use sluice_pkt::tcp;
 use sluice_pkt::translation::{End, Translation};
+use sluice_pkt::{ipv4, tcp};
 
 use super::{
     Decision, FirstPackets, Tuple4, Tuple6, acl, addresses4, addresses6, redecide, reversed, route,
@@ -15,14 +15,14 @@ use super::{
 use crate::burst::{Burst, Mask};
 use crate::crossing;
 use crate::session::{
-    Batch, Family, Flow, FlowAction, FlowKey, Key4, Key6, NONE, NewSession, addresses, key4, key6, ports,
-    ticks,
+    Batch, Family, Flow, FlowAction, FlowKey, Key4, Key6, NONE, NewSession, Segment, addresses, key4, key6,
+    ports, ticks,
 };
 use crate::shard::Shard;
 use crate::snapshot::{AclAction, NONE16, Snapshot};
 use crate::table::hash::HashTable;
 use crate::table::key::Key;
-use crate::verdict::DropReason;
+use crate::verdict::{Answer, DropReason};
 
 const OPENS_OR_ENDS: u8 = tcp::SYN | tcp::FIN | tcp::RST;
 
@@ -77,7 +77,7 @@ fn look_up_all(burst: &mut Burst, mask: Mask, asked: bool, shard: &mut Shard, sn
         let again = again.or(look_up(burst, stale.and(v6), &sessions.v6, &mut shard.batch6, stamp, key_of6));
         found = found.without(stale).or(again);
     }
-    for i in found.opens_or_ends {
+    for i in found.followed {
         follow_tcp(burst, i, shard);
     }
     found.unknown = found.unknown.or(errors);
@@ -111,8 +111,8 @@ struct Found {
     unknown: Mask,
     /// The next hop of their flow must be chosen anew.
     stale: Mask,
-    /// They carry SYN, FIN or RST.
-    opens_or_ends: Mask,
+    /// TCP that opens or ends, or is watched.
+    followed: Mask,
 }
 
 impl Found {
@@ -120,7 +120,7 @@ impl Found {
         Self {
             unknown: self.unknown.without(mask),
             stale: self.stale.without(mask),
-            opens_or_ends: self.opens_or_ends.without(mask),
+            followed: self.followed.without(mask),
         }
     }
 
@@ -128,7 +128,7 @@ impl Found {
         Self {
             unknown: self.unknown.or(other.unknown),
             stale: self.stale.or(other.stale),
-            opens_or_ends: self.opens_or_ends.or(other.opens_or_ends),
+            followed: self.followed.or(other.followed),
         }
     }
 }
@@ -155,7 +155,8 @@ fn look_up<K: Key>(
         burst.flows[i] = index;
         burst.actions[i] = flow.action;
         result.stale.add_if(i, flow.stamp != stamp);
-        result.opens_or_ends.add_if(i, burst.headers[i].tcp_flags & OPENS_OR_ENDS != 0);
+        let followed = burst.headers[i].tcp_flags & OPENS_OR_ENDS != 0 || flow.action.is(FlowAction::WATCH);
+        result.followed.add_if(i, followed);
     }
     result
 }
@@ -169,13 +170,18 @@ fn flow_mut<'a>(shard: &'a mut Shard, headers: &Headers, index: u32) -> Option<&
 
 fn follow_tcp(burst: &Burst, i: usize, shard: &mut Shard) {
     let headers = &burst.headers[i];
+    if headers.protocol != ipv4::TCP || headers.flags.has(Flags::LATER_FRAGMENT) {
+        return;
+    }
+    let header = tcp::Header::at(burst.bytes(i), headers.l4_offset.into());
+    let segment = Segment { flags: headers.tcp_flags, sequence: header.map_or(0, |tcp| tcp.sequence()) };
     let family = if headers.l3 == L3::Ipv4 { Family::V4 } else { Family::V6 };
     if let Some(flow) = shard.sessions.flow(family, burst.flows[i]) {
         let (session, direction) = (flow.session(), flow.direction());
         if flow.is_copy() {
-            return crossing::follow_tcp(session, headers.tcp_flags, shard);
+            return crossing::follow_tcp(session, segment, shard);
         }
-        shard.sessions.follow_tcp(session, direction, headers.tcp_flags);
+        shard.sessions.follow_tcp(session, direction, segment);
     }
 }
 
@@ -231,7 +237,8 @@ fn install4(burst: &mut Burst, i: usize, decision: &Decision, shard: &mut Shard,
     let (bytes, headers, ingress) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
     let key = key_of4(bytes, headers, ingress);
     let original = tuple(addresses4(bytes, headers), bytes, headers);
-    create(burst, i, &compile4(key, &original, decision, snapshot), shard);
+    let remote = if decision.inbound { decision.src.0 } else { decision.dst.0 };
+    create(burst, i, &compile4(key, &original, decision, snapshot), remote, shard);
 }
 
 /// What a decision about a packet with this key and tuple makes of its session.
@@ -263,6 +270,8 @@ pub(super) fn compile4(
         actions: [forward, reply],
         protocol,
         binding: decision.binding,
+        permit: NONE,
+        inbound: decision.inbound,
     }
 }
 
@@ -274,7 +283,7 @@ fn install6(burst: &mut Burst, i: usize, decision: &Decision, shard: &mut Shard,
     let (bytes, headers, ingress) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
     let key = key_of6(bytes, headers, ingress);
     let original = tuple(addresses6(bytes, headers), bytes, headers);
-    create(burst, i, &compile6(key, &original, decision, snapshot), shard);
+    create(burst, i, &compile6(key, &original, decision, snapshot), 0, shard);
 }
 
 /// As [`compile4`].
@@ -297,10 +306,12 @@ pub(super) fn compile6(
         actions: [forward, reply],
         protocol,
         binding: NONE,
+        permit: NONE,
+        inbound: false,
     }
 }
 
-fn create<K>(burst: &mut Burst, i: usize, new: &NewSession<K>, shard: &mut Shard)
+fn create<K>(burst: &mut Burst, i: usize, new: &NewSession<K>, remote: u32, shard: &mut Shard)
 where
     K: crate::session::Table<Key = K> + Key,
 {
@@ -311,16 +322,26 @@ where
     if rival.is_some_and(|flow| flow.action.is(FlowAction::NAT)) && !new.actions[0].is(FlowAction::NAT) {
         return burst.drop(i, DropReason::SessionConflict);
     }
-    shard.nat.hold(new.binding);
+    let permit = shard.nat.hold(new.binding, remote);
+    let new = &NewSession { permit, ..*new };
     match shard.sessions.create(new, burst.now, &mut shard.nat, &mut shard.counters) {
         Some(flow) => {
             burst.flows[i] = flow;
             burst.actions[i] = new.actions[0];
+            follow_tcp(burst, i, shard);
         }
         None => {
-            shard.nat.release(new.binding);
-            burst.drop(i, DropReason::SessionTableFull);
+            shard.nat.release(new.binding, permit);
+            full(burst, i, new.binding);
         }
+    }
+}
+
+/// RFC 5508 REQ-8: where NAT is what has no room, the sender is told.
+fn full(burst: &mut Burst, i: usize, binding: u32) {
+    match binding {
+        NONE => burst.drop(i, DropReason::SessionTableFull),
+        _ => burst.reject(i, DropReason::SessionTableFull, Answer::Prohibited),
     }
 }
 

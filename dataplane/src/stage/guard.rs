@@ -18,7 +18,7 @@ pub fn run(burst: &mut Burst, first: &FirstPackets, snapshot: &Snapshot) {
     for i in first.open(burst) {
         let (bytes, headers, interface) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
         let verdict = match headers.l3 {
-            L3::Ipv4 => check4(addresses4(bytes, headers), snapshot),
+            L3::Ipv4 => check4(addresses4(bytes, headers), snapshot.is_inner(burst.port), snapshot),
             _ => {
                 let icmp = (headers.protocol == ipv6::ICMPV6).then_some(headers.icmp_type);
                 check6(addresses6(bytes, headers), icmp, interface, snapshot)
@@ -31,7 +31,7 @@ pub fn run(burst: &mut Burst, first: &FirstPackets, snapshot: &Snapshot) {
 }
 
 /// RFC 1812 5.3.7, RFC 1122 3.2.1.3, RFC 3927 7, RFC 2644.
-pub(super) fn check4((src, dst): (u32, u32), snapshot: &Snapshot) -> Verdict {
+pub(super) fn check4((src, dst): (u32, u32), is_ours: bool, snapshot: &Snapshot) -> Verdict {
     let (src, dst) = (Ipv4Addr::from_bits(src), Ipv4Addr::from_bits(dst));
     let nowhere = |a: Ipv4Addr| a.octets()[0] == 0 || a.is_loopback();
     if dst.is_multicast() || dst.is_broadcast() || is_subnet_broadcast(dst, snapshot) {
@@ -40,7 +40,7 @@ pub(super) fn check4((src, dst): (u32, u32), snapshot: &Snapshot) -> Verdict {
     if nowhere(src)
         || src.octets()[0] >= 224
         || is_subnet_broadcast(src, snapshot)
-        || snapshot.local4.contains_key(&src)
+        || (!is_ours && snapshot.local4.contains_key(&src))
     {
         return Verdict::Drop(DropReason::SourceInvalid);
     }

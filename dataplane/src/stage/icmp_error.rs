@@ -43,6 +43,12 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
             _ => find6(burst, i, &quoted, shard, snapshot),
         };
         let Some(action) = found else { continue };
+        // RFC 5508 REQ-3.
+        if action.is(FlowAction::NAT) && !checksum_is_right(burst, i) {
+            first.mask.remove(i);
+            burst.drop(i, DropReason::IcmpChecksum);
+            continue;
+        }
         first.mask.remove(i);
         if action.is(FlowAction::DENY | FlowAction::REJECT) {
             acl::count(shard, action.rule, burst.packet_len(i));
@@ -62,6 +68,13 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
             Err(verdict) => burst.decide(i, verdict),
         }
     }
+}
+
+/// Whether the message is what its sender wrote, as far as one piece of it tells.
+fn checksum_is_right(burst: &Burst, i: usize) -> bool {
+    let headers = &burst.headers[i];
+    let message = burst.bytes(i).get(headers.l4_offset.into()..headers.end.into());
+    headers.flags.has(Flags::FRAGMENT) || message.is_none_or(|message| Sum::of(message).fold() == 0xffff)
 }
 
 /// The action of the flow that an error travels with. It may come in by another interface than the session's packets, as

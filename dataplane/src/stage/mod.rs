@@ -5,6 +5,7 @@ pub mod fastpath;
 pub mod flow;
 pub mod fragment;
 pub mod guard;
+pub mod hairpin;
 pub mod icmp_error;
 pub mod nat;
 pub mod owner;
@@ -13,6 +14,7 @@ pub mod police;
 pub mod redecide;
 pub mod rewrite;
 pub mod route;
+pub mod syn;
 pub mod transmit;
 
 use sluice_pkt::parse::{Flags, Headers};
@@ -34,8 +36,10 @@ pub struct Decision {
     pub dst: (u32, u16),
     /// Whether a port forward changes the destination.
     pub forwarded: bool,
-    /// The NAT binding of the source, or [`NONE`].
+    /// The NAT binding of the source, or of the destination if `inbound`, or [`NONE`].
     pub binding: u32,
+    /// Whether it comes from outside to a NAT binding.
+    pub inbound: bool,
     /// Egress interface.
     pub egress: u16,
     /// Index of the next hop.
@@ -51,6 +55,7 @@ impl Decision {
         dst: (0, 0),
         forwarded: false,
         binding: NONE,
+        inbound: false,
         egress: NONE16,
         next_hop: NONE16,
         limits: [[NO_LIMIT; 2]; 2],

@@ -7,15 +7,17 @@ use std::net::Ipv4Addr;
 
 use sluice_pkt::ipv4;
 use sluice_pkt::parse::{Flags, Headers, L3};
+use sluice_pkt::tcp::{ACK, FIN, RST, SYN};
 
-use super::{FirstPackets, addresses4, sessionless};
+use super::{FirstPackets, addresses4, hairpin, sessionless};
 use crate::burst::Burst;
+use crate::nat::{Binding, Nat};
 use crate::shard::Shard;
 use crate::snapshot::{Forward, Snapshot, SourceNat};
-use crate::verdict::DropReason;
+use crate::verdict::{Answer, DropReason, Verdict};
 
-/// Finds the port forward for each first packet.
-pub fn destination(burst: &Burst, first: &mut FirstPackets, snapshot: &Snapshot) {
+/// Finds the port forward for each first packet, or the binding of source NAT that it is for.
+pub fn destination(burst: &mut Burst, first: &mut FirstPackets, shard: &Shard, snapshot: &Snapshot) {
     for i in first.open(burst) {
         let headers = &burst.headers[i];
         if headers.l3 != L3::Ipv4 {
@@ -31,8 +33,74 @@ pub fn destination(burst: &Burst, first: &mut FirstPackets, snapshot: &Snapshot)
         if let Some(forward) = all.find(|f| forwards(f, interface, dst, headers.protocol)) {
             decision.dst = forwarded(forward, dst.1);
             decision.forwarded = true;
+            continue;
+        }
+        let ends = [decision.src, dst];
+        if !snapshot.local4.contains_key(&Ipv4Addr::from_bits(dst.0)) {
+            continue;
+        }
+        if let Some(binding) = admitted(ends, &burst.headers[i], interface, &shard.nat, snapshot) {
+            decision.dst = shard.nat.get(binding).map_or(dst, |binding| binding.inside);
+            (decision.binding, decision.inbound) = (binding, true);
+        } else if let Some(verdict) = refused(burst, i, ends, shard, snapshot) {
+            burst.decide(i, verdict);
         }
     }
+}
+
+/// The binding that an unknown packet is for, if it may open a session there: if its filter lets it in, and it comes by
+/// the interface on whose link the external address lies. For ACLs it is then `established`.
+pub(super) fn admitted(
+    [src, dst]: [(u32, u16); 2],
+    headers: &Headers,
+    interface: u16,
+    nat: &Nat,
+    snapshot: &Snapshot,
+) -> Option<u32> {
+    let opens = headers.protocol == ipv4::UDP || is_syn(headers);
+    let (outside, _) = snapshot.local4.get(&Ipv4Addr::from_bits(dst.0))?;
+    if !opens || *outside != interface {
+        return None;
+    }
+    let binding = nat.find_external(dst, headers.protocol)?;
+    (nat.admits(binding, src.0) && is_given_out(binding, nat, snapshot)).then_some(binding)
+}
+
+/// Whether a rule still gives a binding to its inside endpoint. After a reload there may be others, which are about to end.
+pub(super) fn is_given_out(binding: u32, nat: &Nat, snapshot: &Snapshot) -> bool {
+    let Some(&Binding { inside, .. }) = nat.get(binding) else { return false };
+    snapshot.source_nat.iter().any(|rule| is_from(rule, inside.0) && nat.is_of(binding, rule.pool))
+}
+
+fn is_syn(headers: &Headers) -> bool {
+    headers.protocol == ipv4::TCP && headers.tcp_flags & (SYN | ACK | RST | FIN) == SYN
+}
+
+/// What becomes of a packet from outside to an external port that no session and no filter lets in. `None` if it is no such
+/// packet.
+fn refused(
+    burst: &Burst,
+    i: usize,
+    [src, dst]: [(u32, u16); 2],
+    shard: &Shard,
+    snapshot: &Snapshot,
+) -> Option<Verdict> {
+    let (headers, interface) = (&burst.headers[i], burst.interfaces[i]);
+    if !matches!(headers.protocol, ipv4::TCP | ipv4::UDP)
+        || !hairpin::is_pooled(dst, snapshot)
+        || hairpin::way_out([src, dst], headers.protocol, interface, snapshot).is_some()
+    {
+        return None;
+    }
+    if is_syn(headers) {
+        return Some(Verdict::HoldSyn);
+    }
+    if shard.nat.find_external(dst, headers.protocol).is_some() {
+        return Some(Verdict::Drop(DropReason::NatFiltered));
+    }
+    // The gateway's own stack does not speak with itself.
+    let inner = snapshot.is_inner(burst.port);
+    inner.then_some(Verdict::Reject(DropReason::NatNoSession, Answer::NoBinding))
 }
 
 /// Whether a port forward is for packets to this address and port.
@@ -50,9 +118,11 @@ pub(super) fn forwarded(forward: &Forward, port: u16) -> (u32, u16) {
 
 /// The rule by which packets from this address are translated when they leave by this interface.
 pub(super) fn rule(snapshot: &Snapshot, src: u32, egress: u16) -> Option<&SourceNat> {
-    let inside =
-        |from: &[(u32, u32)]| from.is_empty() || from.iter().any(|&(a, mask)| src & mask == a & mask);
-    snapshot.source_nat.iter().find(|rule| rule.out == egress && inside(&rule.from))
+    snapshot.source_nat.iter().find(|rule| rule.out == egress && is_from(rule, src))
+}
+
+fn is_from(rule: &SourceNat, src: u32) -> bool {
+    rule.from.is_empty() || rule.from.iter().any(|&(a, mask)| src & mask == a & mask)
 }
 
 /// Binds the source of each first packet that leaves by an interface with source NAT.
@@ -66,16 +136,24 @@ pub fn source(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
         if headers.l3 != L3::Ipv4 {
             continue;
         }
+        // A session has one binding.
+        if decision.inbound {
+            continue;
+        }
         let Some(rule) = rule(snapshot, decision.src.0, decision.egress) else { continue };
         let Some(pool) = snapshot.pools.get(usize::from(rule.pool)) else { continue };
         let bound = match untranslatable(headers) {
             Some(reason) => Err(reason),
-            None => shard.nat.bind(rule.pool, pool, decision.src, headers.protocol),
+            None => shard.nat.bind(rule.pool, pool, decision.src, decision.dst, headers.protocol),
         };
         match bound {
             Ok(binding) => {
                 decision.binding = binding;
                 decision.src = shard.nat.get(binding).map_or(decision.src, |b| b.external);
+            }
+            // RFC 5508 REQ-8.
+            Err(reason @ (DropReason::NatPortsExhausted | DropReason::SessionTableFull)) => {
+                burst.reject(i, reason, Answer::Prohibited);
             }
             Err(reason) => burst.drop(i, reason),
         }

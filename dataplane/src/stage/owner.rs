@@ -12,7 +12,7 @@ use sluice_pkt::ipv4;
 use sluice_pkt::parse::{Flags, Headers, L3, parse_quoted};
 use sluice_pkt::{icmpv4, ipv6};
 
-use super::{FirstPackets, addresses4, addresses6, nat, route};
+use super::{FirstPackets, addresses4, addresses6, hairpin, nat, route};
 use crate::burst::Burst;
 use crate::shard::Shard;
 use crate::snapshot::{Forward, Snapshot};
@@ -146,18 +146,23 @@ impl Owners {
         if !snapshot.local4.contains_key(&address) {
             return Some(self.of_ends([src, dst], protocol, snapshot));
         }
+        if hairpin::way_out([src, dst], protocol, interface, snapshot).is_some() {
+            return Some(self.of_words(&[src.0.into()], snapshot));
+        }
         // By an interface that has no such forward, a packet may still be of a session that another one's forward made.
         let forwards = |f: &&Forward| nat::forwards(f, f.interface, dst, protocol);
         let here = snapshot.forwards.iter().find(|f| f.interface == interface && forwards(f));
         if let Some(forward) = here.or_else(|| snapshot.forwards.iter().find(forwards)) {
             return Some(self.of_ends([src, nat::forwarded(forward, dst.1)], protocol, snapshot));
         }
-        let mut pools = snapshot.pools.iter();
         let has_ports = matches!(protocol, ipv4::TCP | ipv4::UDP | ipv4::ICMP);
-        let is_external = has_ports
-            && pools.any(|pool| {
-                (pool.ports.0..=pool.ports.1).contains(&dst.1) && pool.addresses.contains(&address)
-            });
+        let is_external = has_ports && hairpin::is_pooled(dst, snapshot);
+        // A port forward's answers to a host behind NAT, which came by its external address, from a host that is not.
+        let answers =
+            |f: &Forward| f.to.to_bits() == src.0 && f.protocol == protocol && f.interface != interface;
+        if is_external && snapshot.forwards.iter().any(answers) {
+            return Some(self.of_ends([src, dst], protocol, snapshot));
+        }
         is_external.then(|| self.of_port(dst.1))
     }
 

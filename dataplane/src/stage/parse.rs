@@ -12,11 +12,12 @@ use crate::verdict::{DropReason, Verdict};
 
 /// Runs the stage.
 pub fn run(burst: &mut Burst, snapshot: &Snapshot) {
-    let Some(port) = snapshot.ports.get(usize::from(burst.port)) else {
+    let device = snapshot.physical(burst.port);
+    let Some(port) = snapshot.ports.get(usize::from(device)) else {
         return burst.live.for_each(|i| burst.drop(i, DropReason::VlanUnknown));
     };
     // Nearly all frames are untagged and for the MAC address of the port's own interface.
-    let untagged = snapshot.interface_of(burst.port, Tags::default());
+    let untagged = snapshot.interface_of(device, Tags::default());
     let (usual, ours) = untagged.map_or((0, None), |i| (i, Some(our_mac(snapshot, i))));
     for i in burst.live {
         if let Err(error) = burst.parse(i) {
@@ -56,7 +57,7 @@ fn unusual(burst: &mut Burst, i: usize, port: &PortConfig, untagged: Option<u16>
     let headers = &burst.headers[i];
     let interface = match headers.tags {
         0 => untagged,
-        _ => snapshot.interface_of(burst.port, tags(headers)),
+        _ => snapshot.interface_of(snapshot.physical(burst.port), tags(headers)),
     };
     let admitted = interface.ok_or(DropReason::VlanUnknown).and_then(|interface| {
         admit(burst.bytes(i), headers, port, our_mac(snapshot, interface)).map(|()| interface)
@@ -103,7 +104,7 @@ fn our_mac(snapshot: &Snapshot, interface: u16) -> Mac {
 
 /// The tags that tell interfaces apart: a priority tag (VLAN id 0, IEEE 802.1Q 6.9.1) is none.
 #[inline]
-fn tags(headers: &Headers) -> Tags {
+pub(super) fn tags(headers: &Headers) -> Tags {
     if headers.tags == 0 {
         return Tags::default();
     }

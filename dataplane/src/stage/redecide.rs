@@ -14,10 +14,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use sluice_pkt::parse::L3;
 use sluice_pkt::{icmpv4, icmpv6, ipv4, ipv6};
 
-use super::{Decision, Tuple4, Tuple6, acl, flow, guard, local6, nat, police, route};
+use super::{Decision, Tuple4, Tuple6, acl, flow, guard, hairpin, local6, nat, police, route};
 use crate::burst::{Burst, Mask};
 use crate::local::neighbor::Neighbors;
-use crate::session::{Family, Flow, Key4, Key6, KeyFacts, NONE, NewSession, Session};
+use crate::session::{Family, Flow, Key4, Key6, KeyFacts, NewSession, Session};
 use crate::shard::Shard;
 use crate::snapshot::{AclAction, Snapshot};
 use crate::table::classifier::Tuple;
@@ -136,7 +136,11 @@ fn again4(
     let (&key, &Flow { action: old, .. }) = shard.sessions.v4.get(session.flows[0])?;
     let ([src, dst], facts) = KeyFacts::of4(key);
     let mut first: Tuple4 = opening((src, dst), &facts);
-    if guard::check4((first.src, first.dst), snapshot) != Verdict::Forward {
+    // One that hairpins came from ourselves.
+    let hairpins = hairpin::is_pooled((first.src, first.src_port), snapshot)
+        && route::expected_interface(Ipv4Addr::from_bits(first.src).into(), snapshot)
+            == Some(facts.interface);
+    if guard::check4((first.src, first.dst), hairpins, snapshot) != Verdict::Forward {
         return None;
     }
     if let Some(crossing) = &shard.crossing {
@@ -155,6 +159,8 @@ fn again4(
         };
         is_still_live(&find, shard, snapshot, ask)
     });
+    let inbound = session.is_inbound() && nat::is_given_out(session.binding, &shard.nat, snapshot);
+    first.established |= inbound;
     let (rule, verdict) = acl::decide4(snapshot, facts.interface, &first);
     if verdict != AclAction::Accept {
         return None;
@@ -167,21 +173,29 @@ fn again4(
     {
         decision.dst = nat::forwarded(forward, decision.dst.1);
         decision.forwarded = true;
+    } else if inbound {
+        decision.dst = shard.nat.get(session.binding)?.inside;
+        (decision.binding, decision.inbound) = (session.binding, true);
     }
+    let is_elsewhere = decision.forwarded || inbound || {
+        let ends = [decision.src, decision.dst];
+        hairpin::way_out(ends, facts.protocol, facts.interface, snapshot).is_some()
+    };
     let dst = Ipv4Addr::from_bits(decision.dst.0);
     if (dst, decision.dst.1) != (old.new.destination(), old.new.destination_port())
-        || !decision.forwarded && snapshot.local4.contains_key(&dst)
+        || !is_elsewhere && snapshot.local4.contains_key(&dst)
     {
         return None;
     }
     decision.egress = egress(dst.into(), snapshot)?;
-    match nat::rule(snapshot, decision.src.0, decision.egress) {
+    match nat::rule(snapshot, decision.src.0, decision.egress).filter(|_| !decision.inbound) {
         Some(rule) => {
-            let may = nat::is_translatable(facts.protocol) && shard.nat.keep(session.binding, rule.pool);
+            let may = nat::is_translatable(facts.protocol)
+                && shard.nat.keep(session.binding, rule.pool, decision.dst);
             let binding = shard.nat.get(session.binding).filter(|_| may)?;
             (decision.binding, decision.src) = (session.binding, binding.external);
         }
-        None if session.binding != NONE => return None,
+        None if session.binding != decision.binding => return None,
         None => {}
     }
     police::choose4(&mut decision, facts.interface, snapshot, first);
@@ -253,5 +267,6 @@ fn is_still_live(
 /// The interface by which packets to this address leave, if they do.
 fn egress(dst: IpAddr, snapshot: &Snapshot) -> Option<u16> {
     let (egress, neighbor) = route::way(dst, snapshot).ok()?;
-    (!Neighbors::is_broadcast(snapshot, egress, neighbor)).then_some(egress)
+    let is_broadcast = neighbor.is_some_and(|neighbor| Neighbors::is_broadcast(snapshot, egress, neighbor));
+    (!is_broadcast).then_some(egress)
 }

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use sluice_pkt::icmpv4;
 use sluice_pkt::parse::{Flags, L3};
 
-use super::{FirstPackets, acl, addresses6, local6};
+use super::{FirstPackets, acl, addresses6, hairpin, local6};
 use crate::burst::Burst;
 use crate::clock::Nanos;
 use crate::local::neighbor::Neighbors;
@@ -27,8 +27,12 @@ pub fn decide(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
             _ => IpAddr::V6(Ipv6Addr::from_bits(addresses6(burst.bytes(i), headers).1)),
         };
         let local = match dst {
-            IpAddr::V4(_) if decision.forwarded => None,
-            IpAddr::V4(dst) => snapshot.local4.get(&dst).map(|&(_, usage)| usage),
+            IpAddr::V4(_) if decision.forwarded || decision.inbound => None,
+            IpAddr::V4(dst) => {
+                let ends = [decision.src, decision.dst];
+                let leaves = || hairpin::way_out(ends, headers.protocol, interface, snapshot).is_some();
+                snapshot.local4.get(&dst).filter(|_| !leaves()).map(|&(_, usage)| usage)
+            }
             IpAddr::V6(dst) => local6(snapshot, interface, dst.to_bits()).then_some(LocalUse::Interface),
         };
         let verdict = match local {
@@ -61,7 +65,11 @@ pub(super) fn next_hop(
     now: Nanos,
 ) -> Result<(u16, u16), Verdict> {
     let (egress, neighbor) = way(dst, snapshot)?;
-    let next_hop = neighbors.resolve(snapshot, egress, neighbor, now).map_err(|reason| match reason {
+    let next_hop = match neighbor {
+        Some(neighbor) => neighbors.resolve(snapshot, egress, neighbor, now),
+        None => neighbors.ourselves(snapshot, egress, now),
+    };
+    let next_hop = next_hop.map_err(|reason| match reason {
         DropReason::NeighborUnreachable => Verdict::Reject(reason, Answer::HostUnreachable),
         _ => Verdict::Drop(reason),
     })?;
@@ -81,27 +89,42 @@ impl FirstPackets {
             return next_hop(dst, snapshot, neighbors, now);
         }
         let (egress, neighbor) = way(dst, snapshot)?;
-        if Neighbors::is_broadcast(snapshot, egress, neighbor) {
+        if neighbor.is_some_and(|neighbor| Neighbors::is_broadcast(snapshot, egress, neighbor)) {
             return Err(Verdict::Drop(DropReason::Multicast));
         }
         Ok((egress, NONE16))
     }
 }
 
-/// Egress interface and address of the next hop to a destination, or the verdict on packets that go there.
-pub(super) fn way(dst: IpAddr, snapshot: &Snapshot) -> Result<(u16, IpAddr), Verdict> {
+/// Egress interface and address of the next hop to a destination, or the verdict on packets that go there. The next hop to
+/// an address of our own, where it is not for the gateway itself, are we.
+pub(super) fn way(dst: IpAddr, snapshot: &Snapshot) -> Result<(u16, Option<IpAddr>), Verdict> {
     const NO_ROUTE: Verdict = Verdict::Reject(DropReason::NoRoute, Answer::NoRoute);
+    if let Some(outside) = ours(dst, snapshot) {
+        return Ok((outside, None));
+    }
     match *look_up(dst, snapshot).ok_or(NO_ROUTE)? {
-        Route::Connected { interface } => Ok((interface, dst)),
-        Route::Via4 { interface, gateway } => Ok((interface, gateway.into())),
-        Route::Via6 { interface, gateway } => Ok((interface, gateway.into())),
+        Route::Connected { interface } => Ok((interface, Some(dst))),
+        Route::Via4 { interface, gateway } => Ok((interface, Some(gateway.into()))),
+        Route::Via6 { interface, gateway } => Ok((interface, Some(gateway.into()))),
         Route::Blackhole => Err(Verdict::Drop(DropReason::Blackhole)),
         Route::Unreachable => Err(Verdict::Reject(DropReason::NoRoute, Answer::HostUnreachable)),
     }
 }
 
+/// The interface on whose link an IPv4 address of ours lies.
+fn ours(address: IpAddr, snapshot: &Snapshot) -> Option<u16> {
+    match address {
+        IpAddr::V4(address) => snapshot.local4.get(&address).map(|&(interface, _)| interface),
+        IpAddr::V6(_) => None,
+    }
+}
+
 /// The interface by which packets from this address are expected, as it is the way to it.
 pub(super) fn expected_interface(source: IpAddr, snapshot: &Snapshot) -> Option<u16> {
+    if let Some(outside) = ours(source, snapshot) {
+        return Some(outside);
+    }
     match *look_up(source, snapshot)? {
         Route::Connected { interface } | Route::Via4 { interface, .. } | Route::Via6 { interface, .. } => {
             Some(interface)

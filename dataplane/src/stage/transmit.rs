@@ -57,6 +57,13 @@ fn conclude(burst: &mut Burst, i: usize, shard: &mut Shard, snapshot: &Snapshot)
         }
         Verdict::Ask(owner) => crossing::ask(burst, i, owner, shard),
         Verdict::AwaitFirst => fragment::hold(burst, i, shard),
+        Verdict::HoldSyn => {
+            let (port, now) = (burst.port, burst.now);
+            let refused = burst.take(i).and_then(|frame| shard.syns.hold(port, frame, now).err());
+            if let Some(frame) = refused {
+                discard(frame, DropReason::SynUnsolicited, shard);
+            }
+        }
         Verdict::Drop(reason) => {
             if let Some(frame) = burst.take(i) {
                 discard(frame, reason, shard);

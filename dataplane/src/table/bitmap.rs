@@ -68,17 +68,28 @@ impl PortBitmap {
     /// end. A `from` outside the range counts as its start. `None` when every port of the range is in use.
     #[must_use]
     pub fn next_free(&self, from: u16, range: RangeInclusive<u16>) -> Option<u16> {
-        let (first, last) = (*range.start(), *range.end());
-        if !range.contains(&from) {
-            return self.first_free(first, last);
-        }
-        self.first_free(from, last).or_else(|| self.first_free(first, from))
+        self.next_free_among(u64::MAX, from, range)
     }
 
-    /// The lowest free port from `first` to `last`, a word of 64 at a time.
-    fn first_free(&self, first: u16, last: u16) -> Option<u16> {
+    /// As [`next_free`](Self::next_free), of the even ports alone, or of the odd ones.
+    #[must_use]
+    pub fn next_free_of_parity(&self, odd: bool, from: u16, range: RangeInclusive<u16>) -> Option<u16> {
+        const EVEN: u64 = 0x5555_5555_5555_5555;
+        self.next_free_among(if odd { !EVEN } else { EVEN }, from, range)
+    }
+
+    fn next_free_among(&self, ports: u64, from: u16, range: RangeInclusive<u16>) -> Option<u16> {
+        let (first, last) = (*range.start(), *range.end());
+        if !range.contains(&from) {
+            return self.first_free(ports, first, last);
+        }
+        self.first_free(ports, from, last).or_else(|| self.first_free(ports, first, from))
+    }
+
+    /// The lowest free port from `first` to `last` whose bit is set in each word of `ports`; a word of 64 at a time.
+    fn first_free(&self, ports: u64, first: u16, last: u16) -> Option<u16> {
         for word in first / 64..=last / 64 {
-            let mut free = !self.words[usize::from(word)];
+            let mut free = !self.words[usize::from(word)] & ports;
             if word == first / 64 {
                 free &= u64::MAX << (first % 64);
             }
@@ -148,6 +159,9 @@ mod tests {
                         let start = if (first..=last).contains(&port) { port } else { first };
                         let want = (start..=last).find(free).or_else(|| (first..=last).find(free));
                         prop_assert_eq!(ports.next_free(port, first..=last), want);
+                        let alike = |other: &u16| free(other) && other % 2 == port % 2;
+                        let want = (start..=last).find(alike).or_else(|| (first..=last).find(alike));
+                        prop_assert_eq!(ports.next_free_of_parity(port % 2 == 1, port, first..=last), want);
                     }
                 }
                 prop_assert_eq!(ports.is_taken(port), model.contains(&port));

@@ -7,6 +7,7 @@
 pub mod bitmap;
 pub mod classifier;
 pub mod hash;
+pub mod index;
 pub mod key;
 pub mod lpm;
 pub mod meter;

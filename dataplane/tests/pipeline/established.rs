@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use sluice_dataplane::clock::SECOND;
-use sluice_dataplane::snapshot::{AclAction, Snapshot};
+use sluice_dataplane::snapshot::{AclAction, NatFiltering, Snapshot};
 use sluice_dataplane::table::classifier::Classifier;
 use sluice_dataplane::verdict::DropReason;
 
@@ -72,7 +72,9 @@ fn rejected_replies_tell_their_sender() {
 
 #[test]
 fn only_the_very_peer_is_established() {
-    let mut lab = Lab::new(snapshot());
+    let mut snapshot = snapshot();
+    snapshot.pools[0].behavior.filtering = NatFiltering::AddressAndPortDependent;
+    let mut lab = Lab::new(snapshot);
     let (_, out) = lab.forward(LAN, &udp((host(9), 4000), (SERVER, 53), b"question"));
     let (external, _) = ends(&out);
     let stranger = Ipv4Addr::new(198, 51, 100, 8);

@@ -6,11 +6,17 @@ use sluice_dataplane::clock::SECOND;
 use sluice_dataplane::snapshot::Sizes;
 use sluice_dataplane::verdict::DropReason;
 
-use crate::lab::{LAN, Lab, SERVER, WAN, host, snapshot};
+use crate::lab::{LAN, Lab, Out, SERVER, WAN, host, snapshot};
 use crate::packets::{self, End, Ip, ends, frame, network, udp, udp_segment};
 
 const TO: End = (SERVER, 53);
 
+/// One answer, to a host inside: forbidden (RFC 5508 REQ-8).
+fn is_prohibited(out: &[Out]) -> bool {
+    matches!(out, [(LAN, frame)] if network(frame)[20..22] == [3, 13])
+}
+
+/// proves: RFC 5508 REQ-8
 #[test]
 fn nat_ports_run_out_and_come_back() {
     let mut snapshot = snapshot();
@@ -23,6 +29,7 @@ fn nat_ports_run_out_and_come_back() {
         assert!(external.insert(ends(&out).0));
     }
     assert_eq!(lab.dropped(LAN, &ask(8)), DropReason::NatPortsExhausted);
+    assert!(is_prohibited(&lab.collect()));
     // Another service for an end that is bound, another protocol, and the way back need no new port.
     lab.forward(LAN, &udp((host(9), 3000), (SERVER, 54), b"question"));
     lab.forward(LAN, &packets::tcp((host(9), 3000), TO, packets::SYN, b""));
@@ -48,6 +55,7 @@ fn a_full_session_table_refuses_new_ones_only_and_recovers() {
     }
     for n in 8..16 {
         assert_eq!(lab.dropped(LAN, &ask(n)), DropReason::SessionTableFull);
+        assert!(is_prohibited(&lab.collect()));
     }
     assert_eq!((lab.worker.shard().nat.live(), lab.worker.shard().sessions.live()), (8, 8));
     lab.wait(200 * SECOND);
@@ -61,6 +69,7 @@ fn a_full_session_table_refuses_new_ones_only_and_recovers() {
         lab.forward(LAN, &ask(n));
     }
     assert_eq!(lab.dropped(LAN, &ask(12)), DropReason::SessionTableFull);
+    assert!(is_prohibited(&lab.collect()));
     assert_eq!(lab.pass(LAN, &packets::ping(host(9), crate::lab::GATEWAY_LAN, 1)).len(), 1);
     lab.close();
 }
@@ -76,7 +85,8 @@ fn bindings_are_shared_right_when_the_table_is_full() {
             lab.send(LAN, &frame(LAN, &udp((host(9), 3000 + n % 2), (SERVER, 53 + n), b"question")));
         }
         lab.poll();
-        let out = lab.collect();
+        let (out, told): (Vec<Out>, Vec<Out>) = lab.collect().into_iter().partition(|(port, _)| *port == WAN);
+        assert!(told.len() == 6 && told.chunks(1).all(is_prohibited));
         let ends: HashSet<End> = out.iter().map(|(_, f)| ends(network(f)).0).collect();
         assert_eq!((out.len(), ends.len()), (4, 2), "round {round}");
         assert_eq!((lab.worker.shard().nat.live(), lab.worker.shard().sessions.live()), (2, 4));

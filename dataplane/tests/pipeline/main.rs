@@ -12,6 +12,7 @@ mod jumbo;
 mod lab;
 mod link;
 mod model;
+mod nat;
 mod neighbors;
 mod oracle;
 mod owners;

@@ -4,10 +4,10 @@ use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 use sluice_dataplane::clock::SECOND;
-use sluice_dataplane::snapshot::Timeouts;
+use sluice_dataplane::snapshot::{NatBehavior, Timeouts};
 use sluice_dataplane::verdict::DropReason;
 
-use crate::lab::{GATEWAY_LAN, GATEWAY_WAN, LAN, Lab, POOL, SERVER, WAN, WEB, host, snapshot};
+use crate::lab::{GATEWAY_LAN, GATEWAY_WAN, LAN, Lab, Out, POOL, SERVER, WAN, WEB, host, snapshot};
 use crate::oracle::{
     Decision, Flow, ICMP_TIMEOUT, Oracle, TCP_ESTABLISHED, TCP_TRANSITORY, UDP_TIMEOUT, What,
 };
@@ -40,7 +40,7 @@ fn step() -> impl Strategy<Value = Step> {
     let port = prop::sample::select(vec![53u16, 443, 25, 137, 8080]);
     let own = prop::sample::select(vec![8080u16, 8082, 5300, 4000, 4001, 22]);
     prop_oneof![
-        6 => (0..4u8, inside_port, 0..3u8, port, protocol.clone(), flags.clone())
+        6 => (0..4u8, inside_port, 0..4u8, port, protocol.clone(), flags.clone())
             .prop_map(|(h, p, s, t, k, f)| Step::Inside(h, p, s, t, k, f)),
         3 => (0..3u8, 5000..5003u16, 0..4u8, own, protocol, flags.clone())
             .prop_map(|(h, p, s, t, k, f)| Step::Outside(h, p, s, t, k, f)),
@@ -92,13 +92,13 @@ fn flow_of(ip: &[u8]) -> Flow {
 struct Pair {
     lab: Lab,
     oracle: Oracle,
-    /// What came out: the port, the packet, and the same packet before it was translated.
-    seen: Vec<(usize, Vec<u8>, Vec<u8>)>,
+    /// What came out, and the same packet as it came in.
+    seen: Vec<(Out, Out)>,
     forwarded: u32,
 }
 
 impl Pair {
-    fn new() -> Self {
+    fn new(behavior: NatBehavior) -> Self {
         let mut snapshot = snapshot();
         snapshot.timeouts = Timeouts {
             udp: UDP_TIMEOUT,
@@ -107,15 +107,21 @@ impl Pair {
             tcp_transitory: TCP_TRANSITORY,
             ..Timeouts::default()
         };
-        Self { lab: Lab::new(snapshot), oracle: Oracle::default(), seen: vec![], forwarded: 0 }
+        snapshot.pools[0].behavior = behavior;
+        let oracle = Oracle::new(behavior);
+        Self { lab: Lab::new(snapshot), oracle, seen: vec![], forwarded: 0 }
     }
 
     fn send(&mut self, port: usize, ip: &[u8], flow: Flow, what: What) {
-        let decision = self.oracle.decide(port, flow, what, self.lab.now);
+        let (mut decision, mut hops) = self.oracle.decide(port, flow, what, self.lab.now);
         let before = self.lab.counters();
         let out = self.lab.pass(port, ip);
         let after = self.lab.counters();
-        let context = format!("{decision:?} about {flow:?} {what:?} by {port}");
+        let mut context = format!("{decision:?} about {flow:?} {what:?} by {port}");
+        if let Decision::OutFromNewEnd(inner) = decision {
+            (decision, hops) = self.oracle.chosen(self.newest_external(inner), self.lab.now);
+            context = format!("{context}: {decision:?}");
+        }
         let dropped: Vec<_> =
             DropReason::ALL.iter().filter(|&&r| after.drops[r as usize] > before.drops[r as usize]).collect();
         match decision {
@@ -123,6 +129,9 @@ impl Pair {
             Decision::Local => {
                 let unwanted = dropped.iter().all(|&&r| r == DropReason::LocalUnwanted);
                 assert!(unwanted && after.punted + dropped.len() as u64 == before.punted + 1, "{context}");
+            }
+            Decision::Hold => {
+                assert_eq!((dropped.len(), out.len(), after.held), (0, 0, before.held + 1), "{context}");
             }
             Decision::Out(egress, expected, quoted) => {
                 assert_eq!(dropped, [] as [&DropReason; 0], "{context}");
@@ -132,26 +141,28 @@ impl Pair {
                 if let Some(quoted) = quoted {
                     assert_eq!(flow_of(&left[28..]), quoted, "{context}");
                 }
-                self.compare(ip, left, &context);
-                self.seen.push((egress, left.to_vec(), ip.to_vec()));
+                self.compare(ip, left, hops, &context);
+                self.seen.push(((egress, left.to_vec()), (port, ip.to_vec())));
             }
-            Decision::OutFromNewEnd(inner) => {
-                assert_eq!((out.len(), dropped.len()), (1, 0), "{context}");
-                let left = network(&out[0].1);
-                let outer = flow_of(left);
-                assert_eq!((out[0].0, outer.to), (WAN, inner.to), "{context}");
-                self.oracle.chosen(outer.from);
-                self.compare(ip, left, &context);
-                self.seen.push((WAN, left.to_vec(), ip.to_vec()));
-            }
+            Decision::OutFromNewEnd(_) => unreachable!("it was chosen"),
         }
     }
 
-    /// One hop less, right checksums, and all that is no address as it was.
-    fn compare(&mut self, came: &[u8], left: &[u8], context: &str) {
+    /// The external end of the mapping that the model does not know yet.
+    fn newest_external(&self, inner: Flow) -> End {
+        let nat = &self.lab.worker.shard().nat;
+        let end = |(address, port): (u32, u16)| (Ipv4Addr::from_bits(address), port);
+        let known = self.oracle.externals(inner.protocol);
+        let bindings = (0..nat.slots()).filter_map(|i| nat.get(i)).filter(|b| b.protocol == inner.protocol);
+        let mut of_it = bindings.filter(|b| end(b.inside) == inner.from).map(|b| end(b.external));
+        of_it.find(|external| !known.contains(external)).expect("a new mapping")
+    }
+
+    /// So many hops less, right checksums, and all that is no address as it was.
+    fn compare(&mut self, came: &[u8], left: &[u8], hops: u8, context: &str) {
         self.forwarded += 1;
         assert_eq!(checksums_are_right(left), (true, true), "{context}");
-        assert_eq!((left.len(), left[8]), (came.len(), came[8] - 1), "{context}");
+        assert_eq!((left.len(), left[8]), (came.len(), came[8] - hops), "{context}");
         assert_eq!((&left[..8], left[9]), (&came[..8], came[9]), "{context}");
         match came[9] {
             UDP => assert_eq!((&left[24..26], &left[28..]), (&came[24..26], &came[28..])),
@@ -168,6 +179,7 @@ impl Pair {
                 let to = match s {
                     2 if to == 8080 => (POOL[0], to),
                     2 if to == 443 => (GATEWAY_LAN, to),
+                    3 => (POOL[usize::from(to % 2)], if to < 1000 { 4000 } else { 4001 }),
                     _ => (SERVERS[usize::from(s)], to),
                 };
                 let from = (if h == 3 { WEB } else { host(10 + h) }, from);
@@ -180,7 +192,7 @@ impl Pair {
                 self.send(WAN, &packet(flow, what(protocol, flags)), flow, what(protocol, flags));
             }
             Step::Reply(which, flags) if count > 0 => {
-                let (port, ip, _) = self.seen[which % count].clone();
+                let ((port, ip), _) = self.seen[which % count].clone();
                 let flow = flow_of(&ip).back();
                 let what = match (ip[9], ip[20]) {
                     (ICMP, 8) => What::EchoReply,
@@ -191,7 +203,7 @@ impl Pair {
                 self.send(port, &packet(flow, what), flow, what);
             }
             Step::Again(which, flags) if count > 0 => {
-                let (egress, _, ip) = self.seen[which % count].clone();
+                let (_, (port, ip)) = self.seen[which % count].clone();
                 let what = match (ip[9], ip[20]) {
                     (ICMP, 8) => What::Echo,
                     (ICMP, 0) => What::EchoReply,
@@ -200,10 +212,10 @@ impl Pair {
                     _ => What::Data,
                 };
                 let flow = flow_of(&ip);
-                self.send(LAN + WAN - egress, &packet(flow, what), flow, what);
+                self.send(port, &packet(flow, what), flow, what);
             }
             Step::Error(which, by_receiver) if count > 0 => {
-                let (port, ip, _) = self.seen[which % count].clone();
+                let ((port, ip), _) = self.seen[which % count].clone();
                 if ip[9] == ICMP && !matches!(ip[20], 0 | 8) {
                     return;
                 }
@@ -221,6 +233,8 @@ impl Pair {
             Step::Wait(seconds) => {
                 self.lab.wait(u64::from(seconds) * SECOND);
                 self.oracle.expire(self.lab.now);
+                // SYNs that were refused.
+                self.lab.collect();
             }
             _ => {}
         }
@@ -236,20 +250,43 @@ impl Pair {
     fn agree(&self) {
         let shard = self.lab.worker.shard();
         assert_eq!(shard.sessions.live() as usize, self.oracle.sessions());
-        let bindings = self.oracle.bindings();
-        assert_eq!(shard.nat.live() as usize, bindings.len());
+        let mappings = self.oracle.mappings();
+        assert_eq!(shard.nat.live() as usize, mappings.len());
         let taken: u32 = shard.nat.externals().flat_map(|(_, ports)| ports).sum();
         // Forwards have four TCP ports and one UDP port for good.
-        assert_eq!(taken as usize, bindings.len() + 5);
+        assert_eq!(taken as usize, mappings.len() + 5);
+        assert_eq!(shard.syns.len(), self.oracle.waiting());
+        assert_eq!(self.lab.drops(DropReason::SynUnsolicited), self.oracle.refused);
     }
 }
 
-proptest! {
-    #![proptest_config(crate::lab::cases(150))]
+fn behavior() -> impl Strategy<Value = NatBehavior> {
+    use sluice_dataplane::snapshot::{NatFiltering as F, NatMapping as M};
+    let mappings = vec![M::EndpointIndependent, M::AddressAndPortDependent];
+    let filterings = vec![F::EndpointIndependent, F::AddressDependent, F::AddressAndPortDependent];
+    (prop::sample::select(mappings), prop::sample::select(filterings))
+        .prop_map(|(mapping, filtering)| NatBehavior { mapping, filtering, ..NatBehavior::default() })
+}
 
+proptest! {
+    #![proptest_config(crate::lab::cases(300))]
+
+    /// proves: RFC 4787 REQ-1
+    /// proves: RFC 4787 REQ-2
+    /// proves: RFC 4787 REQ-3
+    /// proves: RFC 4787 REQ-8
+    /// proves: RFC 4787 REQ-6
+    /// proves: RFC 4787 REQ-9
+    /// proves: RFC 5382 REQ-1
+    /// proves: RFC 5382 REQ-3
+    /// proves: RFC 5382 REQ-7
+    /// proves: RFC 5382 REQ-8
     #[test]
-    fn the_gateway_decides_as_the_model_does(steps in prop::collection::vec(step(), 1..150)) {
-        let mut pair = Pair::new();
+    fn the_gateway_decides_as_the_model_does(
+        behavior in behavior(),
+        steps in prop::collection::vec(step(), 1..150),
+    ) {
+        let mut pair = Pair::new(behavior);
         steps.iter().for_each(|step| pair.step(step));
         // When all is over, nothing is left.
         pair.step(&Step::Wait(300));
@@ -266,7 +303,7 @@ fn the_model_forwards_many_packets() {
     let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
     let steps = prop::collection::vec(step(), 1000..1001).new_tree(&mut runner).unwrap().current();
-    let mut pair = Pair::new();
+    let mut pair = Pair::new(NatBehavior::default());
     steps.iter().for_each(|step| pair.step(step));
     assert!(pair.forwarded > 250, "{}", pair.forwarded);
     assert!(pair.lab.counters().sessions_created > 100);

@@ -1,14 +1,15 @@
 //! A slow gateway in plain words: what the real one must decide about IPv4, for a lan behind source NAT, a wan with an
 //! ACL, and port forwards. It knows nothing of bursts, tables or checksums.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use sluice_dataplane::clock::{Nanos, SECOND};
+use sluice_dataplane::snapshot::{NatBehavior, NatFiltering, NatMapping};
 use sluice_dataplane::verdict::DropReason;
 
 use crate::lab::{GATEWAY_LAN, GATEWAY_WAN, LAN, POOL, WAN, WEB, host};
-use crate::packets::{End, FIN, ICMP, RST, SYN, TCP, UDP};
+use crate::packets::{ACK, End, FIN, ICMP, RST, SYN, TCP, UDP};
 
 /// Timeouts, of half seconds, so that no step of whole seconds comes too near.
 pub(crate) const UDP_TIMEOUT: Nanos = 31 * SECOND + SECOND / 2;
@@ -49,6 +50,8 @@ pub(crate) enum Decision {
     /// Leaves by the wan from any external end that nobody else has: the gateway's choice is told by `chosen`.
     OutFromNewEnd(Flow),
     Local,
+    /// A SYN that nobody wants waits.
+    Hold,
     Drop(DropReason),
 }
 
@@ -58,12 +61,26 @@ struct Session {
     inner: Flow,
     outer: Flow,
     ingress: usize,
-    /// The inside end, where it is bound to the source of `outer`.
-    bound: Option<End>,
+    /// The mapping that it uses, if any.
+    mapping: Option<Mapping>,
+    /// Whether its first packet came from outside, to the mapping.
+    inbound: bool,
     packets: [u64; 2],
+    /// When a packet last passed that keeps it alive.
     last: Nanos,
+    heard: [bool; 2],
+    acked: [bool; 2],
     fin: [bool; 2],
     reset: bool,
+}
+
+/// What has an external end: an inside one, perhaps for one remote end only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Mapping {
+    protocol: u8,
+    inside: End,
+    remote: Option<End>,
+    external: End,
 }
 
 impl Session {
@@ -76,12 +93,16 @@ impl Session {
         self.inner != self.outer
     }
 
+    fn remote(&self) -> Ipv4Addr {
+        if self.inbound { self.inner.from.0 } else { self.outer.to.0 }
+    }
+
     fn timeout(&self) -> Nanos {
         let closing = self.reset || self.fin == [true; 2];
         match self.inner.protocol {
             UDP => UDP_TIMEOUT,
             ICMP => ICMP_TIMEOUT,
-            _ if !closing && self.packets[0] > 1 && self.packets[1] > 0 => TCP_ESTABLISHED,
+            _ if !closing && self.acked == [true; 2] => TCP_ESTABLISHED,
             _ => TCP_TRANSITORY,
         }
     }
@@ -89,70 +110,126 @@ impl Session {
 
 #[derive(Default)]
 pub(crate) struct Oracle {
+    behavior: NatBehavior,
     sessions: Vec<Session>,
-    pending: Option<Session>,
+    pending: Option<(Session, What)>,
+    /// When each mapping was last used from inside, as of the last look at all sessions.
+    used: HashMap<Mapping, Nanos>,
+    /// When each SYN that nobody wants is refused.
+    syns: Vec<Nanos>,
+    /// SYNs that nobody wanted.
+    pub(crate) refused: u64,
 }
 
 impl Oracle {
+    pub(crate) fn new(behavior: NatBehavior) -> Self {
+        Self { behavior, ..Self::default() }
+    }
+
     /// Which external end each inside one has.
-    pub(crate) fn bindings(&self) -> HashMap<(u8, End), End> {
-        let bound = |s: &Session| s.bound.map(|inside| ((s.inner.protocol, inside), s.outer.from));
-        self.sessions.iter().filter_map(bound).collect()
+    pub(crate) fn mappings(&self) -> HashSet<Mapping> {
+        self.sessions.iter().filter_map(|s| s.mapping).collect()
+    }
+
+    /// The external ends that are taken.
+    pub(crate) fn externals(&self, protocol: u8) -> HashSet<End> {
+        self.mappings().iter().filter(|m| m.protocol == protocol).map(|m| m.external).collect()
     }
 
     pub(crate) fn sessions(&self) -> usize {
         self.sessions.len()
     }
 
-    /// Time has come to `now`, a second or more after the last one.
-    pub(crate) fn expire(&mut self, now: Nanos) {
-        self.sessions.retain(|s| now - s.last < s.timeout());
+    /// SYNs that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.syns.len()
     }
 
-    /// A packet comes in by a port.
-    pub(crate) fn decide(&mut self, port: usize, flow: Flow, what: What, now: Nanos) -> Decision {
-        if let What::Error(quoted) = what {
-            return self.error(port, flow, quoted);
+    /// Time has come to `now`, a second or more after the last one.
+    pub(crate) fn expire(&mut self, now: Nanos) {
+        for session in self.sessions.iter().filter(|s| !s.reset) {
+            if let Some(mapping) = session.mapping {
+                let used = self.used.entry(mapping).or_default();
+                *used = session.last.max(*used);
+            }
         }
+        self.sessions.retain(|s| now - s.last < s.timeout());
+        let mappings = self.mappings();
+        self.used.retain(|mapping, _| mappings.contains(mapping));
+        let before = self.syns.len();
+        self.syns.retain(|&due| due > now);
+        self.refused += (before - self.syns.len()) as u64;
+    }
+
+    /// A packet comes in by a port; what is decided, and how many times it is forwarded for that.
+    pub(crate) fn decide(&mut self, port: usize, flow: Flow, what: What, now: Nanos) -> (Decision, u8) {
+        let decision = match what {
+            What::Error(quoted) => self.error(port, flow, quoted),
+            _ => self.once(port, flow, what, now),
+        };
+        self.mirror(port, decision, what, now)
+    }
+
+    /// What goes to an external address of ours comes in again, as from outside.
+    fn mirror(&mut self, port: usize, decision: Decision, what: What, now: Nanos) -> (Decision, u8) {
+        match decision {
+            Decision::Out(WAN, flow, quoted) if port == LAN && POOL.contains(&flow.to.0) => {
+                let decision = match quoted {
+                    Some(quoted) => self.error(WAN, flow, quoted),
+                    None => self.once(WAN, flow, what, now),
+                };
+                (decision, 2)
+            }
+            _ => (decision, 1),
+        }
+    }
+
+    fn once(&mut self, port: usize, flow: Flow, what: What, now: Nanos) -> Decision {
         if let Some(decision) = self.known(port, flow, what, now) {
             return decision;
+        }
+        let forwarded = forward(port, flow);
+        if let Some(mapping) = self.admitted(port, flow, what).filter(|_| forwarded.is_none()) {
+            let last = self.used.get(&mapping).copied().unwrap_or(now);
+            let outer = Flow { to: mapping.inside, ..flow };
+            let session =
+                Session { mapping: Some(mapping), inbound: true, last, ..Session::new(flow, outer, port) };
+            self.add(session, what, now);
+            return Decision::Out(LAN, outer, None);
         }
         if let Some(reason) = refused(port, flow, what) {
             return Decision::Drop(reason);
         }
-        let forwarded = forward(port, flow);
+        let pooled = POOL.contains(&flow.to.0) && flow.to.1 >= 1024 && flow.protocol != ICMP;
+        let hairpin = port == LAN && pooled && is_inside(flow.from.0);
         match flow.to.0 {
             GATEWAY_LAN | GATEWAY_WAN => return Decision::Local,
-            to if POOL.contains(&to) && forwarded.is_none() => {
-                return if what == What::Echo {
-                    Decision::Local
-                } else {
-                    Decision::Drop(DropReason::NatNoSession)
-                };
+            to if POOL.contains(&to) && forwarded.is_none() && !hairpin => {
+                if what == What::Echo {
+                    return Decision::Local;
+                }
+                if pooled && what == What::Segment(SYN) {
+                    return self.hold(now);
+                }
+                let mapped =
+                    self.mappings().iter().any(|m| (m.protocol, m.external) == (flow.protocol, flow.to));
+                let reason =
+                    if mapped && pooled { DropReason::NatFiltered } else { DropReason::NatNoSession };
+                return Decision::Drop(reason);
             }
             _ => {}
         }
-        let mut session = Session {
-            inner: flow,
-            outer: forwarded.unwrap_or(flow),
-            ingress: port,
-            bound: None,
-            packets: [0; 2],
-            last: now,
-            fin: [false; 2],
-            reset: false,
-        };
+        let mut session = Session { last: now, ..Session::new(flow, forwarded.unwrap_or(flow), port) };
         let opens = !matches!(what, What::EchoReply) && !matches!(what, What::Segment(f) if f & RST != 0);
-        let inside = |a: Ipv4Addr| a.octets()[..3] == host(0).octets()[..3];
-        let egress = if inside(session.outer.to.0) { LAN } else { WAN };
-        if egress == LAN || !inside(flow.from.0) {
+        let egress = if is_inside(session.outer.to.0) { LAN } else { WAN };
+        if egress == LAN || !is_inside(flow.from.0) {
             // Its replies are a translated session's packets: it is forged, or goes past NAT.
             let rival = |other: &Session| other.translated() && other.ways().contains(&session.ways()[1]);
             if opens && !session.translated() && self.sessions.iter().any(rival) {
                 return Decision::Drop(DropReason::SessionConflict);
             }
             if opens {
-                self.add(session, what);
+                self.add(session, what, now);
             }
             return Decision::Out(egress, session.outer, None);
         }
@@ -160,40 +237,83 @@ impl Oracle {
             let tcp = flow.protocol == TCP;
             return Decision::Drop(if tcp { DropReason::TcpNoSession } else { DropReason::NatProtocol });
         }
-        session.bound = Some(flow.from);
-        if let Some(&external) = self.bindings().get(&(flow.protocol, flow.from)) {
-            session.outer.from = external;
-            self.add(session, what);
+        let depends = self.behavior.mapping == NatMapping::AddressAndPortDependent;
+        let mapping = Mapping {
+            protocol: flow.protocol,
+            inside: flow.from,
+            remote: depends.then_some(session.outer.to),
+            external: (Ipv4Addr::UNSPECIFIED, 0),
+        };
+        session.mapping = Some(mapping);
+        let same = |m: &Mapping| Mapping { external: mapping.external, ..*m } == mapping;
+        if let Some(known) = self.mappings().into_iter().find(same) {
+            session.mapping = Some(known);
+            session.outer.from = known.external;
+            self.add(session, what, now);
             return Decision::Out(WAN, session.outer, None);
         }
-        note(&mut session, 0, what, now);
-        self.pending = Some(session);
+        self.pending = Some((session, what));
         Decision::OutFromNewEnd(flow)
     }
 
-    /// The gateway chose an external end for the flow that was just decided.
-    pub(crate) fn chosen(&mut self, external: End) {
-        let mut session = self.pending.take().expect("a choice was due");
+    /// The mapping that a packet from outside may open a session at.
+    fn admitted(&self, port: usize, flow: Flow, what: What) -> Option<Mapping> {
+        let opens = matches!(what, What::Data | What::Segment(SYN)) && port == WAN;
+        let is_it = |m: &&Session| {
+            m.mapping.is_some_and(|m| (m.protocol, m.external) == (flow.protocol, flow.to)) && opens
+        };
+        let mapping = self.sessions.iter().find(is_it)?.mapping?;
+        let talks = |s: &Session| {
+            let same =
+                s.mapping.is_some_and(|m| (m.protocol, m.inside) == (mapping.protocol, mapping.inside));
+            same && s.remote() == flow.from.0
+        };
+        match self.behavior.filtering {
+            NatFiltering::EndpointIndependent => true,
+            NatFiltering::AddressDependent => self.sessions.iter().any(talks),
+            NatFiltering::AddressAndPortDependent => false,
+        }
+        .then_some(mapping)
+    }
+
+    fn hold(&mut self, now: Nanos) -> Decision {
+        if self.syns.len() == 31 {
+            self.refused += 1;
+            return Decision::Drop(DropReason::SynUnsolicited);
+        }
+        self.syns.push(now + 6 * SECOND);
+        Decision::Hold
+    }
+
+    /// The gateway chose an external end for the flow that was just decided. What becomes of its packet.
+    pub(crate) fn chosen(&mut self, external: End, now: Nanos) -> (Decision, u8) {
+        let (mut session, what) = self.pending.take().expect("a choice was due");
         let (protocol, inside) = (session.inner.protocol, session.inner.from);
-        let bindings = self.bindings();
-        let others = |wanted: End| bindings.iter().any(|((p, _), e)| *p == protocol && *e == wanted);
+        let mappings = self.mappings();
+        let others = |wanted: End| mappings.iter().any(|m| m.protocol == protocol && m.external == wanted);
         assert!(POOL.contains(&external.0) && external.1 >= 1024);
         assert!(!others(external), "two inside ends at {external:?}");
         assert!(forward(WAN, Flow { protocol, from: external, to: external }).is_none(), "a forward's port");
-        let paired = bindings.iter().find(|((_, other), _)| other.0 == inside.0);
-        assert!(paired.is_none_or(|(_, e)| e.0 == external.0), "one external address for {inside:?}");
+        let paired = mappings.iter().find(|m| m.inside.0 == inside.0);
+        assert!(paired.is_none_or(|m| m.external.0 == external.0), "one external address for {inside:?}");
         let wanted = (external.0, inside.1);
         let reserved = forward(WAN, Flow { protocol, from: wanted, to: wanted }).is_some();
         if inside.1 >= 1024 && !others(wanted) && !reserved {
             assert_eq!(external, wanted, "a free port is kept");
+        } else if protocol == UDP {
+            assert_eq!(external.1 % 2, inside.1 % 2, "parity is kept");
         }
         session.outer.from = external;
-        self.sessions.push(session);
+        session.mapping = session.mapping.map(|mapping| Mapping { external, ..mapping });
+        self.add(session, what, now);
+        self.mirror(LAN, Decision::Out(WAN, session.outer, None), what, now)
     }
 
-    fn add(&mut self, mut session: Session, what: What) {
-        let now = session.last;
+    fn add(&mut self, mut session: Session, what: What, now: Nanos) {
         note(&mut session, 0, what, now);
+        if let Some(mapping) = session.mapping.filter(|_| !session.inbound) {
+            self.used.insert(mapping, now);
+        }
         // One whose packets could not be told from this one's gives way.
         self.sessions.retain(|other| other.ways().iter().all(|way| !session.ways().contains(way)));
         self.sessions.push(session);
@@ -243,18 +363,52 @@ impl Oracle {
     }
 }
 
-fn note(session: &mut Session, direction: usize, what: What, now: Nanos) {
-    let first = session.packets == [0; 2];
-    session.packets[direction] += 1;
-    session.last = now;
-    match what {
-        // The first packet's own flags are not followed.
-        What::Segment(_) if first => {}
-        What::Segment(flags) if flags & RST != 0 => session.reset = true,
-        What::Segment(flags) if flags & FIN != 0 => session.fin[direction] = true,
-        What::Segment(flags) if flags & SYN != 0 => (session.reset, session.fin) = (false, [false; 2]),
-        _ => {}
+impl Session {
+    fn new(inner: Flow, outer: Flow, ingress: usize) -> Self {
+        Self {
+            inner,
+            outer,
+            ingress,
+            mapping: None,
+            inbound: false,
+            packets: [0; 2],
+            last: 0,
+            heard: [false; 2],
+            acked: [false; 2],
+            fin: [false; 2],
+            reset: false,
+        }
     }
+}
+
+fn is_inside(address: Ipv4Addr) -> bool {
+    address.octets()[..3] == host(0).octets()[..3]
+}
+
+fn note(session: &mut Session, direction: usize, what: What, now: Nanos) {
+    session.packets[direction] += 1;
+    // Packets from outside keep nothing alive that has a mapping.
+    if session.mapping.is_none() || direction == usize::from(session.inbound) {
+        session.last = now;
+    }
+    let What::Segment(flags) = what else { return };
+    if flags & SYN != 0 {
+        let closing = session.reset || session.fin == [true; 2];
+        if closing && flags & ACK == 0 {
+            (session.reset, session.fin) = (false, [false; 2]);
+            (session.acked, session.heard) = ([false; 2], [false; 2]);
+        } else if closing || session.acked == [true; 2] {
+            return;
+        }
+    }
+    if flags & RST != 0 {
+        session.reset = true;
+        return;
+    }
+    session.fin[direction] |= flags & FIN != 0;
+    session.acked[direction] |=
+        flags & ACK != 0 && (flags & SYN != 0 || session.heard[direction] || direction == 1);
+    session.heard[direction] = true;
 }
 
 /// What the ACLs say about a packet that opens a conversation.

@@ -220,7 +220,7 @@ fn a_session_lives_as_long_as_any_worker_sees_its_packets() {
     let carrier = (owner + 1) % 4;
     for _ in 0..10 {
         fleet.wait(100 * SECOND);
-        fleet.forward_at(carrier, WAN, &udp(SERVICE, external, b""));
+        fleet.forward_at(carrier, LAN, &udp(CLIENT, SERVICE, b""));
     }
     fleet.wait(298 * SECOND);
     assert_eq!(fleet.sessions(), 1);

@@ -4,13 +4,27 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::interfaces::Network;
 use super::{ports, prefixes, values};
-use crate::config::model::{AddressRange, Forward, PortRange, Route, SourceNat, Target};
+use crate::config::model::{
+    AddressRange, Filtering, Forward, Mapping, PortChoice, PortRange, Route, SourceNat, Target,
+};
 use crate::config::net;
 use crate::config::protocol::{TCP, UDP, protocol};
-use crate::config::reader::{At, Table, text, text_or_number};
+use crate::config::reader::{At, Table, choice, text, text_or_number};
 use crate::config::report::{Sink, Span, quote};
 use crate::config::schema;
 use crate::config::units::Wrong;
+
+const MAPPINGS: [(&str, Mapping); 2] = [
+    ("endpoint-independent", Mapping::EndpointIndependent),
+    ("address-and-port-dependent", Mapping::AddressAndPortDependent),
+];
+const FILTERINGS: [(&str, Filtering); 3] = [
+    ("endpoint-independent", Filtering::EndpointIndependent),
+    ("address-dependent", Filtering::AddressDependent),
+    ("address-and-port-dependent", Filtering::AddressAndPortDependent),
+];
+const PORT_CHOICES: [(&str, PortChoice); 2] =
+    [("preserve", PortChoice::Preserve), ("random", PortChoice::Random)];
 
 /// Most source NAT rules, and most forwards.
 const MOST_RULES: usize = 4096;
@@ -78,6 +92,10 @@ fn read_source(
         sink.error(&second.span, "`ports` is one range").help("such as \"1024-65535\"");
     }
     let range = range.first().map_or(PortRange { first: 1024, last: u16::MAX }, |at| at.value);
+    let mapping = table.one("mapping", choice(&MAPPINGS), sink);
+    let filtering = table.one("filtering", choice(&FILTERINGS), sink);
+    let port_choice = table.one("port-choice", choice(&PORT_CHOICES), sink);
+    warn_of_mapping(mapping.as_ref(), sink);
     let out = out?.value;
     let pool = match pool {
         Some(pool) => pool,
@@ -86,7 +104,23 @@ fn read_source(
             vec![At { value: AddressRange { first: primary, last: primary }, span: pool_span(table) }]
         }
     };
-    Some(SourceNat { out, from: values(&from), pool: check_pool(pool, network, routes, sink), ports: range })
+    Some(SourceNat {
+        out,
+        from: values(&from),
+        pool: check_pool(pool, network, routes, sink),
+        ports: range,
+        mapping: mapping.map_or_else(Mapping::default, |at| at.value),
+        filtering: filtering.map_or_else(Filtering::default, |at| at.value),
+        port_choice: port_choice.map_or_else(PortChoice::default, |at| at.value),
+    })
+}
+
+fn warn_of_mapping(mapping: Option<&At<Mapping>>, sink: &mut Sink<'_>) {
+    if let Some(At { span, .. }) = mapping.filter(|at| at.value == Mapping::AddressAndPortDependent) {
+        sink.warning(span, "RFC 4787 REQ-1 asks for endpoint-independent mapping").help(
+            "hosts behind such a NAT cannot be reached by the address and port that others see of them",
+        );
+    }
 }
 
 fn pool_range(text: &str) -> Result<AddressRange, Wrong> {

@@ -17,13 +17,18 @@ pub(super) fn key(interface: u16, address: IpAddr) -> NeighborKey {
     }
 }
 
+/// The key of ourselves, as those at the other end of an interface's link see us.
+pub(super) fn key_of_ourselves(interface: u16) -> NeighborKey {
+    [u64::from(interface) << 8, 0, 0]
+}
+
 pub(super) fn interface_of(key: &NeighborKey) -> u16 {
     (key[0] >> 8) as u16
 }
 
 pub(super) fn address_of(key: &NeighborKey) -> IpAddr {
     match key[0] & 0xff {
-        4 => Ipv4Addr::from_bits(key[2] as u32).into(),
+        0 | 4 => Ipv4Addr::from_bits(key[2] as u32).into(),
         _ => Ipv6Addr::from_bits(u128::from(key[1]) << 64 | u128::from(key[2])).into(),
     }
 }
@@ -48,7 +53,8 @@ pub struct Neighbor {
 impl Neighbors {
     /// All neighbours.
     pub fn iter(&self) -> impl Iterator<Item = Neighbor> + '_ {
-        self.table.iter().map(|(_, key, entry)| Neighbor {
+        let others = self.table.iter().filter(|(_, key, _)| key[0] & 0xff != 0);
+        others.map(|(_, key, entry)| Neighbor {
             interface: interface_of(key),
             address: address_of(key),
             mac: entry.state.is_resolved().then_some(entry.mac),

@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use sluice_dataplane::snapshot::{Forward, LocalUse, Pool, Snapshot};
+use sluice_dataplane::snapshot::{Forward, LocalUse, NatBehavior, NatFiltering, Pool, Snapshot};
 use sluice_dataplane::verdict::DropReason;
 
 use super::{Reloading, STRANGER, kept, settled};
@@ -91,7 +91,13 @@ fn pools_that_merge_and_part_keep_their_sessions() {
         pool,
     };
     let (low, high) = (host(0).to_bits(), host(128).to_bits());
-    snapshot.pools = POOL.map(|address| Pool { addresses: vec![address], ports: (1024, 65535) }).to_vec();
+    snapshot.pools = POOL
+        .map(|address| Pool {
+            addresses: vec![address],
+            ports: (1024, 65535),
+            behavior: NatBehavior::default(),
+        })
+        .to_vec();
     let parted = vec![rule(low, 0xffff_ff80, 0), rule(high, 0xffff_ff80, 1)];
     snapshot.source_nat = parted.clone();
     let apart = snapshot.pools.clone();
@@ -108,7 +114,8 @@ fn pools_that_merge_and_part_keep_their_sessions() {
         }
     };
     let merged = gateway.reload(|next| {
-        next.pools = vec![Pool { addresses: POOL.to_vec(), ports: (1024, 65535) }];
+        next.pools =
+            vec![Pool { addresses: POOL.to_vec(), ports: (1024, 65535), behavior: NatBehavior::default() }];
         next.source_nat = vec![rule(low, 0xffff_ff00, 0)];
     });
     assert_eq!(merged, kept(all));
@@ -156,10 +163,8 @@ fn a_forward_that_leads_elsewhere_ends_its_sessions() {
         kept(2)
     );
     assert_eq!(gateway.reload(|next| next.forwards.clear()), settled(0, 2));
-    assert_eq!(
-        gateway.lab.dropped(WAN, &tcp((SERVER, 7), (POOL[0], 8080), SYN, b"")),
-        DropReason::NatNoSession
-    );
+    let dns = udp((SERVER, 7), (POOL[0], 5300), b"question");
+    assert_eq!(gateway.lab.dropped(WAN, &dns), DropReason::NatNoSession);
     gateway.lab.close();
 }
 
@@ -205,4 +210,30 @@ fn addresses_come_and_go_without_a_trace() {
     assert_eq!(gateway.lab.dropped(WAN, &udp((SERVER, 53), (POOL[0], 4000), b"")), DropReason::AclDeny);
     assert_eq!(TCP, 6);
     gateway.lab.close();
+}
+
+#[test]
+fn sessions_from_outside_go_on_and_end_with_their_mode() {
+    let mut gateway = Reloading::of(behaving(NatFiltering::EndpointIndependent));
+    let inside = (host(9), 4000);
+    let (_, (external, _)) = gateway.say(LAN, inside, (SERVER, 53));
+    assert_eq!(gateway.say(WAN, (STRANGER, 99), external).1.1, inside);
+    assert_eq!(gateway.live(), 2);
+    assert_eq!(gateway.reload(|_| ()), kept(2));
+    assert_eq!(gateway.say(WAN, (STRANGER, 99), external).1.1, inside);
+    let outcome = gateway.reload(|next| next.pools = behaving(NatFiltering::AddressDependent).pools);
+    assert_eq!(outcome, settled(0, 2));
+    assert_eq!((gateway.live(), gateway.bindings()), (0, 0));
+    let (_, (external, _)) = gateway.say(LAN, inside, (SERVER, 53));
+    assert_eq!(gateway.say(WAN, (SERVER, 99), external).1.1, inside);
+    assert_eq!(gateway.reload(|_| ()), kept(2));
+    gateway.reload(|next| next.source_nat.clear());
+    assert_eq!((gateway.live(), gateway.bindings()), (0, 0));
+    gateway.lab.close();
+}
+
+pub(super) fn behaving(filtering: NatFiltering) -> Snapshot {
+    let mut snapshot = snapshot();
+    snapshot.pools[0].behavior.filtering = filtering;
+    snapshot
 }

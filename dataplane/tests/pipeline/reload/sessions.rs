@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use sluice_dataplane::clock::MILLISECOND;
-use sluice_dataplane::snapshot::{AclAction, Route, RuleInfo, Snapshot};
+use sluice_dataplane::snapshot::{AclAction, NatFiltering, Route, RuleInfo, Snapshot};
 use sluice_dataplane::table::classifier::{Classifier, PortRange, Rule};
 use sluice_dataplane::table::meter::Rate;
 use sluice_dataplane::verdict::DropReason;
@@ -66,7 +66,8 @@ fn deny(snapshot: &mut Snapshot, port: u16) {
 
 #[test]
 fn a_rule_that_denies_a_live_session_ends_it_with_its_next_packet() {
-    let mut gateway = Reloading::new();
+    // By address alone, the filter would let the answer in because of the other session.
+    let mut gateway = Reloading::of(super::nat::behaving(NatFiltering::AddressAndPortDependent));
     let inside = (host(9), 4000);
     let (_, (external, _)) = gateway.say(LAN, inside, (SERVER, 53));
     gateway.say(LAN, inside, (SERVER, 54));

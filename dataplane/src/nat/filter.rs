@@ -1,0 +1,114 @@
+//! Which remote addresses an inside endpoint has sessions with: what address-dependent filtering asks (RFC 4787 5).
+
+use super::Inside;
+use crate::session::NONE;
+use crate::table::hash::hash_words;
+use crate::table::index::Index;
+
+#[derive(Clone, Copy, Debug)]
+struct Permit {
+    inside: Inside,
+    remote: u32,
+    sessions: u32,
+}
+
+impl Permit {
+    fn hash(&self, seed: u64) -> u64 {
+        let [a, b] = self.inside.key();
+        hash_words(&[a, b ^ u64::from(self.remote) << 32], seed)
+    }
+}
+
+/// The remote addresses that may send to inside endpoints.
+#[derive(Debug)]
+pub(super) struct Permits {
+    index: Index,
+    slab: Vec<Permit>,
+    free: Vec<u32>,
+    seed: u64,
+}
+
+impl Permits {
+    /// Takes the memory for as many as there may be sessions.
+    pub(super) fn new(capacity: u32, seed: u64) -> Self {
+        Self {
+            index: Index::with_capacity(capacity),
+            slab: Vec::with_capacity(capacity as usize),
+            free: Vec::with_capacity(capacity as usize),
+            seed,
+        }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.index.bytes() + self.slab.capacity() * (size_of::<Permit>() + size_of::<u32>())
+    }
+
+    fn find(&self, wanted: &Permit) -> Option<u32> {
+        self.index.find(wanted.hash(self.seed), |at| {
+            self.slab.get(at as usize).is_some_and(|p| p.inside == wanted.inside && p.remote == wanted.remote)
+        })
+    }
+
+    /// Whether the inside endpoint has a session with the remote address.
+    pub(super) fn has(&self, inside: Inside, remote: u32) -> bool {
+        self.find(&Permit { inside, remote, sessions: 0 }).is_some()
+    }
+
+    /// Counts a session of the inside endpoint with the remote address; for [`drop_one`](Self::drop_one). [`NONE`] if there
+    /// is no room.
+    pub(super) fn add_one(&mut self, inside: Inside, remote: u32) -> u32 {
+        let permit = Permit { inside, remote, sessions: 1 };
+        if let Some(at) = self.find(&permit) {
+            self.slab[at as usize].sessions += 1;
+            return at;
+        }
+        let at = match self.free.pop() {
+            Some(at) => at,
+            None if self.slab.len() < self.slab.capacity() => {
+                self.slab.push(permit);
+                self.slab.len() as u32 - 1
+            }
+            None => return NONE,
+        };
+        self.slab[at as usize] = permit;
+        if self.index.insert(permit.hash(self.seed), at) {
+            return at;
+        }
+        self.free.push(at);
+        NONE
+    }
+
+    /// Takes a session off. Harmless for [`NONE`].
+    pub(super) fn drop_one(&mut self, at: u32) {
+        let Some(permit) = self.slab.get_mut(at as usize) else { return };
+        permit.sessions = permit.sessions.saturating_sub(1);
+        if permit.sessions == 0 {
+            let (hash, slab, seed) = (permit.hash(self.seed), &self.slab, self.seed);
+            self.index.remove(hash, at, |other| slab.get(other as usize).map_or(0, |p| p.hash(seed)));
+            self.free.push(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_permit_lasts_as_long_as_its_last_session() {
+        let inside = |port| Inside { address: 10, port, pool: 0, protocol: 17 };
+        let mut permits = Permits::new(2, 7);
+        let first = permits.add_one(inside(1), 99);
+        assert_eq!(permits.add_one(inside(1), 99), first);
+        let other = permits.add_one(inside(2), 99);
+        assert_eq!(permits.add_one(inside(3), 99), NONE, "no room");
+        permits.drop_one(first);
+        assert!(permits.has(inside(1), 99) && !permits.has(inside(1), 98));
+        permits.drop_one(first);
+        permits.drop_one(NONE);
+        assert!(!permits.has(inside(1), 99) && permits.has(inside(2), 99));
+        permits.drop_one(other);
+        assert!(!permits.has(inside(2), 99));
+        assert_ne!(permits.add_one(inside(3), 99), NONE);
+    }
+}
