@@ -82,10 +82,17 @@ pub fn expire(shard: &mut Shard, snapshot: &Snapshot, now: Nanos) {
     }
 }
 
+/// Whether the connection is open by now, or may be: of several workers the owner alone knows, and to say nothing is a must,
+/// to answer only good manners.
 fn is_known(port: u16, frame: &Frame, shard: &Shard, snapshot: &Snapshot) -> bool {
     let Ok(headers) = parse_head(frame.bytes(), frame.len()) else { return true };
     let port = snapshot.physical(port);
     let Some(interface) = snapshot.interface_of(port, parse::tags(&headers)) else { return true };
+    if let Some(crossing) = &shard.crossing {
+        if crossing.owners().of_packet(frame.bytes(), &headers, interface, snapshot) != Some(crossing.me()) {
+            return true;
+        }
+    }
     match flow::key(frame.bytes(), &headers, interface) {
         FlowKey::V4(key) => shard.sessions.v4.find(&key).is_some(),
         FlowKey::V6(key) => shard.sessions.v6.find(&key).is_some(),
