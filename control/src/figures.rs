@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use sluice_dataplane::counters::Counters;
+use sluice_dataplane::nat::NatLog;
 use sluice_dataplane::snapshot::Snapshot;
 use sluice_dataplane::verdict::DropReason;
 
@@ -16,9 +17,9 @@ pub fn counters(snapshot: &Snapshot, counters: &Counters) -> Value {
         });
         (port.name.clone(), figures)
     });
-    // What cannot be with one worker is not listed until it has been.
-    let drops =
-        DropReason::ALL.iter().zip(&counters.drops).filter(|(reason, n)| !reason.is_of_crossing() || **n > 0);
+    // What cannot be with one worker, or without bounds for subscribers, is not listed until it has been.
+    let is_usual = |reason: &DropReason| !reason.is_of_crossing() && !reason.is_of_subscribers();
+    let drops = DropReason::ALL.iter().zip(&counters.drops).filter(|(reason, n)| is_usual(reason) || **n > 0);
     let drops: Map<String, Value> = drops.map(|(reason, &n)| (reason.name().into(), n.into())).collect();
     let mut figures = json!({
         "ports": ports.collect::<Map<String, Value>>(),
@@ -34,6 +35,10 @@ pub fn counters(snapshot: &Snapshot, counters: &Counters) -> Value {
         "sessions_ended": counters.sessions_ended,
         "nat_bindings": counters.bindings,
     });
+    if snapshot.nat_log != NatLog::Off {
+        figures["nat_log"] =
+            json!({ "records": counters.nat_recorded, "records_lost": counters.nat_unrecorded });
+    }
     if counters.workers > 1
         && let Some(figures) = figures.as_object_mut()
     {

@@ -9,14 +9,17 @@ use serde_json::{Value, json};
 use sluice_dataplane::counters::{Counters, Reader};
 use sluice_dataplane::inspect::{FlowRow, Inspector, Question, Row, SessionRow};
 use sluice_dataplane::local::neighbor;
+use sluice_dataplane::nat::NatLog;
 use sluice_dataplane::port::af_xdp::DeviceControl;
 use sluice_dataplane::session::FlowAction;
-use sluice_dataplane::snapshot::{NONE16, Snapshot};
+use sluice_dataplane::snapshot::{Allocation, NONE16, Pool, Snapshot};
 
 use crate::config::protocol_name;
-use crate::figures;
+use crate::export::{SinkStatus, Statuses};
+use crate::nat_query::Query;
 use crate::plan::Plan;
 use crate::watch::Watch;
+use crate::{figures, nat_view};
 
 /// How long a worker may take for a listing.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,7 +32,7 @@ pub enum Topic {
     Counters,
     /// Live sessions, both directions
     Flows,
-    /// NAT bindings, external addresses and their ports in use
+    /// NAT: pools, blocks, what inside addresses have, bindings, and how the log does
     Nat,
     /// ACL rules with their hits
     Acl,
@@ -61,6 +64,7 @@ pub struct State {
     devices: Vec<DeviceControl>,
     plan: Plan,
     watch: Watch,
+    nat_log: Statuses,
 }
 
 impl State {
@@ -74,7 +78,19 @@ impl State {
     ) -> Self {
         let ends = workers.into_iter().map(|ends| (ends.counters, ends.inspector));
         let (counters, inspectors): (_, Vec<_>) = ends.unzip();
-        Self { snapshot, counters, inspectors: Mutex::new(inspectors), devices, plan, watch }
+        let nat_log = Statuses::default();
+        Self { snapshot, counters, inspectors: Mutex::new(inspectors), devices, plan, watch, nat_log }
+    }
+
+    /// With a log of NAT.
+    #[must_use]
+    pub fn with_nat_log(self, nat_log: Statuses) -> Self {
+        Self { nat_log, ..self }
+    }
+
+    /// How the sinks of NAT's log do.
+    pub fn nat_log(&self) -> Vec<SinkStatus> {
+        self.nat_log.read()
     }
 
     /// The configuration.
@@ -88,7 +104,7 @@ impl State {
     }
 
     /// All workers' counters together.
-    fn counters(&self) -> Counters {
+    pub fn counters(&self) -> Counters {
         let mut sum = Counters { workers: 0, ..Counters::new(&self.snapshot) };
         self.counters.iter().for_each(|worker| sum.merge(worker.read()));
         sum
@@ -126,12 +142,46 @@ impl State {
             Topic::Neighbors => {
                 merged(self.list(Question::Neighbors)?).iter().map(|row| self.row(row)).collect()
             }
-            Topic::Nat => json!({
-                "external":
-                    merged(self.list(Question::Externals)?).iter().map(|row| self.row(row)).collect::<Value>(),
-                "bindings": self.list(Question::Bindings)?.iter().map(|row| self.row(row)).collect::<Value>(),
-            }),
+            Topic::Nat => self.nat(&counters)?,
         })
+    }
+
+    fn nat(&self, counters: &Counters) -> Result<Value, String> {
+        let rows = |rows: &[Row]| rows.iter().map(|row| self.row(row)).collect::<Value>();
+        let bindings = self.list(Question::Bindings)?;
+        let blocks = self.list(Question::Blocks)?;
+        let mut nat = json!({
+            "pools": nat_view::pools(&self.snapshot, &bindings, &blocks),
+            "external": rows(&merged(self.list(Question::Externals)?)),
+        });
+        let has_blocks = |pool: &Pool| matches!(pool.allocation, Allocation::Blocks(_));
+        if self.snapshot.pools.iter().any(has_blocks) {
+            nat["blocks"] = rows(&blocks);
+        }
+        let subscribers = self.list(Question::Subscribers)?;
+        if !subscribers.is_empty() {
+            nat["subscribers"] = rows(&merged(subscribers));
+        }
+        nat["bindings"] = rows(&bindings);
+        if self.snapshot.nat_log != NatLog::Off {
+            nat["log"] = json!(self.nat_log());
+            nat["log_records"] = counters.nat_recorded.into();
+            nat["log_records_lost"] = counters.nat_unrecorded.into();
+        }
+        Ok(nat)
+    }
+
+    /// Answers who has an external port, or which ports an inside address has.
+    pub fn nat_query(&self, query: Query) -> Result<Value, String> {
+        let mut hits = query.of_snapshot(&self.snapshot);
+        for row in self.list(Question::Blocks)?.iter().chain(&self.list(Question::Bindings)?) {
+            hits.extend(match row {
+                Row::Block(block) => query.of_block(block),
+                Row::Binding(binding) => query.of_binding(binding),
+                _ => None,
+            });
+        }
+        Ok(json!(hits))
     }
 
     /// The rows of all workers, one after the other.
@@ -180,6 +230,8 @@ impl State {
                 "udp_ports_used": udp,
                 "icmp_identifiers_used": icmp,
             }),
+            Row::Block(block) => nat_view::block(block),
+            Row::Subscriber(subscriber) => nat_view::subscriber(subscriber),
             Row::Neighbor(neighbor) => json!({
                 "interface": self.name(neighbor.interface),
                 "address": neighbor.address.to_string(),
@@ -282,6 +334,7 @@ fn merged(rows: Vec<Row>) -> Vec<Row> {
         let key = match &row {
             Row::Neighbor(neighbor) => (Some(neighbor.interface), neighbor.address),
             Row::External(address, _) => (None, IpAddr::V4(*address)),
+            Row::Subscriber(subscriber) => (Some(subscriber.pool), IpAddr::V4(subscriber.inside)),
             _ => {
                 merged.push(row);
                 continue;
@@ -298,6 +351,11 @@ fn merged(rows: Vec<Row>) -> Vec<Row> {
             }
             (Some(Row::External(_, sum)), Row::External(_, used)) => {
                 sum.iter_mut().zip(used).for_each(|(sum, used)| *sum += used);
+            }
+            (Some(Row::Subscriber(sum)), Row::Subscriber(other)) => {
+                sum.sessions += other.sessions;
+                sum.ports += other.ports;
+                sum.blocks += other.blocks;
             }
             (_, row) => merged.push(row),
         }

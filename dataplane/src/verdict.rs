@@ -139,6 +139,10 @@ drop_reasons! {
     NatNoSession = "nat_no_session",
     /// No free port on any address of the pool.
     NatPortsExhausted = "nat_ports_exhausted",
+    /// The inside address has as many external ports as it may, or all of its blocks are in use.
+    NatPortLimit = "nat_port_limit",
+    /// The inside address has as many sessions as it may.
+    NatSessionLimit = "nat_session_limit",
     /// A protocol without ports, which source NAT does not translate.
     NatProtocol = "nat_protocol",
     /// A TCP reset that belongs to no session and that NAT would have to translate.
@@ -184,6 +188,11 @@ drop_reasons! {
 impl DropReason {
     /// How many reasons there are.
     pub const COUNT: usize = Self::ALL.len();
+
+    /// Whether packets die of it only where inside addresses have limits or blocks.
+    pub const fn is_of_subscribers(self) -> bool {
+        matches!(self, Self::NatPortLimit | Self::NatSessionLimit)
+    }
 
     /// Whether packets die of it only where there are several workers.
     pub const fn is_of_crossing(self) -> bool {

@@ -5,13 +5,15 @@ use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use sluice_dataplane::nat::NatLog;
 use sluice_dataplane::snapshot::{self, AclAction, LocalUse, PortConfig, RuleInfo, Snapshot, Tags};
 use sluice_dataplane::table::classifier::{self, Classifier, Rule};
 use sluice_dataplane::table::meter;
 use sluice_pkt::ethernet::Mac;
 
 use super::model::{
-    Action, Checksum, Config, Direction, Host, Interface, Link, Match, PortRange, Prefix, Target,
+    Action, Allocation, Checksum, Config, Direction, Host, Interface, Link, Match, NatRecords, PortRange,
+    Prefix, SourceNat, Target,
 };
 use super::protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name};
 
@@ -60,8 +62,11 @@ fn index(index: usize) -> u16 {
     u16::try_from(index).unwrap_or(snapshot::NONE16)
 }
 
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 fn timeouts(config: &Config) -> snapshot::Timeouts {
-    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     snapshot::Timeouts {
         udp: nanos(config.timeouts.udp),
         icmp: nanos(config.timeouts.icmp),
@@ -211,12 +216,23 @@ fn action(action: Action) -> AclAction {
 }
 
 fn nat(config: &Config, snapshot: &mut Snapshot) {
+    snapshot.nat_log = match config.nat_log.as_ref().map(|log| log.records) {
+        None => NatLog::Off,
+        Some(NatRecords::Blocks) => NatLog::Blocks,
+        Some(NatRecords::Bindings) => NatLog::Bindings,
+    };
     let mut pools = HashMap::new();
     for rule in &config.source_nat {
         let pool = *pools.entry((rule.pool.clone(), rule.ports)).or_insert_with(|| {
             let addresses = rule.pool.iter().flat_map(|range| range.first.to_bits()..=range.last.to_bits());
             let addresses = addresses.map(Ipv4Addr::from_bits).collect();
-            snapshot.pools.push(snapshot::Pool { addresses, ports: (rule.ports.first, rule.ports.last) });
+            snapshot.pools.push(snapshot::Pool {
+                addresses,
+                ports: (rule.ports.first, rule.ports.last),
+                allocation: allocation(rule),
+                max_ports: rule.max_ports.unwrap_or(0),
+                max_sessions: rule.max_sessions.unwrap_or(0),
+            });
             index(snapshot.pools.len() - 1)
         });
         let from = rule.from.iter().filter_map(|&prefix| u32::mask(prefix)).collect();
@@ -235,6 +251,20 @@ fn nat(config: &Config, snapshot: &mut Snapshot) {
             to: forward.to,
             to_port: forward.to_port,
         }));
+    }
+}
+
+fn allocation(rule: &SourceNat) -> snapshot::Allocation {
+    match rule.allocation {
+        Allocation::Ports => snapshot::Allocation::Ports,
+        Allocation::Blocks { size, most, hold } => {
+            snapshot::Allocation::Blocks(snapshot::PortBlocks { size, most, hold: nanos(hold) })
+        }
+        Allocation::Deterministic { .. } => {
+            let plan = rule.plan();
+            debug_assert!(plan.is_some(), "a valid pool serves its subscribers");
+            plan.map_or(snapshot::Allocation::Ports, snapshot::Allocation::Deterministic)
+        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! A valid configuration: names resolved to indices, units to numbers, defaults filled in.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
+use sluice_dataplane::nat::Deterministic;
 
 pub use super::net::{AddressRange, PortRange, Prefix};
 pub use super::protocol::IcmpType;
@@ -22,6 +23,8 @@ pub struct Config {
     pub source_nat: Vec<SourceNat>,
     /// Port forwards; no two for the same address, protocol and port of an interface.
     pub forwards: Vec<Forward>,
+    /// Where NAT is logged.
+    pub nat_log: Option<NatLog>,
     /// Rate limits, each a token bucket of its own.
     pub limits: Vec<Limit>,
     /// ICMP messages that the gateway may originate, in packets a second.
@@ -278,6 +281,92 @@ pub struct SourceNat {
     pub pool: Vec<AddressRange>,
     /// External ports and ICMP echo identifiers.
     pub ports: PortRange,
+    /// How they are given out.
+    pub allocation: Allocation,
+    /// Ports that an inside address may have at a time, all protocols together.
+    pub max_ports: Option<u32>,
+    /// Sessions that an inside address may have at a time.
+    pub max_sessions: Option<u32>,
+}
+
+impl SourceNat {
+    /// External addresses.
+    pub fn addresses(&self) -> u64 {
+        self.pool.iter().map(|range| range.count()).sum()
+    }
+
+    /// Which external address and ports each inside address has, if that is fixed.
+    pub fn plan(&self) -> Option<Deterministic> {
+        let Allocation::Deterministic { size } = self.allocation else { return None };
+        let mask = |prefix: &Prefix| match prefix.address {
+            IpAddr::V4(address) => {
+                Some((address.to_bits(), u32::MAX.checked_shl(32 - u32::from(prefix.length)).unwrap_or(0)))
+            }
+            IpAddr::V6(_) => None,
+        };
+        let subscribers: Vec<(u32, u32)> = self.from.iter().filter_map(mask).collect();
+        let addresses = u32::try_from(self.addresses()).ok()?;
+        Deterministic::new(&subscribers, addresses, (self.ports.first, self.ports.last), size.unwrap_or(0))
+    }
+}
+
+/// How the ports of a pool are given out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Allocation {
+    /// One by one.
+    #[default]
+    Ports,
+    /// In blocks, each of which is one inside address's alone.
+    Blocks {
+        /// Ports of a block.
+        size: u32,
+        /// Blocks that an inside address may have at a time.
+        most: u32,
+        /// How long a block stays with its inside address once no port of it is in use.
+        hold: Duration,
+    },
+    /// Each inside address has its own, by arithmetic.
+    Deterministic {
+        /// Ports of each; none: as many as there are.
+        size: Option<u32>,
+    },
+}
+
+/// Where it is logged which inside address has had which external ports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NatLog {
+    /// What is logged.
+    pub records: NatRecords,
+    /// A file that lines are appended to.
+    pub file: Option<PathBuf>,
+    /// A syslog server, or the local one.
+    pub syslog: Option<Syslog>,
+    /// An IPFIX collector, over UDP.
+    pub ipfix: Option<SocketAddr>,
+    /// IPFIX observation domain.
+    pub domain: u32,
+}
+
+/// What of NAT is logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NatRecords {
+    /// Blocks, and bindings of pools that have none.
+    #[default]
+    Blocks,
+    /// Bindings, and blocks where there are any.
+    Bindings,
+}
+
+/// Where syslog messages go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Syslog {
+    /// To a server, over UDP (RFC 5426).
+    Udp(SocketAddr),
+    /// To a local socket, such as `/dev/log`.
+    Unix(PathBuf),
 }
 
 /// A port forward.

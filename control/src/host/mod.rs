@@ -120,7 +120,10 @@ pub fn plan(config: &mut Config) -> Result<Option<(Plan, Vec<String>)>, HostErro
         }
         let before = rule.ports;
         let none = HostError::Ports { first: before.first, last: before.last };
-        rule.ports = ports::longest_free(before, &taken).ok_or(none)?;
+        // A deterministic mapping may not hang on what listens today.
+        let is_fixed = matches!(rule.allocation, config::Allocation::Deterministic { .. });
+        rule.ports =
+            ports::longest_free(before, &taken).filter(|free| *free == before || !is_fixed).ok_or(none)?;
         if rule.ports != before {
             lines.push(format!(
                 "nat.source: ports {}-{} of {} in place of {}-{}, as the others are the kernel's own",

@@ -12,7 +12,7 @@ use super::{FirstPackets, addresses4, sessionless};
 use crate::burst::Burst;
 use crate::shard::Shard;
 use crate::snapshot::{Forward, Snapshot, SourceNat};
-use crate::verdict::DropReason;
+use crate::verdict::{Answer, DropReason, Verdict};
 
 /// Finds the port forward for each first packet.
 pub fn destination(burst: &Burst, first: &mut FirstPackets, snapshot: &Snapshot) {
@@ -77,9 +77,17 @@ pub fn source(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
                 decision.binding = binding;
                 decision.src = shard.nat.get(binding).map_or(decision.src, |b| b.external);
             }
+            Err(reason) if is_shortage(reason) => {
+                burst.decide(i, Verdict::Reject(reason, Answer::HostUnreachable));
+            }
             Err(reason) => burst.drop(i, reason),
         }
     }
+}
+
+/// Of this the sender is told (RFC 6888 REQ-11).
+fn is_shortage(reason: DropReason) -> bool {
+    matches!(reason, DropReason::NatPortsExhausted | DropReason::NatPortLimit | DropReason::NatSessionLimit)
 }
 
 fn untranslatable(headers: &Headers) -> Option<DropReason> {

@@ -3,8 +3,8 @@
 //!
 //! With source NAT it is the worker that the hash of the inside address names: all bindings and sessions of a host are in
 //! one place, which is what endpoint-independent mapping needs. Their answers find it by their external port, as each
-//! worker gives out the ports of its own blocks only. Without NAT it is a hash of the tuple that is the same both ways.
-//! A port forward is undone before.
+//! worker gives out the ports of its own blocks only, or, where NAT is deterministic, by the subscriber whose port it is.
+//! Without NAT it is a hash of the tuple that is the same both ways. A port forward is undone before.
 //!
 //! Exits: first packets whose session is another worker's.
 
@@ -15,7 +15,7 @@ use sluice_pkt::{icmpv4, ipv6};
 use super::{FirstPackets, addresses4, addresses6, nat, route};
 use crate::burst::Burst;
 use crate::shard::Shard;
-use crate::snapshot::{Forward, Snapshot};
+use crate::snapshot::{Allocation, Forward, Pool, Snapshot};
 use crate::table::key::hash_words;
 use crate::verdict::Verdict;
 
@@ -57,8 +57,8 @@ impl Owners {
     /// For so many workers, 1 to [`MOST_WORKERS`].
     pub fn new(snapshot: &Snapshot, workers: usize) -> Self {
         let workers = workers.clamp(1, MOST_WORKERS) as u8;
-        let widths =
-            snapshot.pools.iter().map(|pool| u32::from(pool.ports.1.saturating_sub(pool.ports.0)) + 1);
+        let pools = snapshot.pools.iter().filter(|pool| pool.allocation == Allocation::Ports);
+        let widths = pools.map(|pool| u32::from(pool.ports.1.saturating_sub(pool.ports.0)) + 1);
         let narrowest = widths.min().unwrap_or(u32::MAX);
         let block = (narrowest / (u32::from(workers) * BLOCKS_EACH)).max(1);
         Self { workers, block_bits: block.ilog2().min(BLOCK_BITS) }
@@ -69,9 +69,29 @@ impl Owners {
         self.workers.into()
     }
 
-    /// The worker that gives out an external port (or echo identifier).
+    /// The worker that gives out an external port (or echo identifier) of a pool whose ports are given out one by one.
     pub fn of_port(&self, port: u16) -> u8 {
         ((u32::from(port) >> self.block_bits) % u32::from(self.workers)) as u8
+    }
+
+    /// The worker that gives out a block of a pool that is given out in blocks.
+    pub fn of_block(&self, number: u32) -> u8 {
+        (number % u32::from(self.workers)) as u8
+    }
+
+    /// The worker that has the bindings of an external address and port.
+    fn of_external(&self, pool: &Pool, address: std::net::Ipv4Addr, port: u16, snapshot: &Snapshot) -> u8 {
+        let position = pool.position(address);
+        let owner = match &pool.allocation {
+            Allocation::Ports => None,
+            Allocation::Blocks(rule) => {
+                position.map(|position| self.of_block(rule.number(pool.ports, position as u32, port)))
+            }
+            Allocation::Deterministic(plan) => position
+                .and_then(|position| plan.subscriber(position, port))
+                .map(|inside| self.of_words(&[inside.into()], snapshot)),
+        };
+        owner.unwrap_or_else(|| self.of_port(port))
     }
 
     fn of_hash(&self, hash: u64) -> u8 {
@@ -159,11 +179,8 @@ impl Owners {
         }
         let mut pools = snapshot.pools.iter();
         let has_ports = matches!(protocol, ipv4::TCP | ipv4::UDP | ipv4::ICMP);
-        let is_external = has_ports
-            && pools.any(|pool| {
-                (pool.ports.0..=pool.ports.1).contains(&dst.1) && pool.addresses.contains(&address)
-            });
-        is_external.then(|| self.of_port(dst.1))
+        let pool = pools.find(|pool| has_ports && pool.contains(address, dst.1))?;
+        Some(self.of_external(pool, address, dst.1, snapshot))
     }
 
     /// The owner for two ends as they are inside of NAT. The same for both orders of the ends, unless both are translated

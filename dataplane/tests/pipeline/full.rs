@@ -11,6 +11,7 @@ use crate::packets::{self, End, Ip, ends, frame, network, udp, udp_segment};
 
 const TO: End = (SERVER, 53);
 
+/// proves: RFC 6888 REQ-11
 #[test]
 fn nat_ports_run_out_and_come_back() {
     let mut snapshot = snapshot();
@@ -23,6 +24,9 @@ fn nat_ports_run_out_and_come_back() {
         assert!(external.insert(ends(&out).0));
     }
     assert_eq!(lab.dropped(LAN, &ask(8)), DropReason::NatPortsExhausted);
+    let told = lab.collect();
+    assert_eq!((told.len(), told[0].0), (1, LAN), "its sender is told");
+    assert_eq!(network(&told[0].1)[20..22], [3, 1], "host unreachable");
     // Another service for an end that is bound, another protocol, and the way back need no new port.
     lab.forward(LAN, &udp((host(9), 3000), (SERVER, 54), b"question"));
     lab.forward(LAN, &packets::tcp((host(9), 3000), TO, packets::SYN, b""));

@@ -131,7 +131,7 @@ pub(crate) fn snapshot() -> Snapshot {
     snapshot.interfaces = interfaces;
     routes(&mut snapshot);
     acls(&mut snapshot);
-    snapshot.pools.push(Pool { addresses: POOL.to_vec(), ports: (1024, 65535) });
+    snapshot.pools.push(Pool { addresses: POOL.to_vec(), ports: (1024, 65535), ..Pool::default() });
     snapshot.source_nat.push(SourceNat { out: 1, from: vec![(HOSTS, 0xffff_ff00)], pool: 0 });
     snapshot.forwards.push(forward(TCP, (8080, 8083), 80));
     snapshot.forwards.push(forward(UDP, (5300, 5300), 53));

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::interfaces::Network;
-use super::{ports, prefixes, values};
-use crate::config::model::{AddressRange, Forward, PortRange, Route, SourceNat, Target};
+use super::{nat_log, nat_ports, ports, prefixes, values};
+use crate::config::model::{AddressRange, Allocation, Forward, NatLog, PortRange, Route, SourceNat, Target};
 use crate::config::net;
 use crate::config::protocol::{TCP, UDP, protocol};
 use crate::config::reader::{At, Table, text, text_or_number};
@@ -25,6 +25,7 @@ const MOST_ADDRESSES_IN_ALL: u64 = 1 << 18;
 pub(super) struct Nat {
     pub(super) sources: Vec<At<SourceNat>>,
     pub(super) forwards: Vec<At<Forward>>,
+    pub(super) log: Option<NatLog>,
 }
 
 pub(super) fn read(
@@ -34,7 +35,7 @@ pub(super) fn read(
     sink: &mut Sink<'_>,
 ) -> Nat {
     let Some(nat) = file.table("nat", &schema::NAT, sink) else {
-        return Nat { sources: Vec::new(), forwards: Vec::new() };
+        return Nat { sources: Vec::new(), forwards: Vec::new(), log: None };
     };
     let mut sources = Vec::new();
     for table in nat.tables("source", &schema::SOURCE_NAT, MOST_RULES, sink) {
@@ -51,7 +52,8 @@ pub(super) fn read(
         }
     }
     check_forwards(&forwards, sink);
-    Nat { sources, forwards }
+    let log = nat_log::read(&nat, sink);
+    Nat { sources, forwards, log }
 }
 
 fn pool_span(table: &Table<'_>) -> Span {
@@ -86,7 +88,17 @@ fn read_source(
             vec![At { value: AddressRange { first: primary, last: primary }, span: pool_span(table) }]
         }
     };
-    Some(SourceNat { out, from: values(&from), pool: check_pool(pool, network, routes, sink), ports: range })
+    let source = SourceNat {
+        out,
+        from: values(&from),
+        pool: check_pool(pool, network, routes, sink),
+        ports: range,
+        allocation: Allocation::Ports,
+        max_ports: None,
+        max_sessions: None,
+    };
+    nat_ports::check_kernel(table, &source, network, sink);
+    nat_ports::read(table, source, sink)
 }
 
 fn pool_range(text: &str) -> Result<AddressRange, Wrong> {
@@ -180,6 +192,7 @@ fn check_pools(sources: &[At<SourceNat>], sink: &mut Sink<'_>) {
         sink.error(&sources[*rule].span, format!("the pools have {count} addresses"))
             .help(format!("this version takes at most {MOST_ADDRESSES_IN_ALL} in all"));
     }
+    check_shared(sources, sink);
     for (at, &(later, range)) in ranges.iter().enumerate() {
         let mine = &sources[later].value;
         let clash = ranges[..at].iter().find(|&&(earlier, other)| {
@@ -197,6 +210,45 @@ fn check_pools(sources: &[At<SourceNat>], sink: &mut Sink<'_>) {
             )
             .also(&sources[earlier].span, format!("{other}, ports {}, is here", sources[earlier].value.ports))
             .help("pools are the same, or share no address, or share no port");
+        }
+    }
+}
+
+/// Rules of one pool must give it out in one way.
+fn check_shared(sources: &[At<SourceNat>], sink: &mut Sink<'_>) {
+    for (index, At { value: later, span }) in sources.iter().enumerate() {
+        let shares = |At { value: earlier, .. }: &&At<SourceNat>| {
+            earlier.pool == later.pool && earlier.ports == later.ports
+        };
+        let Some(first) = sources[..index].iter().find(shares) else { continue };
+        let is_fixed = matches!(later.allocation, Allocation::Deterministic { .. });
+        let differs = first.value.allocation != later.allocation
+            || first.value.max_ports != later.max_ports
+            || first.value.max_sessions != later.max_sessions;
+        if differs || is_fixed {
+            let message = match is_fixed && !differs {
+                true => "a deterministic pool belongs to one rule",
+                false => "the pool is another rule's, which gives it out in another way",
+            };
+            let help = match is_fixed {
+                true => "name all subscribers in the `from` of one rule, or give this one a pool of its own",
+                false => {
+                    "write the same `block-size`, `max-blocks`, `block-hold` and limits for both, or give each a pool"
+                }
+            };
+            sink.error(span, message).also(&first.span, "it is here").help(help);
+        }
+    }
+}
+
+/// Each worker gives out blocks of its own, and must have some.
+pub(super) fn check_workers(nat: &Nat, workers: usize, sink: &mut Sink<'_>) {
+    for At { value, span } in &nat.sources {
+        let Allocation::Blocks { size, .. } = value.allocation else { continue };
+        let blocks = u64::from(value.ports.count() / size.max(1)) * value.addresses();
+        if blocks > 0 && blocks < workers as u64 {
+            sink.error(span, format!("the pool has {blocks} blocks for {workers} workers"))
+                .help("each worker gives out blocks of its own: a smaller `block-size`, or more addresses");
         }
     }
 }
