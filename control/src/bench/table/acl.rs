@@ -4,7 +4,7 @@ use std::hint::black_box;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use sluice_dataplane::table::classifier::{Classifier, Rule, Tuple};
+use sluice_dataplane::table::classifier::{BURST, Classifier, Rule, Tuple};
 
 use super::data;
 use super::measure::{Case, Row, in_turn, judge, plainly, timed};
@@ -30,14 +30,18 @@ pub struct Options {
 
 /// The classifier as this benchmark uses it: all that depends on how it is asked is here.
 fn classify(classifier: &Classifier<u32>, tuples: &[Tuple<u32>], results: &mut [u32]) {
-    for (result, tuple) in results.iter_mut().zip(tuples) {
-        *result = classifier.lookup(tuple).map_or(0, |rule| rule + 1);
+    let mut found = [None; BURST];
+    for (tuples, results) in tuples.chunks(BURST).zip(results.chunks_mut(BURST)) {
+        classifier.lookup_burst(tuples, &mut found[..tuples.len()]);
+        for (result, rule) in results.iter_mut().zip(found) {
+            *result = rule.map_or(0, |rule| rule + 1);
+        }
     }
 }
 
-/// Memory of a classifier of so many rules, which it does not tell.
+/// Memory of a classifier, its rules included.
 fn bytes(classifier: &Classifier<u32>) -> u64 {
-    (classifier.len() * size_of::<Rule<u32>>()) as u64
+    (classifier.memory() + classifier.len() * size_of::<Rule<u32>>()) as u64
 }
 
 pub(super) fn measure(options: &Options) -> Result<Vec<Row>, TableError> {
