@@ -387,7 +387,8 @@ impl FramePool {
     #[inline]
     pub(crate) fn lend(&mut self, frame: Frame) -> (u64, u32) {
         debug_assert!(!frame.is_chain(), "a chain is lent frame by frame");
-        (frame.index as u64 * self.stride as u64 + frame.start as u64, frame.len as u32)
+        debug_assert!(self.memory.is_contiguous(), "no UMEM is made of others");
+        (frame.index as u64 * CHUNK as u64 + frame.start as u64, frame.len as u32)
     }
 
     /// Turns a UMEM address that came back from the kernel into its frame. `None` if address and length do not lie in
@@ -397,21 +398,26 @@ impl FramePool {
     /// The chunk must have been lent, and the kernel must have returned it by this very descriptor.
     #[inline]
     pub(crate) unsafe fn recover(&mut self, address: u64, len: u32) -> Option<Frame> {
-        let index = address / self.stride as u64;
-        let start = address % self.stride as u64;
+        let index = address / CHUNK as u64;
+        let start = address % CHUNK as u64;
         if !self.owns(index) || start + len as u64 > CHUNK as u64 {
             return None;
         }
         Some(self.frame(index as u32, start as u16, len as u16))
     }
 
-    /// Brings a lent chunk home that will not come back by a descriptor.
+    /// Brings the chunk at a UMEM address home, whatever lies in it. False if it is none of the pool's.
     ///
     /// # Safety
     /// The chunk must have been lent, and the kernel must have no use for it any more.
-    pub(crate) unsafe fn reclaim(&mut self, index: u32) {
-        debug_assert!(self.owns(index.into()));
-        self.free.push(index);
+    #[inline]
+    pub(crate) unsafe fn reclaim(&mut self, address: u64) -> bool {
+        let index = address / CHUNK as u64;
+        let owned = self.owns(index);
+        if owned {
+            self.free.push(index as u32);
+        }
+        owned
     }
 }
 
@@ -497,7 +503,7 @@ mod tests {
         let (address, _) = pool.lend(frame);
         assert_eq!(pool.free(), 1);
         // SAFETY: lent just above, to nobody.
-        unsafe { pool.reclaim((address / CHUNK as u64) as u32) };
+        assert!(unsafe { pool.reclaim(address) });
         assert_eq!(pool.free(), 2);
     }
 

@@ -33,10 +33,10 @@ def row(forwarder, load_before, sink_before, load_after, sink_after, perf, softi
     used = {}
     with open(perf) as file:
         for line in file:
-            fields = line.split(",")
+            fields = line.strip().split(",")
             if len(fields) > 2 and fields[0].replace(".", "").isdigit():
                 used[fields[2]] = float(fields[0])
-    cycles = used.get("cycles:u", 0) + used.get("cycles:k", 0)
+    samples = used.get("own", 0) + used.get("kernel", 0)
     seconds = json.loads(sink_after)["seconds"] - json.loads(sink_before)["seconds"]
     softirq = [b - a for a, b in zip(softirqs(softirqs_before), softirqs(softirqs_after))]
     print(json.dumps({
@@ -44,7 +44,7 @@ def row(forwarder, load_before, sink_before, load_after, sink_after, perf, softi
         "pps": round(pps),
         "offered_pps": round(offered),
         "lost": round(1 - pps / offered, 3),
-        "own_share": round(used.get("cycles:u", 0) / cycles, 3) if cycles else None,
+        "own_share": round(used.get("own", 0) / samples, 3) if samples else None,
         "core_share": round(used["task-clock"] / 1e3 / seconds, 2) if "task-clock" in used else None,
         "sink_packets_by_core": by_core,
         "net_rx_softirqs_by_core": softirq,
@@ -93,7 +93,7 @@ def report(path, core, as_json=None):
     if not out["overloaded"]:
         print("not overloaded: the load was too small, and the figures say nothing")
     if shares:
-        print(f"own code: {out['own_share']:.1%} of the worker's cycles; the rest is the kernel's")
+        print(f"own code: {out['own_share']:.1%} of the worker's time; the rest is the kernel's")
     held = [share for of in out["core_share"].values() for share in of if share is not None]
     if held and min(held) < 0.8:
         print(f"disturbed: in a run the forwarder had its core for {min(held):.0%} of the time only")

@@ -104,6 +104,12 @@ impl Outbox {
         self.frames.iter().take_while(fits).count()
     }
 
+    /// Whether any of them is a chain.
+    #[inline]
+    pub fn has_chains(&self) -> bool {
+        self.chains != 0
+    }
+
     /// How many descriptors all frames take at most.
     #[inline]
     pub fn descriptors(&self) -> usize {

@@ -1,23 +1,29 @@
 //! Hints that bring memory into the cache ahead of its use.
 #![allow(unsafe_code)]
 
+/// Asks the CPU to fetch the cache line at an address, whatever is there. See [`prefetch`].
+#[inline(always)]
+pub fn prefetch_line<T>(at: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: PREFETCHT0 is a hint that never faults, whatever the address; SSE is part of x86_64.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// Asks the CPU to fetch every cache line of `value`. Changes nothing that a program can see; does nothing on
 /// architectures without a stable prefetch intrinsic.
 #[inline(always)]
 pub fn prefetch<T>(value: &T) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let base = core::ptr::from_ref(value).cast::<i8>();
-        let mut offset = 0;
-        while offset < size_of::<T>() {
-            // SAFETY: PREFETCHT0 is a hint that never faults, whatever the address; SSE is part of x86_64.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(base.wrapping_add(offset)) };
-            offset += 64;
-        }
+    let base = core::ptr::from_ref(value).cast::<u8>();
+    let mut offset = 0;
+    while offset < size_of::<T>() {
+        prefetch_line(base.wrapping_add(offset));
+        offset += 64;
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = value;
 }
 
 /// [`prefetch`] of element `index`; nothing where there is no such element.

@@ -15,6 +15,7 @@ use crate::arena::{CHUNK, Frame, FramePool};
 use crate::burst::Burst;
 use crate::clock::Nanos;
 use crate::port::{MAX_SEGMENTS, Outbox, Port, Refused, Sent};
+use crate::table::prefetch::prefetch;
 
 // linux/if_xdp.h, of Linux 6.6: the packet goes on in the next descriptor.
 const XDP_PKT_CONTD: u32 = 1 << 0;
@@ -122,9 +123,11 @@ impl Receiver {
                 refused.too_long += 1;
                 refused.bytes += descriptor.len as u64;
                 // SAFETY: as above; no frame came of it.
-                return unsafe { pool.reclaim((descriptor.addr / CHUNK as u64) as u32) };
+                unsafe { pool.reclaim(descriptor.addr) };
+                return;
             };
             let more = descriptor.options & XDP_PKT_CONTD != 0;
+            frame.bytes().first().into_iter().for_each(prefetch);
             let packet = if more || !matches!(chain, Chain::None) {
                 chain.add(frame, more, *longest, pool, &mut refused)
             } else if descriptor.len > *longest {
@@ -207,9 +210,8 @@ impl Sender {
         let mut foreign = 0;
         self.room += self.completion.consume(u32::MAX, |address| {
             // SAFETY: lent, and returned by this completion.
-            match lent.take_back(address).then(|| unsafe { pool.recover(address, 0) }).flatten() {
-                Some(frame) => pool.give(frame),
-                None => foreign += 1,
+            if !lent.take_back(address) || !unsafe { pool.reclaim(address) } {
+                foreign += 1;
             }
         });
         foreign
@@ -297,7 +299,7 @@ impl AfXdpPort {
         }
         self.lent.take_back_all(|index| {
             // SAFETY: lent; the sockets, and with them the kernel's use of what this port lent, are gone.
-            unsafe { pool.reclaim(index) };
+            unsafe { pool.reclaim(u64::from(index) * CHUNK as u64) };
         });
         held
     }
@@ -305,6 +307,37 @@ impl AfXdpPort {
     /// Hands frames to the sender. Returns what was accepted, and how much of that no device can send.
     #[inline]
     fn send(sender: &mut Sender, lent: &mut Lent, pool: &mut FramePool, outbox: &mut Outbox) -> (Sent, u64) {
+        if outbox.has_chains() {
+            return Self::send_chains(sender, lent, pool, outbox);
+        }
+        let want = sender.room.min(outbox.len() as u32);
+        let room = sender.ring.room(want);
+        let (mut bytes, mut unsendable) = (0, 0);
+        let mut frames = outbox.take(room as usize);
+        sender.room -= sender.ring.produce(room, || {
+            loop {
+                let frame = frames.next()?;
+                let (addr, len) = pool.lend(frame);
+                bytes += u64::from(len);
+                if len as usize >= MIN_FRAME {
+                    lent.lend(addr);
+                    return Some(libc::xdp_desc { addr, len, options: 0 });
+                }
+                unsendable += 1;
+                // SAFETY: the kernel has never been told of it.
+                unsafe { pool.reclaim(addr) };
+            }
+        });
+        (Sent { packets: u64::from(room), bytes }, unsendable)
+    }
+
+    #[cold]
+    fn send_chains(
+        sender: &mut Sender,
+        lent: &mut Lent,
+        pool: &mut FramePool,
+        outbox: &mut Outbox,
+    ) -> (Sent, u64) {
         let mut sent = Sent::default();
         let mut unsendable = 0;
         let want = sender.room.min(outbox.descriptors() as u32);

@@ -10,6 +10,8 @@ use std::any::Any;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::table::prefetch::prefetch_line;
+
 /// Where a ring lies in memory.
 pub(super) struct Layout<T> {
     pub(super) producer: NonNull<AtomicU32>,
@@ -111,6 +113,9 @@ pub(super) struct Consumer<T> {
 }
 
 impl<T: Copy> Consumer<T> {
+    /// Entries of a cache line. Another core wrote them, and one line after the other would be waited for.
+    const PER_LINE: usize = 64 / size_of::<T>();
+
     /// # Safety
     /// As for [`Producer::new`], as the consumer; and the producer must write valid values of `T`.
     pub(super) unsafe fn new(layout: Layout<T>) -> Self {
@@ -129,6 +134,9 @@ impl<T: Copy> Consumer<T> {
             count = self.seen.wrapping_sub(self.next).min(self.layout.size);
         }
         count = count.min(max);
+        for i in (0..count).step_by(Self::PER_LINE) {
+            prefetch_line(self.layout.place(self.next.wrapping_add(i)));
+        }
         for i in 0..count {
             // SAFETY: the place is within the entries, and the producer has published it and will not write to it
             // before our index is.
