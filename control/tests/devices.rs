@@ -2,7 +2,9 @@
 //! of their own. Without the privilege each test says so and passes.
 #![allow(unsafe_code)]
 
-use std::io::{self, BufRead, BufReader};
+mod netns;
+
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::thread;
@@ -11,39 +13,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use sluice_control::device::{ChangeError, Changes, Facts, Inventory, Session, Wanted};
 
+use crate::netns::{in_ipv4_namespace, ip, set_ipv6, until};
+
 const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
-
-/// Runs a test in a network namespace of its own, on a thread that alone is in it; it goes with the thread.
-fn in_namespace(name: &str, test: impl FnOnce() + Send) {
-    thread::scope(|scope| {
-        let run = || {
-            // SAFETY: concerns this thread alone.
-            if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-                println!("SKIP {name}: no network namespace: {}", io::Error::last_os_error());
-                return;
-            }
-            // No link-local addresses, which come in their own time.
-            set_ipv6(false);
-            test();
-        };
-        if let Err(panic) = scope.spawn(run).join() {
-            std::panic::resume_unwind(panic);
-        }
-    });
-}
-
-fn set_ipv6(on: bool) {
-    for scope in ["all", "default"] {
-        let path = format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6");
-        let _ = std::fs::write(path, if on { "0" } else { "1" });
-    }
-}
-
-fn ip(arguments: &str) {
-    let output =
-        Command::new("ip").args(arguments.split_whitespace()).output().expect("ip (iproute2) is installed");
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-}
 
 /// The veth pair dv0 and dv1 with `queues` queues at each end, both up.
 fn veth(queues: u32) {
@@ -56,14 +28,6 @@ fn veth(queues: u32) {
 fn facts(device: &str, session: Option<&str>) -> Facts {
     let mut inventory = Inventory::read(session.and_then(Session::parse)).unwrap();
     inventory.device(device).unwrap().unwrap()
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(5);
-    while !done() {
-        assert!(Instant::now() < end, "{what}: not within 5 s");
-        thread::sleep(Duration::from_millis(10));
-    }
 }
 
 /// A process that another test is about to start may hold our sockets for a moment.
@@ -162,7 +126,7 @@ fn level(diagnosis: &Value, point: &str) -> String {
 
 #[test]
 fn facts_are_those_that_were_set() {
-    in_namespace("facts_are_those_that_were_set", || {
+    in_ipv4_namespace("facts_are_those_that_were_set", || {
         veth(3);
         ip("link set dev dv0 mtu 1400 address 02:00:00:00:00:07");
         ip("address add 192.0.2.1/24 dev dv0");
@@ -188,7 +152,7 @@ fn facts_are_those_that_were_set() {
 
 #[test]
 fn routes_and_sessions_are_seen_through_a_bridge() {
-    in_namespace("routes_and_sessions_are_seen_through_a_bridge", || {
+    in_ipv4_namespace("routes_and_sessions_are_seen_through_a_bridge", || {
         set_ipv6(true);
         veth(1);
         ip("link add dvbr type bridge");
@@ -217,7 +181,7 @@ fn routes_and_sessions_are_seen_through_a_bridge() {
 
 #[test]
 fn changes_are_made_and_taken_back() {
-    in_namespace("changes_are_made_and_taken_back", || {
+    in_ipv4_namespace("changes_are_made_and_taken_back", || {
         veth(4);
         let before = facts("dv0", None);
         let wanted = Wanted { interface: "lan".into(), channels: Some(2), vlans: true };
@@ -246,7 +210,7 @@ fn changes_are_made_and_taken_back() {
 
 #[test]
 fn run_takes_neither_the_default_route_nor_the_session() {
-    in_namespace("run_takes_neither_the_default_route_nor_the_session", || {
+    in_ipv4_namespace("run_takes_neither_the_default_route_nor_the_session", || {
         veth(1);
         ip("address add 192.0.2.1/24 dev dv0");
         ip("route add default via 192.0.2.254");
@@ -285,7 +249,7 @@ fn run_takes_neither_the_default_route_nor_the_session() {
 
 #[test]
 fn run_sets_the_device_back_at_its_end_and_the_kernel_does_at_a_kill() {
-    in_namespace("run_sets_the_device_back_at_its_end_and_the_kernel_does_at_a_kill", || {
+    in_ipv4_namespace("run_sets_the_device_back_at_its_end_and_the_kernel_does_at_a_kill", || {
         veth(4);
         // As many queues as the other end, or the driver refuses XDP.
         ip("link set dev dv1 down");
@@ -318,7 +282,7 @@ fn run_sets_the_device_back_at_its_end_and_the_kernel_does_at_a_kill() {
 
 #[test]
 fn the_doctor_knows_what_is_wrong_with_a_veth() {
-    in_namespace("the_doctor_knows_what_is_wrong_with_a_veth", || {
+    in_ipv4_namespace("the_doctor_knows_what_is_wrong_with_a_veth", || {
         veth(2);
         let (_, found) = doctor(&["dv0"], None);
         for point in [
@@ -362,7 +326,7 @@ fn the_doctor_knows_what_is_wrong_with_a_veth() {
 
 #[test]
 fn the_doctor_sees_a_gateway_that_runs() {
-    in_namespace("the_doctor_sees_a_gateway_that_runs", || {
+    in_ipv4_namespace("the_doctor_sees_a_gateway_that_runs", || {
         veth(1);
         let setup = Setup::new("");
         let (gateway, _) = setup.start();
@@ -376,7 +340,7 @@ fn the_doctor_sees_a_gateway_that_runs() {
 
 #[test]
 fn the_doctor_prints_a_line_for_each_point() {
-    in_namespace("the_doctor_prints_a_line_for_each_point", || {
+    in_ipv4_namespace("the_doctor_prints_a_line_for_each_point", || {
         veth(1);
         let output =
             Command::new(SLUICE).args(["doctor", "dv0"]).env("SSH_CONNECTION", "none").output().unwrap();

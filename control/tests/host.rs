@@ -2,71 +2,19 @@
 //! the privilege each test says so and passes.
 #![allow(unsafe_code)]
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+mod netns;
+
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::Value;
 
+use crate::netns::{Held, PATIENCE, Station, in_namespace, ip};
+
 const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
-const PATIENCE: Duration = Duration::from_secs(5);
-
-fn ip(arguments: &str) {
-    let output =
-        Command::new("ip").args(arguments.split_whitespace()).output().expect("ip (iproute2) is installed");
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// A process that holds something: a network namespace, or the gateway. Killed when dropped.
-struct Held(Child);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Held {
-    /// A network namespace with one end of a veth pair, whose other end is in the calling thread's.
-    fn station(device: &str, peer: &str, addresses: &[&str], routes: &[&str]) -> Self {
-        let child = Command::new("unshare").args(["--net", "sleep", "infinity"]).spawn().unwrap();
-        let held = Self(child);
-        let pid = held.0.id();
-        let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
-        let end = Instant::now() + PATIENCE;
-        while std::fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|theirs| theirs == own) {
-            assert!(Instant::now() < end, "no namespace");
-            thread::sleep(Duration::from_millis(5));
-        }
-        ip(&format!("link add name {device} type veth peer name {peer} netns {pid}"));
-        ip(&format!("link set dev {device} up"));
-        held.within(|| {
-            ip("link set dev lo up");
-            ip(&format!("link set dev {peer} up"));
-            addresses.iter().for_each(|address| ip(&format!("address add {address} dev {peer} nodad")));
-            routes.iter().for_each(|route| ip(&format!("route add {route}")));
-        });
-        held
-    }
-
-    /// Does something on a thread in the namespace.
-    fn within<T: Send>(&self, what: impl FnOnce() -> T + Send) -> T {
-        let namespace = File::open(format!("/proc/{}/ns/net", self.0.id())).unwrap();
-        thread::scope(|scope| {
-            let run = || {
-                // SAFETY: an open namespace, and concerns this thread alone.
-                assert_eq!(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
-                what()
-            };
-            scope.spawn(run).join().unwrap()
-        })
-    }
-}
 
 /// A service that tells each client the client's address and port.
 fn serve(at: &str) {
@@ -117,23 +65,6 @@ fn show(topic: &str, folder: &std::path::Path) -> Value {
     serde_json::from_slice(&command.output().unwrap().stdout).unwrap()
 }
 
-fn in_namespace(name: &str, test: impl FnOnce() + Send) {
-    thread::scope(|scope| {
-        let run = || {
-            // SAFETY: concerns this thread alone.
-            if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-                println!("SKIP {name}: no network namespace: {}", io::Error::last_os_error());
-                return;
-            }
-            ip("link set dev lo up");
-            test();
-        };
-        if let Err(panic) = scope.spawn(run).join() {
-            std::panic::resume_unwind(panic);
-        }
-    });
-}
-
 const CONFIG: &str = r#"
 [interfaces.lan]
 device = "dvh0"
@@ -157,15 +88,11 @@ from = "192.0.2.0/24"
 #[test]
 fn the_kernel_keeps_what_is_its_own_and_nat_shares_the_address() {
     in_namespace("the_kernel_keeps_what_is_its_own_and_nat_shares_the_address", || {
-        let client = Held::station(
-            "dvh0",
-            "dvh1",
+        let client = Station::new("dvh0", "dvh1", 1).up(
             &["192.0.2.10/24", "2001:db8:1::10/64"],
             &["default via 192.0.2.1", "2001:db8:2::/64 via 2001:db8:1::1"],
         );
-        let server = Held::station(
-            "dvh2",
-            "dvh3",
+        let server = Station::new("dvh2", "dvh3", 1).up(
             &["198.51.100.7/24", "203.0.113.7/24", "2001:db8:2::7/64"],
             &["2001:db8:1::/64 via 2001:db8:2::1"],
         );
@@ -234,8 +161,8 @@ fn the_kernel_keeps_what_is_its_own_and_nat_shares_the_address() {
 #[test]
 fn a_neighbor_that_gets_another_mac_is_followed() {
     in_namespace("a_neighbor_that_gets_another_mac_is_followed", || {
-        let client = Held::station("dvh0", "dvh1", &["192.0.2.10/24"], &["default via 192.0.2.1"]);
-        let server = Held::station("dvh2", "dvh3", &["198.51.100.7/24"], &[]);
+        let client = Station::new("dvh0", "dvh1", 1).up(&["192.0.2.10/24"], &["default via 192.0.2.1"]);
+        let server = Station::new("dvh2", "dvh3", 1).up(&["198.51.100.7/24"], &[]);
         ip("address add 192.0.2.1/24 dev dvh0");
         ip("address add 2001:db8:1::1/64 dev dvh0 nodad");
         ip("address add 198.51.100.1/24 dev dvh2");
@@ -260,8 +187,8 @@ fn a_neighbor_that_gets_another_mac_is_followed() {
 #[test]
 fn an_address_that_the_kernel_has_not_is_refused() {
     in_namespace("an_address_that_the_kernel_has_not_is_refused", || {
-        let _client = Held::station("dvh0", "dvh1", &[], &[]);
-        let _server = Held::station("dvh2", "dvh3", &[], &[]);
+        let _client = Station::new("dvh0", "dvh1", 1).up(&[], &[]);
+        let _server = Station::new("dvh2", "dvh3", 1).up(&[], &[]);
         let folder = tempfile::tempdir().unwrap();
         let (_gateway, lines) = start(CONFIG, folder.path());
         let said = lines.last().unwrap();

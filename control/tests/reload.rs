@@ -2,89 +2,21 @@
 //! Without the privilege each test says so and passes.
 #![allow(unsafe_code)]
 
-use std::fs::File;
+mod netns;
+
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::netns::{Held, PATIENCE, Station, in_namespace};
+
 const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
-const PATIENCE: Duration = Duration::from_secs(5);
 const CONNECTIONS: usize = 24;
-
-fn ip(arguments: &str) {
-    let output =
-        Command::new("ip").args(arguments.split_whitespace()).output().expect("ip (iproute2) is installed");
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// A process that holds something. Killed when dropped.
-struct Held(Child);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Held {
-    /// A network namespace with one end of a veth pair, whose other end is in the calling thread's.
-    fn station(device: &str, peer: &str, address: &str, route: &str) -> Self {
-        let held = Self(Command::new("unshare").args(["--net", "sleep", "infinity"]).spawn().unwrap());
-        let pid = held.0.id();
-        let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
-        let end = Instant::now() + PATIENCE;
-        while std::fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|theirs| theirs == own) {
-            assert!(Instant::now() < end, "no namespace");
-            thread::sleep(Duration::from_millis(5));
-        }
-        let queues = "numrxqueues 2 numtxqueues 2";
-        ip(&format!("link add name {device} {queues} type veth peer name {peer} {queues} netns {pid}"));
-        ip(&format!("link set dev {device} up"));
-        held.within(|| {
-            ip(&format!("link set dev {peer} up"));
-            ip(&format!("address add {address} dev {peer}"));
-            ip(&format!("route add {route}"));
-        });
-        held
-    }
-
-    /// Does something on a thread in the namespace.
-    fn within<T: Send>(&self, what: impl FnOnce() -> T + Send) -> T {
-        let namespace = File::open(format!("/proc/{}/ns/net", self.0.id())).unwrap();
-        thread::scope(|scope| {
-            let run = || {
-                // SAFETY: an open namespace, and concerns this thread alone.
-                assert_eq!(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
-                what()
-            };
-            scope.spawn(run).join().unwrap()
-        })
-    }
-}
-
-fn in_namespace(name: &str, test: impl FnOnce() + Send) {
-    thread::scope(|scope| {
-        let run = || {
-            // SAFETY: concerns this thread alone.
-            if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-                println!("SKIP {name}: no network namespace: {}", io::Error::last_os_error());
-                return;
-            }
-            ip("link set dev lo up");
-            test();
-        };
-        if let Err(panic) = scope.spawn(run).join() {
-            std::panic::resume_unwind(panic);
-        }
-    });
-}
 
 /// Gives back what clients say.
 fn serve_echo(at: &str) {
@@ -202,8 +134,9 @@ rate = "{limit} Mbit/s"
 
 fn run(name: &str, workers: &'static str) {
     in_namespace(name, || {
-        let client = Held::station("drl0", "drl1", "192.0.2.10/24", "default via 192.0.2.1");
-        let server = Held::station("drl2", "drl3", "198.51.100.7/24", "203.0.113.0/24 via 198.51.100.1");
+        let client = Station::new("drl0", "drl1", 2).up(&["192.0.2.10/24"], &["default via 192.0.2.1"]);
+        let server =
+            Station::new("drl2", "drl3", 2).up(&["198.51.100.7/24"], &["203.0.113.0/24 via 198.51.100.1"]);
         server.within(|| {
             serve_echo("0.0.0.0:7");
             serve_echo("0.0.0.0:8");

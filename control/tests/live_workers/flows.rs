@@ -3,7 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::lab::{PATIENCE, Wire};
+use crate::lab::Wire;
+use crate::netns::PATIENCE;
 
 pub(crate) const FLOWS: usize = 10_000;
 /// Packets on their way at most: fewer than a queue of a veth holds.

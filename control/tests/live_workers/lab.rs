@@ -1,6 +1,5 @@
 //! Network namespaces on veth pairs of several queues, a gateway between them, and sockets for whole frames.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -11,97 +10,19 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::netns::{Station, set_ipv6, until};
+
 const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
-
-pub(crate) fn ip(arguments: &str) -> String {
-    let output =
-        Command::new("ip").args(arguments.split_whitespace()).output().expect("ip (iproute2) is installed");
-    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// Runs a test in a network namespace of its own, on a thread that alone is in it; it goes with the thread.
-pub(crate) fn in_namespace(name: &str, test: impl FnOnce() + Send) {
-    thread::scope(|scope| {
-        let run = || {
-            // SAFETY: concerns this thread alone.
-            if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-                println!("SKIP {name}: no network namespace: {}", io::Error::last_os_error());
-                return;
-            }
-            no_ipv6();
-            test();
-        };
-        if let Err(panic) = scope.spawn(run).join() {
-            std::panic::resume_unwind(panic);
-        }
-    });
-}
-
-/// No frames but ours.
-fn no_ipv6() {
-    for scope in ["all", "default"] {
-        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1");
-    }
-}
-
-/// A network namespace with one end of a veth pair, whose other end is in the calling thread's. Gone when dropped.
-pub(crate) struct Station(Child);
-
-impl Drop for Station {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Station {
-    /// Both ends of the pair have `queues` queues; the far one is `eth0`, with an address.
-    pub(crate) fn new(device: &str, queues: u32, address: &str) -> Self {
-        let station = Self(Command::new("unshare").args(["--net", "sleep", "infinity"]).spawn().unwrap());
-        let pid = station.0.id();
-        let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
-        until("a namespace", || {
-            std::fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|theirs| theirs != own)
-        });
-        let count = format!("numrxqueues {queues} numtxqueues {queues}");
-        ip(&format!("link add name {device} {count} type veth peer name eth0 {count} netns {pid}"));
-        ip(&format!("link set dev {device} up"));
-        station.within(|| {
-            no_ipv6();
-            ip("link set dev eth0 up");
-            ip(&format!("address add {address} dev eth0"));
-        });
-        station
-    }
-
-    /// Does something on a thread in the namespace.
-    pub(crate) fn within<T: Send>(&self, what: impl FnOnce() -> T + Send) -> T {
-        let namespace = File::open(format!("/proc/{}/ns/net", self.0.id())).unwrap();
-        thread::scope(|scope| {
-            let run = || {
-                // SAFETY: an open namespace, and concerns this thread alone.
-                assert_eq!(unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
-                what()
-            };
-            scope.spawn(run).join().unwrap()
-        })
-    }
+/// A namespace with one end of a veth pair of several queues, `eth0`, with an address and without IPv6.
+pub(crate) fn station(device: &str, queues: u32, address: &str) -> Station {
+    let station = Station::new(device, "eth0", queues);
+    station.within(|| set_ipv6(false));
+    station.up(&[address], &[])
 }
 
 /// The MAC address of a device of the calling thread's namespace.
 pub(crate) fn mac(device: &str) -> [u8; 6] {
     sluice_dataplane::port::af_xdp::device_facts(device).unwrap().mac
-}
-
-/// Fails if it is not done within five seconds.
-pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < end, "{what}: not within {PATIENCE:?}");
-        thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// A folder with a configuration, and a socket.

@@ -4,6 +4,8 @@
 
 mod flows;
 mod lab;
+#[path = "../netns/mod.rs"]
+mod netns;
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,7 +13,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use flows::{Ends, FLOWS, WINDOW};
-use lab::{Setup, Station, Wire, in_namespace, ip, mac, until};
+use lab::{Setup, Wire, mac, station};
+use netns::{Station, in_ipv4_namespace, ip, until};
 use sluice_control::device::{Changes, Inventory, Wanted};
 
 /// Two workers, on one core if there are no more.
@@ -46,7 +49,7 @@ cores = {cores}
 
 /// Two stations behind the gateway's devices, which have `queues` queues at each end.
 fn stations(queues: u32) -> [Station; 2] {
-    [Station::new("lan0", queues, "192.0.2.2/24"), Station::new("wan0", queues, "203.0.113.2/24")]
+    [station("lan0", queues, "192.0.2.2/24"), station("wan0", queues, "203.0.113.2/24")]
 }
 
 fn rows(value: &Value) -> &Vec<Value> {
@@ -122,14 +125,14 @@ const EXTERNAL: [u8; 4] = [203, 0, 113, 1];
 
 #[test]
 fn ten_thousand_flows_go_both_ways() {
-    in_namespace("ten_thousand_flows_go_both_ways", || {
+    in_ipv4_namespace("ten_thousand_flows_go_both_ways", || {
         flows_go_both_ways(&Setup::new(&config("sluice", "")), None);
     });
 }
 
 #[test]
 fn ten_thousand_flows_go_both_ways_through_nat() {
-    in_namespace("ten_thousand_flows_go_both_ways_through_nat", || {
+    in_ipv4_namespace("ten_thousand_flows_go_both_ways_through_nat", || {
         flows_go_both_ways(&Setup::new(&config("sluice", NAT)), Some(EXTERNAL));
     });
 }
@@ -137,14 +140,14 @@ fn ten_thousand_flows_go_both_ways_through_nat() {
 /// What the kernel knows of neighbours, every worker is told.
 #[test]
 fn ten_thousand_flows_go_both_ways_where_the_kernel_is_the_host() {
-    in_namespace("ten_thousand_flows_go_both_ways_where_the_kernel_is_the_host", || {
+    in_ipv4_namespace("ten_thousand_flows_go_both_ways_where_the_kernel_is_the_host", || {
         flows_go_both_ways(&Setup::new(&config("kernel", NAT)), Some(EXTERNAL));
     });
 }
 
 #[test]
 fn workers_that_have_nothing_to_do_sleep() {
-    in_namespace("workers_that_have_nothing_to_do_sleep", || {
+    in_ipv4_namespace("workers_that_have_nothing_to_do_sleep", || {
         let _stations = stations(4);
         let setup = Setup::new(&config("sluice", ""));
         let gateway = setup.start();
@@ -175,7 +178,7 @@ fn workers_that_have_nothing_to_do_sleep() {
 /// The thread of one worker alone is stopped, as a debugger does it.
 #[test]
 fn a_worker_that_stalls_is_told() {
-    in_namespace("a_worker_that_stalls_is_told", || {
+    in_ipv4_namespace("a_worker_that_stalls_is_told", || {
         let _stations = stations(2);
         let setup = Setup::new(&config("sluice", ""));
         let gateway = setup.start();
@@ -218,7 +221,7 @@ fn a_worker_that_stalls_is_told() {
 
 #[test]
 fn two_workers_die_and_begin_again_in_time() {
-    in_namespace("two_workers_die_and_begin_again_in_time", || {
+    in_ipv4_namespace("two_workers_die_and_begin_again_in_time", || {
         let _stations = stations(4);
         let setup = Setup::new(&config("sluice", ""));
         let mut readiness = Vec::new();
@@ -246,7 +249,7 @@ fn two_workers_die_and_begin_again_in_time() {
 
 #[test]
 fn a_device_gets_as_many_channels_as_there_are_workers() {
-    in_namespace("a_device_gets_as_many_channels_as_there_are_workers", || {
+    in_ipv4_namespace("a_device_gets_as_many_channels_as_there_are_workers", || {
         let _stations = stations(2);
         let facts = |device| Inventory::read(None).unwrap().device(device).unwrap().unwrap();
         let one = Wanted { channels: Some(1), ..Wanted::default() };
@@ -265,7 +268,7 @@ fn a_device_gets_as_many_channels_as_there_are_workers() {
 
 #[test]
 fn too_few_queues_are_told() {
-    in_namespace("too_few_queues_are_told", || {
+    in_ipv4_namespace("too_few_queues_are_told", || {
         let _stations = stations(1);
         let said = Setup::new(&config("sluice", "")).refused();
         assert!(said.contains("too few queues (1) for 2 workers"), "{said}");
