@@ -118,28 +118,17 @@ impl Receiver {
                 foreign += 1;
                 return;
             }
-            // SAFETY: lent, and returned by this descriptor.
-            let Some(frame) = (unsafe { pool.recover(descriptor.addr, descriptor.len) }) else {
-                refused.too_long += 1;
-                refused.bytes += descriptor.len as u64;
-                // SAFETY: as above; no frame came of it.
-                unsafe { pool.reclaim(descriptor.addr) };
-                return;
-            };
-            let more = descriptor.options & XDP_PKT_CONTD != 0;
-            frame.bytes().first().into_iter().for_each(prefetch);
-            let packet = if more || !matches!(chain, Chain::None) {
-                chain.add(frame, more, *longest, pool, &mut refused)
-            } else if descriptor.len > *longest {
-                refused.too_long += 1;
-                refused.bytes += descriptor.len as u64;
-                pool.give(frame);
-                None
-            } else {
-                Some(frame)
-            };
-            if let Some(Err(frame)) = packet.map(|packet| burst.push(packet)) {
-                pool.give(frame);
+            let is_whole = descriptor.options & XDP_PKT_CONTD == 0 && matches!(chain, Chain::None);
+            if is_whole && descriptor.len <= *longest {
+                // SAFETY: lent, and returned by this descriptor.
+                if let Some(frame) = unsafe { pool.recover(descriptor.addr, descriptor.len) } {
+                    frame.bytes().first().into_iter().for_each(prefetch);
+                    return burst.push(frame).unwrap_or_else(|frame| pool.give(frame));
+                }
+            }
+            // SAFETY: as above; no frame has come of it.
+            if let Some(packet) = unsafe { chain.receive(descriptor, *longest, pool, &mut refused) } {
+                burst.push(packet).unwrap_or_else(|packet| pool.give(packet));
             }
         });
         self.wanted += consumed;
@@ -148,6 +137,30 @@ impl Receiver {
 }
 
 impl Chain {
+    /// Takes what is no packet in one frame. Returns a packet if that was its last piece.
+    ///
+    /// # Safety
+    /// The descriptor's chunk must have been lent, and be returned by it.
+    #[cold]
+    unsafe fn receive(
+        &mut self,
+        descriptor: libc::xdp_desc,
+        longest: u32,
+        pool: &mut FramePool,
+        refused: &mut Refused,
+    ) -> Option<Frame> {
+        let libc::xdp_desc { addr, len, options } = descriptor;
+        // SAFETY: the caller's word.
+        let Some(piece) = (unsafe { pool.recover(addr, len) }) else {
+            refused.too_long += 1;
+            refused.bytes += u64::from(len);
+            // SAFETY: as above; no frame came of it.
+            unsafe { pool.reclaim(addr) };
+            return None;
+        };
+        self.add(piece, options & XDP_PKT_CONTD != 0, longest, pool, refused)
+    }
+
     /// Adds the packet's next piece; `more` are to come. Returns the packet if that was its last one.
     #[cold]
     fn add(
