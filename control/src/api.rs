@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::nat_query::Query;
 use crate::state::{State, Topic};
 
 /// Longest request.
@@ -32,6 +33,8 @@ const DYING: Duration = Duration::from_secs(2);
 pub enum Request {
     /// A listing.
     Show(Topic),
+    /// Who has an external port, or which ports an inside address has.
+    Nat(Query),
 }
 
 /// What comes back.
@@ -184,7 +187,11 @@ fn converse(stream: &UnixStream, answer: impl Fn(&str) -> Answer) -> io::Result<
 
 /// The answer to a line that a client sent.
 pub fn reply(state: &State, line: &str) -> Answer {
-    match serde_json::from_str(line).map(|Request::Show(topic)| state.show(topic)) {
+    let answer = |request| match request {
+        Request::Show(topic) => state.show(topic),
+        Request::Nat(query) => state.nat_query(query),
+    };
+    match serde_json::from_str(line).map(answer) {
         Ok(Ok(value)) => Answer::Ok(value),
         Ok(Err(error)) => Answer::Error(error),
         Err(error) => Answer::Error(format!("not a request: {error}")),

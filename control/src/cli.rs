@@ -1,6 +1,8 @@
 //! The command line: what is asked for, and how the answer is printed.
 
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, BufReader, Write};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,6 +13,8 @@ use crate::api::{self, Request};
 use crate::bench;
 use crate::config::{self, Config};
 use crate::doctor;
+use crate::export::wall;
+use crate::nat_query::Query;
 use crate::state::Topic;
 use crate::{gateway, replay, table};
 
@@ -52,6 +56,8 @@ enum Command {
     /// Ask a running gateway
     #[command(after_help = "Example: sluice show counters --json")]
     Show(ShowArgs),
+    /// Find out which inside address has, or has had, an external port, and the other way round
+    Nat(NatArgs),
     /// Measure
     Bench(BenchArgs),
 }
@@ -127,6 +133,58 @@ struct ShowArgs {
 }
 
 #[derive(Debug, Args)]
+struct NatArgs {
+    #[command(subcommand)]
+    what: NatCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum NatCommand {
+    /// Which inside address has this external address and port
+    #[command(
+        after_help = "Example: sluice nat who 203.0.113.7 4711 2026-01-31T20:15:00Z --log /var/log/sluice-nat.log"
+    )]
+    Who {
+        /// The external address
+        address: Ipv4Addr,
+        /// The external port, or echo identifier
+        port: u16,
+        /// When, with the offset from UTC; a log alone can tell
+        #[arg(value_name = "TIME", value_parser = time)]
+        time: Option<u64>,
+        #[command(flatten)]
+        source: NatSource,
+    },
+    /// Which external addresses and ports this inside address has
+    #[command(after_help = "Example: sluice nat where 100.64.0.7 --config /etc/sluice/sluice.toml")]
+    Where {
+        /// The inside address
+        subscriber: Ipv4Addr,
+        /// When, with the offset from UTC; a log alone can tell
+        #[arg(value_name = "TIME", value_parser = time)]
+        time: Option<u64>,
+        #[command(flatten)]
+        source: NatSource,
+    },
+}
+
+#[derive(Debug, Args)]
+struct NatSource {
+    /// Answer from a log that `[nat.log]` or a syslog server has written; `-` is the standard input
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Answer from a configuration alone, where NAT is deterministic
+    #[arg(long, value_name = "FILE", conflicts_with = "log")]
+    config: Option<PathBuf>,
+    /// The control socket of the gateway to ask, where neither is given
+    #[arg(long, value_name = "PATH", default_value = config::DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// Print it as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 struct BenchArgs {
     #[command(subcommand)]
     what: BenchCommand,
@@ -180,6 +238,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => return run_doctor(&args),
         Command::Replay(args) => return run_replay(args),
         Command::Show(args) => show(&args),
+        Command::Nat(args) => nat(&args.what),
         Command::Bench(args) => run_bench(&args),
     };
     done.map_or_else(failed, |()| ExitCode::SUCCESS)
@@ -288,6 +347,44 @@ fn show(args: &ShowArgs) -> Result<(), String> {
         print(&table::render(&value))
     }
     Ok(())
+}
+
+fn time(text: &str) -> Result<u64, String> {
+    wall::parse(text).ok_or_else(|| "write it as 2026-01-31T20:15:00Z, or with an offset, +01:00".into())
+}
+
+fn nat(what: &NatCommand) -> Result<(), String> {
+    let (query, time, source) = match what {
+        NatCommand::Who { address, port, time, source } => {
+            (Query::Who { address: *address, port: *port }, *time, source)
+        }
+        NatCommand::Where { subscriber, time, source } => {
+            (Query::Where { subscriber: *subscriber }, *time, source)
+        }
+    };
+    let hits = if let Some(path) = &source.log {
+        let failed = |error: io::Error| format!("{}: cannot read the log: {error}", path.display());
+        let hits = match path.as_os_str() == "-" {
+            true => query.of_log(io::stdin().lock(), time),
+            false => File::open(path).and_then(|file| query.of_log(BufReader::new(file), time)),
+        };
+        json!(hits.map_err(failed)?)
+    } else if let Some(path) = &source.config {
+        let (config, _) = config::load(path).map_err(|report| report.to_string())?;
+        // Arithmetic gives the same at any time.
+        json!(query.of_snapshot(&config::compile(&config, &[])))
+    } else if time.is_some() {
+        return Err("a running gateway knows of now alone; for another time, name its log with --log".into());
+    } else {
+        api::ask(&source.socket, Request::Nat(query)).map_err(|error| error.to_string())?
+    };
+    if source.json {
+        print_json(&hits);
+    } else {
+        print(&table::render(&hits));
+    }
+    let is_found = hits.as_array().is_some_and(|hits| !hits.is_empty());
+    is_found.then_some(()).ok_or_else(|| "nobody, as far as this can tell".into())
 }
 
 fn run_bench(args: &BenchArgs) -> Result<(), String> {

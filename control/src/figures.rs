@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use sluice_dataplane::counters::Counters;
+use sluice_dataplane::nat::NatLog;
 use sluice_dataplane::snapshot::Snapshot;
 use sluice_dataplane::verdict::DropReason;
 
@@ -32,6 +33,10 @@ pub fn counters(snapshot: &Snapshot, counters: &Counters) -> Value {
         "sessions_ended": counters.sessions_ended,
         "nat_bindings": counters.bindings,
     });
+    if snapshot.nat_log != NatLog::Off {
+        figures["nat_log"] =
+            json!({ "records": counters.nat_recorded, "records_lost": counters.nat_unrecorded });
+    }
     if counters.workers > 1 {
         if let Some(figures) = figures.as_object_mut() {
             figures.insert("crossing".into(), crossing(counters));

@@ -12,18 +12,21 @@ use std::time::{Duration, Instant, SystemTime};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use sluice_dataplane::arena::{ArenaError, FramePool, Pages};
-use sluice_dataplane::clock::Clock;
+use sluice_dataplane::clock::{Clock, Nanos, SECOND};
 use sluice_dataplane::counters::Counters;
 use sluice_dataplane::crossing;
 use sluice_dataplane::live::{Habit, Post, Running};
 use sluice_dataplane::port::Port;
 use sluice_dataplane::port::af_xdp::{self, AfXdpPort, DeviceChange, DeviceControl, OpenError};
 use sluice_dataplane::snapshot::Snapshot;
+use sluice_dataplane::verdict::DropReason;
 use sluice_dataplane::worker::{Closed, Worker};
 
+use crate::alarm::Alarm;
 use crate::api::{self, ApiError};
 use crate::config::{self, Poll, Report};
 use crate::device::machine::Machine;
+use crate::export::{Logger, SinkStatus};
 use crate::host::{self, Follower, HostError};
 use crate::intake::{self, Intake, IntakeError};
 use crate::plan::{self, Plan, TooFewCores};
@@ -202,6 +205,10 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let ends = |worker: &mut Worker| Ends { counters: worker.reader(), inspector: worker.inspector() };
     let ends: Vec<Ends> = workers.iter_mut().map(ends).collect();
 
+    let events = config.nat_log.as_ref().map(|log| {
+        let readers = workers.iter_mut().map(Worker::nat_events).collect::<Vec<_>>();
+        (log, readers)
+    });
     let clock = Clock::monotonic();
     let habit = if config.workers.poll == Poll::Busy { Habit::Busy } else { Habit::Adaptive };
     let cores = || plan.workers.iter().map(|worker| worker.core);
@@ -213,7 +220,15 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     }
     let counters = ends.iter().map(|ends| ends.counters.clone());
     let watch = Watch::new(clock, cores().zip(running.signs().iter().cloned()).zip(counters));
-    let state = Arc::new(State::new(snapshot, ends, controls, plan.clone(), watch));
+    let mut state = State::new(snapshot, ends, controls, plan.clone(), watch);
+    // Dropped once the workers have ended, and with them what they record.
+    let mut logger = None;
+    if let Some((log, readers)) = events {
+        let started = Logger::start(log, readers, clock);
+        let (kept, statuses) = started.map_err(system("cannot start the thread of NAT's log"))?;
+        (logger, state) = (Some(kept), state.with_nat_log(statuses));
+    }
+    let state = Arc::new(state);
     let server = api::serve(listener, &socket, state.clone())?;
     let on = on_cores(&plan);
     say(log, format_args!("ready: {on}; `sluice show counters --socket {}`", socket.display()));
@@ -223,6 +238,7 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let begun = Instant::now();
     drop((server, reload));
     let ended = running.stop();
+    drop(logger);
     if let Some(worker) = died?.or(ended.iter().position(Option::is_none)) {
         return Err(RunError::WorkerDied(worker));
     }
@@ -292,6 +308,7 @@ fn attend(
             thread::park_timeout(TEND);
         }
     };
+    let (mut alarm, mut counted) = (Alarm::default(), 0);
     thread::scope(|scope| {
         let tender = thread::Builder::new().name("sluice-devices".into()).spawn_scoped(scope, tending)?;
         let died = loop {
@@ -313,12 +330,46 @@ fn attend(
                 .chain(told.try_iter())
                 .chain(reload.go_on(state))
                 .for_each(|line| say(log, format_args!("{line}")));
+            let now = state.watch().now();
+            if now.saturating_sub(counted) >= SECOND {
+                counted = now;
+                shortages(&mut alarm, state, now).iter().for_each(|line| say(log, format_args!("{line}")));
+            }
             thread::sleep(LOOK);
         };
         ends.store(true, Ordering::Relaxed);
         tender.thread().unpark();
         Ok(died)
     })
+}
+
+/// What there is to say of what has run short, or was lost.
+fn shortages(alarm: &mut Alarm, state: &State, now: Nanos) -> Vec<String> {
+    let counters = state.counters();
+    let mut lines = Vec::new();
+    for (reason, what) in [
+        (DropReason::NatPortsExhausted, "found no free port in a pool"),
+        (DropReason::NatPortLimit, "were over the ports of their inside address"),
+        (DropReason::NatSessionLimit, "were over the sessions of their inside address"),
+    ] {
+        let count = counters.drops.get(reason as usize).copied().unwrap_or(0);
+        if let Some(packets) = alarm.look(reason.name(), count, now) {
+            lines.push(format!(
+                "nat: {packets} packets {what} ({}); `sluice show nat` has the pools",
+                reason.name()
+            ));
+        }
+    }
+    if let Some(records) = alarm.look("records", counters.nat_unrecorded, now) {
+        lines.push(format!("nat log: {records} records lost, as they are not written fast enough"));
+    }
+    for SinkStatus { sink, lost, error, .. } in state.nat_log() {
+        if let Some(records) = alarm.look(&sink, lost, now) {
+            let why = error.unwrap_or_default();
+            lines.push(format!("nat log: {sink} has lost {records} records: {why}"));
+        }
+    }
+    lines
 }
 
 /// Looks after a device, and returns what there is to say.

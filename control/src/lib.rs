@@ -1,17 +1,21 @@
 //! The control side of Sluice: configuration, command line, API, replay; and `sluice run`, which ties them to the data
 //! plane.
 
+pub mod alarm;
 pub mod api;
 pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod device;
 pub mod doctor;
+pub mod export;
 pub mod figures;
 pub mod gateway;
 pub mod golden;
 pub mod host;
 pub mod intake;
+pub mod nat_query;
+pub mod nat_view;
 pub mod plan;
 pub mod reload;
 pub mod replay;

@@ -3,13 +3,16 @@
 //! Nothing changes unless all of it can be adopted. What devices and workers were made with cannot change while they run;
 //! it is said which key wants a restart.
 
+use std::collections::HashMap;
+use std::mem::{Discriminant, discriminant};
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use sluice_dataplane::adopt::{self, Adopter, Settled};
 use sluice_dataplane::counters::Reader;
-use sluice_dataplane::snapshot::Snapshot;
+use sluice_dataplane::snapshot::{Allocation, Pool, Snapshot};
 use sluice_dataplane::stage::owner::Owners;
 
 use crate::config::{self, Config, Device, DeviceFacts, Interface, Link, Report};
@@ -126,6 +129,9 @@ impl Reload {
                 "nat.source: the number of `ports` decides how several workers share them, and changed";
             return Err(ReloadError::Restart(what.into()));
         }
+        if let Some(what) = changed_way(&present, &next).filter(|_| workers > 1) {
+            return Err(ReloadError::Restart(what));
+        }
         let next = Arc::new(next);
         let readers = adopt::hand_over(&mut running.adopters, &next).ok_or(ReloadError::Busy)?;
         let mut lines = Vec::new();
@@ -184,10 +190,29 @@ fn wants_restart(old: &Config, new: &Config, socket_of_config: bool) -> Option<S
         let sections = [
             (old.workers != new.workers, "[workers]"),
             (old.tables != new.tables, "[tables]"),
+            (old.nat_log != new.nat_log, "[nat.log]"),
             (socket_of_config && old.control_socket != new.control_socket, "control.socket"),
         ];
         sections.into_iter().find(|(changed, _)| *changed).map(|(_, name)| format!("{name} changed"))
     })
+}
+
+/// Whether an external address is given out in another way, by which several workers would share its ports otherwise.
+fn changed_way(old: &Snapshot, new: &Snapshot) -> Option<String> {
+    let addresses = |snapshot: &Snapshot| -> Vec<(Ipv4Addr, Discriminant<Allocation>)> {
+        let of = |pool: &Pool| {
+            let way = discriminant(&pool.allocation);
+            pool.addresses.iter().map(|&address| (address, way)).collect::<Vec<_>>()
+        };
+        snapshot.pools.iter().flat_map(of).collect()
+    };
+    let ways: HashMap<Ipv4Addr, Discriminant<Allocation>> = addresses(old).into_iter().collect();
+    let changed = |(address, way): &(Ipv4Addr, _)| ways.get(address).is_some_and(|before| before != way);
+    let (address, _) = addresses(new).into_iter().find(changed)?;
+    Some(format!(
+        "nat.source: the ports of {address} are given out in another way (one by one, `block-size`, `deterministic`), \
+         by which several workers share them"
+    ))
 }
 
 fn changed_link(old: &Interface, new: &Interface) -> Option<String> {
@@ -263,6 +288,7 @@ socket = "/run/a.sock"
                 "interfaces: lan, guest became lan, guests, in this order",
             ),
             (("[control]", "[tables]\nsessions = 100\n[control]"), "[tables] changed"),
+            (("[control]", "[nat.log]\nfile = \"/var/log/nat.log\"\n[control]"), "[nat.log] changed"),
             (("[control]", "[workers]\npoll = \"busy\"\n[control]"), "[workers] changed"),
             (("a.sock", "b.sock"), "control.socket changed"),
         ];
@@ -270,5 +296,24 @@ socket = "/run/a.sock"
             assert_eq!(said(&[change]).as_deref(), Some(want));
         }
         assert_eq!(wants_restart(&old, &load(&[("a.sock", "b.sock")]), false), None);
+    }
+
+    #[test]
+    fn several_workers_do_not_share_an_address_in_another_way() {
+        let compiled = |keys: &str| {
+            let rule = format!(
+                "[[nat.source]]\nout = \"lan\"\nfrom = \"192.168.2.0/24\"\nto = \"192.168.1.9\"\n{keys}[control]"
+            );
+            config::compile(&load(&[("[control]", &rule)]), &[])
+        };
+        let [ports, blocks, other_blocks, fixed] =
+            ["", "block-size = 64\n", "block-size = 128\nmax-blocks = 2\n", "deterministic = true\n"]
+                .map(compiled);
+        for (old, new) in [(&ports, &blocks), (&blocks, &fixed), (&fixed, &ports)] {
+            assert!(changed_way(old, new).unwrap().contains("the ports of 192.168.1.9"));
+            assert!(changed_way(old, old).is_none());
+        }
+        assert!(changed_way(&blocks, &other_blocks).is_none());
+        assert!(changed_way(&Snapshot::default(), &blocks).is_none());
     }
 }

@@ -9,14 +9,17 @@ use serde_json::{Value, json};
 use sluice_dataplane::counters::{Counters, Reader};
 use sluice_dataplane::inspect::{FlowRow, Inspector, Question, Row, SessionRow};
 use sluice_dataplane::local::neighbor;
+use sluice_dataplane::nat::NatLog;
 use sluice_dataplane::port::af_xdp::DeviceControl;
 use sluice_dataplane::session::FlowAction;
-use sluice_dataplane::snapshot::{NONE16, Snapshot};
+use sluice_dataplane::snapshot::{Allocation, NONE16, Pool, Snapshot};
 
 use crate::config::protocol_name;
-use crate::figures;
+use crate::export::{SinkStatus, Statuses};
+use crate::nat_query::Query;
 use crate::plan::Plan;
 use crate::watch::Watch;
+use crate::{figures, nat_view};
 
 /// How long a worker may take for a listing.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,7 +32,7 @@ pub enum Topic {
     Counters,
     /// Live sessions, both directions
     Flows,
-    /// NAT bindings, external addresses and their ports in use
+    /// NAT: pools, blocks, what inside addresses have, bindings, and how the log does
     Nat,
     /// ACL rules with their hits
     Acl,
@@ -75,6 +78,7 @@ pub struct State {
     devices: Vec<DeviceControl>,
     plan: Plan,
     watch: Watch,
+    nat_log: Statuses,
 }
 
 impl State {
@@ -89,11 +93,23 @@ impl State {
         let ends = workers.into_iter().map(|ends| (ends.counters, ends.inspector));
         let (counters, inspectors): (_, Vec<_>) = ends.unzip();
         let current = RwLock::new(Arc::new(Current { snapshot, counters }));
-        Self { current, inspectors: Mutex::new(inspectors), devices, plan, watch }
+        let nat_log = Statuses::default();
+        Self { current, inspectors: Mutex::new(inspectors), devices, plan, watch, nat_log }
     }
 
     fn current(&self) -> Arc<Current> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// With a log of NAT.
+    #[must_use]
+    pub fn with_nat_log(self, nat_log: Statuses) -> Self {
+        Self { nat_log, ..self }
+    }
+
+    /// How the sinks of NAT's log do.
+    pub fn nat_log(&self) -> Vec<SinkStatus> {
+        self.nat_log.read()
     }
 
     /// The configuration.
@@ -111,6 +127,11 @@ impl State {
     /// The workers' watch.
     pub fn watch(&self) -> &Watch {
         &self.watch
+    }
+
+    /// All workers' counters together.
+    pub fn counters(&self) -> Counters {
+        self.current().counters()
     }
 
     /// The devices, in the order of the ports.
@@ -150,11 +171,46 @@ impl State {
             Topic::Interfaces => self.interfaces(&self.with_kernel(counters), snapshot),
             Topic::Flows => rows(self.list(Question::Sessions)?),
             Topic::Neighbors => rows(merged(self.list(Question::Neighbors)?)),
-            Topic::Nat => json!({
-                "external": rows(merged(self.list(Question::Externals)?)),
-                "bindings": rows(self.list(Question::Bindings)?),
-            }),
+            Topic::Nat => self.nat(snapshot, &counters)?,
         })
+    }
+
+    fn nat(&self, snapshot: &Snapshot, counters: &Counters) -> Result<Value, String> {
+        let rows = |rows: &[Row]| rows.iter().map(|row| Self::row(row, snapshot)).collect::<Value>();
+        let bindings = self.list(Question::Bindings)?;
+        let blocks = self.list(Question::Blocks)?;
+        let mut nat = json!({
+            "pools": nat_view::pools(snapshot, &bindings, &blocks),
+            "external": rows(&merged(self.list(Question::Externals)?)),
+        });
+        let has_blocks = |pool: &Pool| matches!(pool.allocation, Allocation::Blocks(_));
+        if snapshot.pools.iter().any(has_blocks) {
+            nat["blocks"] = rows(&blocks);
+        }
+        let subscribers = self.list(Question::Subscribers)?;
+        if !subscribers.is_empty() {
+            nat["subscribers"] = rows(&merged(subscribers));
+        }
+        nat["bindings"] = rows(&bindings);
+        if snapshot.nat_log != NatLog::Off {
+            nat["log"] = json!(self.nat_log());
+            nat["log_records"] = counters.nat_recorded.into();
+            nat["log_records_lost"] = counters.nat_unrecorded.into();
+        }
+        Ok(nat)
+    }
+
+    /// Answers who has an external port, or which ports an inside address has.
+    pub fn nat_query(&self, query: Query) -> Result<Value, String> {
+        let mut hits = query.of_snapshot(&self.snapshot());
+        for row in self.list(Question::Blocks)?.iter().chain(&self.list(Question::Bindings)?) {
+            hits.extend(match row {
+                Row::Block(block) => query.of_block(block),
+                Row::Binding(binding) => query.of_binding(binding),
+                _ => None,
+            });
+        }
+        Ok(json!(hits))
     }
 
     /// The rows of all workers, one after the other.
@@ -203,6 +259,8 @@ impl State {
                 "udp_ports_used": udp,
                 "icmp_identifiers_used": icmp,
             }),
+            Row::Block(block) => nat_view::block(block),
+            Row::Subscriber(subscriber) => nat_view::subscriber(subscriber),
             Row::Neighbor(neighbor) => json!({
                 "interface": name(snapshot, neighbor.interface),
                 "address": neighbor.address.to_string(),
@@ -305,6 +363,7 @@ fn merged(rows: Vec<Row>) -> Vec<Row> {
         let key = match &row {
             Row::Neighbor(neighbor) => (Some(neighbor.interface), neighbor.address),
             Row::External(address, _) => (None, IpAddr::V4(*address)),
+            Row::Subscriber(subscriber) => (subscriber.pool, IpAddr::V4(subscriber.inside)),
             _ => {
                 merged.push(row);
                 continue;
@@ -321,6 +380,11 @@ fn merged(rows: Vec<Row>) -> Vec<Row> {
             }
             (Some(Row::External(_, sum)), Row::External(_, used)) => {
                 sum.iter_mut().zip(used).for_each(|(sum, used)| *sum += used);
+            }
+            (Some(Row::Subscriber(sum)), Row::Subscriber(other)) => {
+                sum.sessions += other.sessions;
+                sum.ports += other.ports;
+                sum.blocks += other.blocks;
             }
             (_, row) => merged.push(row),
         }

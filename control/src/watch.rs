@@ -124,6 +124,11 @@ impl Watch {
         self.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The time on the workers' clock.
+    pub fn now(&self) -> Nanos {
+        self.clock.now()
+    }
+
     /// Looks at every worker; to be called every 20 ms. Returns what there is to say.
     pub fn look(&self) -> Vec<String> {
         let now = self.clock.now();

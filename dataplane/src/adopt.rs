@@ -222,8 +222,8 @@ pub fn channel(snapshot: &Arc<Snapshot>, shard: &Shard) -> (Adoptions, Adopter) 
 /// in their order. Their counters are to be read from the returned readers once all have adopted it. `None`, and nothing
 /// done, while one of them is busy with the last one.
 ///
-/// The snapshot has another generation, and ports, interfaces (but for their addresses, MTUs and ACLs), sizes and seed of
-/// the one before.
+/// The snapshot has another generation, and ports, interfaces (but for their addresses, MTUs and ACLs), sizes, seed and log of
+/// NAT of the one before. With several workers, an external address that stays is given out in the way that it was.
 pub fn hand_over(adopters: &mut [Adopter], snapshot: &Arc<Snapshot>) -> Option<Vec<Reader>> {
     if adopters.iter().any(|adopter| adopter.under_way) {
         return None;

@@ -69,6 +69,10 @@ pub struct Counters {
     pub sessions: u64,
     /// NAT bindings that are live. A gauge.
     pub bindings: u64,
+    /// Records of NAT made for logs.
+    pub nat_recorded: u64,
+    /// Of these, those that found no room.
+    pub nat_unrecorded: u64,
     /// How many workers these are the counters of. A gauge.
     pub workers: u64,
     /// Packets lent to the worker that owns their session.
@@ -166,6 +170,8 @@ impl Counters {
             &mut self.sessions_ended_by_policy,
             &mut self.sessions,
             &mut self.bindings,
+            &mut self.nat_recorded,
+            &mut self.nat_unrecorded,
             &mut self.workers,
             &mut self.crossed,
             &mut self.parked,

@@ -9,7 +9,7 @@ use ringbuf::{HeapCons, HeapProd, HeapRb};
 
 use crate::clock::Nanos;
 use crate::local::neighbor::Neighbor;
-use crate::nat::Binding;
+use crate::nat::{Binding, BlockRow, SubscriberRow};
 use crate::session::{Family, FlowAction, KeyFacts, NONE, Session, State, ticks};
 use crate::shard::Shard;
 
@@ -26,6 +26,10 @@ pub enum Question {
     Bindings,
     /// External addresses and their ports in use.
     Externals,
+    /// Blocks of ports that are taken.
+    Blocks,
+    /// Inside addresses of which account is kept.
+    Subscribers,
     /// Neighbours.
     Neighbors,
 }
@@ -69,6 +73,10 @@ pub enum Row {
     Binding(Binding),
     /// For [`Question::Externals`]: ports in use for TCP, UDP and ICMP.
     External(Ipv4Addr, [u32; 3]),
+    /// For [`Question::Blocks`].
+    Block(BlockRow),
+    /// For [`Question::Subscribers`].
+    Subscriber(SubscriberRow),
     /// For [`Question::Neighbors`].
     Neighbor(Neighbor),
     /// The listing is complete.
@@ -128,6 +136,8 @@ impl Inspected {
         let slots = match question {
             Question::Sessions => shard.sessions.slots(),
             Question::Bindings => shard.nat.slots(),
+            Question::Blocks => shard.nat.block_slots(),
+            Question::Subscribers => shard.nat.subscriber_slots(),
             Question::Externals | Question::Neighbors => return self.serve_short(question, from, shard),
         };
         let mut at = from;
@@ -136,6 +146,8 @@ impl Inspected {
                 Question::Sessions => {
                     shard.sessions.get(at).map(|s| Row::Session(session_row(s, shard, now)))
                 }
+                Question::Blocks => shard.nat.block(at).map(Row::Block),
+                Question::Subscribers => shard.nat.subscriber(at).map(Row::Subscriber),
                 _ => shard.nat.get(at).map(|binding| Row::Binding(*binding)),
             };
             if let Some(row) = row {

@@ -567,13 +567,13 @@ mod tests {
     /// proves: RFC 7857 7
     #[test]
     fn a_session_from_outside_lives_no_longer_than_its_binding_without_it() {
-        use crate::snapshot::{NatBehavior, Pool};
+        use crate::snapshot::Pool;
         // Both halves of the numbers that ticks go through.
         for start in [1000 * SECOND, 1_767_225_600 * SECOND] {
             let mut snapshot = Snapshot::default();
             snapshot.sizes.sessions = 8;
             let addresses = vec![std::net::Ipv4Addr::new(203, 0, 113, 1)];
-            snapshot.pools.push(Pool { addresses, ports: (1, 9), behavior: NatBehavior::default() });
+            snapshot.pools.push(Pool { addresses, ports: (1, 9), ..Pool::default() });
             let mut nat = Nat::new(&snapshot);
             let (mut sessions, mut counters) = (Sessions::new(&snapshot), Counters::new(&snapshot));
             let binding = nat.bind(0, &snapshot.pools[0], (1, 1), (2, 80), ipv4::UDP).unwrap();

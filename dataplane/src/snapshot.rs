@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use sluice_pkt::ethernet::Mac;
 
 use crate::clock::Nanos;
+use crate::nat::{Deterministic, NatLog};
 use crate::table::classifier::{Classifier, Rule};
 use crate::table::lpm::Lpm;
 use crate::table::meter::Rate;
@@ -136,14 +137,72 @@ pub struct Acl {
 }
 
 /// External addresses and ports for source NAT.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Pool {
-    /// The addresses.
+    /// The addresses; ascending where each inside address has its own ports.
     pub addresses: Vec<Ipv4Addr>,
     /// First and last external port (and ICMP identifier).
     pub ports: (u16, u16),
     /// How it treats mappings.
     pub behavior: NatBehavior,
+    /// How the ports are given out. An address of which blocks are given out, or subscribers' ports, is in no other pool.
+    pub allocation: Allocation,
+    /// Ports (and identifiers) that an inside address may have at a time, all protocols together; 0: any number.
+    pub max_ports: u32,
+    /// Sessions that an inside address may have at a time; 0: any number.
+    pub max_sessions: u32,
+}
+
+impl Pool {
+    /// The place of an address in a pool whose addresses are ascending.
+    pub fn position(&self, address: Ipv4Addr) -> Option<usize> {
+        self.addresses.binary_search(&address).ok()
+    }
+
+    /// Whether it has this address and port.
+    pub fn contains(&self, address: Ipv4Addr, port: u16) -> bool {
+        (self.ports.0..=self.ports.1).contains(&port) && self.addresses.contains(&address)
+    }
+
+    /// Whether it is for subscribers: whether each inside address has its own share of it.
+    pub fn has_subscribers(&self) -> bool {
+        self.allocation != Allocation::Ports || self.max_ports > 0 || self.max_sessions > 0
+    }
+}
+
+/// How the ports of a pool are given out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Allocation {
+    /// One by one, to whoever comes.
+    #[default]
+    Ports,
+    /// In blocks, each of which is one inside address's alone.
+    Blocks(PortBlocks),
+    /// Each inside address has its own from the start.
+    Deterministic(Deterministic),
+}
+
+/// How ports are given out in blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortBlocks {
+    /// Ports of a block; at least one.
+    pub size: u32,
+    /// Blocks that an inside address may have at a time.
+    pub most: u32,
+    /// How long a block stays with its subscriber once no port of it is in use (RFC 6888 REQ-8: 120 s).
+    pub hold: Nanos,
+}
+
+impl PortBlocks {
+    /// Whole blocks in a range of ports.
+    pub fn per_address(&self, ports: (u16, u16)) -> u32 {
+        (u32::from(ports.1.saturating_sub(ports.0)) + 1) / self.size.max(1)
+    }
+
+    /// The number of the block of its address that a port lies in. Of ports behind the last whole block it is none's.
+    pub fn number(&self, ports: (u16, u16), port: u16) -> u32 {
+        u32::from(port.saturating_sub(ports.0)) / self.size.max(1)
+    }
 }
 
 /// How source NAT behaves, in the terms of RFC 4787.
@@ -317,6 +376,8 @@ pub struct Snapshot {
     pub source_nat: Vec<SourceNat>,
     /// Port forwards, first match wins.
     pub forwards: Vec<Forward>,
+    /// What of NAT is recorded for logs.
+    pub nat_log: NatLog,
     /// Policers; 254 at the most.
     pub limits: Vec<Limit>,
     /// ICMP that we originate, packets per second and family-independent (RFC 1812 4.3.2.8, RFC 4443 2.4(f)).

@@ -152,6 +152,10 @@ drop_reasons! {
     SynUnsolicited = "syn_unsolicited",
     /// No free port on any address of the pool.
     NatPortsExhausted = "nat_ports_exhausted",
+    /// The inside address has as many external ports as it may, or all of its blocks are in use.
+    NatPortLimit = "nat_port_limit",
+    /// The inside address has as many sessions as it may.
+    NatSessionLimit = "nat_session_limit",
     /// A protocol without ports, which source NAT does not translate.
     NatProtocol = "nat_protocol",
     /// A TCP reset that belongs to no session and that NAT would have to translate.

@@ -12,6 +12,7 @@ use crate::counters::{Counters, Publisher, Reader, channel};
 use crate::crossing::{self, Crossing, Heartbeat, Offered, Statuses};
 use crate::inspect::{self, Inspected, Inspector};
 use crate::local::mirror::{self, MirrorControl};
+use crate::nat::EventReader;
 use crate::pipeline;
 use crate::port::{Port, Refused};
 use crate::probe::Probe;
@@ -116,6 +117,12 @@ impl Worker {
         let (mirror, control) = mirror::channel();
         self.shard.local.set_mirror(mirror);
         control
+    }
+
+    /// The end from which is read what becomes of blocks and bindings. From now on it is recorded, if the configuration says
+    /// so.
+    pub fn nat_events(&mut self) -> EventReader {
+        self.shard.nat.events()
     }
 
     /// The end from which its tables are listed; there is one.
@@ -291,6 +298,7 @@ impl Worker {
     /// What is due with time, ahead of the packets: ageing, the gateway's own messages, publication.
     fn keep(&mut self, now: Nanos) {
         let Self { shard, snapshot, .. } = self;
+        shard.nat.tick(now);
         shard.sessions.sweep(now, &snapshot.timeouts, &mut shard.nat, &mut shard.counters);
         shard.local(snapshot, now).tick();
         syn::expire(shard, snapshot, now);
@@ -327,6 +335,7 @@ impl Worker {
         shard.counters.held = held;
         shard.counters.sessions = shard.sessions.live().into();
         shard.counters.bindings = shard.nat.live().into();
+        (shard.counters.nat_recorded, shard.counters.nat_unrecorded) = shard.nat.recorded();
         shard.counters.copies = shard.sessions.copies().into();
         for (published, count) in shard.counters.limits.iter_mut().zip(shard.limiters.counts()) {
             *published = count;

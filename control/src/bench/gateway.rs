@@ -2,9 +2,10 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
+use sluice_dataplane::clock::SECOND;
 use sluice_dataplane::snapshot::{
-    Acl, AclAction, Interface, Limit, LocalUse, NONE16, NatBehavior, Pool, PortConfig, Route, RuleInfo,
-    Sizes, Snapshot, SourceNat, Tags,
+    Acl, AclAction, Allocation, Interface, Limit, LocalUse, NONE16, Pool, PortBlocks, PortConfig, Route,
+    RuleInfo, Sizes, Snapshot, SourceNat, Tags,
 };
 use sluice_dataplane::table::classifier::{Classifier, PortRange, Rule};
 use sluice_dataplane::table::lpm::Lpm;
@@ -98,7 +99,7 @@ pub(super) fn snapshot(options: &PipelineOptions) -> Snapshot {
         add_acl(&mut snapshot, options.acl_rules, options.protocol.number());
     }
     if options.has(Feature::Nat) {
-        add_source_nat(&mut snapshot, options.flows);
+        add_source_nat(&mut snapshot, options);
     }
     if options.has(Feature::Police) {
         snapshot.limits.push(Limit {
@@ -209,10 +210,13 @@ fn prefix6((address, length): (Ipv6Addr, u8)) -> (u128, u128) {
     (address.to_bits(), u128::MAX << (128 - u32::from(length)))
 }
 
-fn add_source_nat(snapshot: &mut Snapshot, flows: u32) {
-    let count = flows.div_ceil(FLOWS_PER_ADDRESS);
+fn add_source_nat(snapshot: &mut Snapshot, options: &PipelineOptions) {
+    let count = options.nat_addresses.unwrap_or(options.flows.div_ceil(FLOWS_PER_ADDRESS));
+    let allocation = options.nat_block_size.map_or(Allocation::Ports, |size| {
+        Allocation::Blocks(PortBlocks { size, most: u32::MAX, hold: 120 * SECOND })
+    });
     let addresses: Vec<_> = (0..count).map(|i| Ipv4Addr::from_bits(POOL.to_bits() + i)).collect();
     snapshot.local4.extend(addresses.iter().map(|&address| (address, (WAN, LocalUse::Nat))));
-    snapshot.pools.push(Pool { addresses, ports: POOL_PORTS, behavior: NatBehavior::default() });
+    snapshot.pools.push(Pool { addresses, ports: POOL_PORTS, allocation, ..Pool::default() });
     snapshot.source_nat.push(SourceNat { out: WAN, from: vec![prefix(INSIDE)], pool: 0 });
 }

@@ -16,6 +16,8 @@ const FLOWS: RangeInclusive<u64> = 1..=1 << 24;
 const LARGEST_FRAME: u16 = 1518;
 const SMALLEST_FRAME: u16 = 64;
 const ACL_RULES: RangeInclusive<u64> = 1..=60_000;
+const NAT_ADDRESSES: RangeInclusive<u64> = 1..=65_536;
+const NAT_BLOCK_SIZES: RangeInclusive<u64> = 1..=16_384;
 
 /// What the gateway does with each packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
@@ -81,6 +83,12 @@ pub struct PipelineOptions {
     /// Rules in the ACL; only the last one matches
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub acl_rules: u32,
+    /// External addresses for NAT; as many as the flows need, unless given
+    #[arg(long, value_name = "N")]
+    pub nat_addresses: Option<u32>,
+    /// NAT gives out ports in blocks of so many, without bounds for an inside address, and keeps account of each
+    #[arg(long, value_name = "N")]
+    pub nat_block_size: Option<u32>,
     /// Order of the flows' packets
     #[arg(long, value_name = "ORDER", default_value = "random")]
     pub order: Order,
@@ -128,6 +136,8 @@ impl PipelineOptions {
             return Err(BenchError::Family(self.family));
         }
         within("--acl-rules", self.acl_rules.into(), &ACL_RULES)?;
+        within("--nat-addresses", self.nat_addresses.unwrap_or(1).into(), &NAT_ADDRESSES)?;
+        within("--nat-block-size", self.nat_block_size.unwrap_or(1).into(), &NAT_BLOCK_SIZES)?;
         if !self.has(Feature::Route) {
             return Err(BenchError::Unrouted(self.features.iter().map(|f| format!(",{f}")).collect()));
         }

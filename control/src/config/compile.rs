@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use sluice_dataplane::nat::NatLog;
 use sluice_dataplane::snapshot::{
     self, AclAction, LocalUse, NatFiltering, NatMapping, PortConfig, RuleInfo, Snapshot, Tags,
 };
@@ -13,8 +14,8 @@ use sluice_dataplane::table::meter;
 use sluice_pkt::ethernet::Mac;
 
 use super::model::{
-    Action, Checksum, Config, Direction, Filtering, Host, Interface, Link, Mapping, Match, PortChoice,
-    PortRange, Prefix, SourceNat, Target,
+    Action, Allocation, Checksum, Config, Direction, Filtering, Host, Interface, Link, Mapping, Match,
+    NatRecords, PortChoice, PortRange, Prefix, SourceNat, Target,
 };
 use super::protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name};
 
@@ -63,8 +64,11 @@ fn index(index: usize) -> u16 {
     u16::try_from(index).unwrap_or(snapshot::NONE16)
 }
 
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
 fn timeouts(config: &Config) -> snapshot::Timeouts {
-    let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
     snapshot::Timeouts {
         udp: nanos(config.timeouts.udp),
         icmp: nanos(config.timeouts.icmp),
@@ -214,13 +218,24 @@ fn action(action: Action) -> AclAction {
 }
 
 fn nat(config: &Config, snapshot: &mut Snapshot) {
+    snapshot.nat_log = match config.nat_log.as_ref().map(|log| log.records) {
+        None => NatLog::Off,
+        Some(NatRecords::Blocks) => NatLog::Blocks,
+        Some(NatRecords::Bindings) => NatLog::Bindings,
+    };
     let mut pools = HashMap::new();
     for rule in &config.source_nat {
         let pool = *pools.entry((rule.pool.clone(), rule.ports, behavior(rule))).or_insert_with(|| {
             let addresses = rule.pool.iter().flat_map(|range| range.first.to_bits()..=range.last.to_bits());
             let addresses = addresses.map(Ipv4Addr::from_bits).collect();
-            let (ports, behavior) = ((rule.ports.first, rule.ports.last), behavior(rule));
-            snapshot.pools.push(snapshot::Pool { addresses, ports, behavior });
+            snapshot.pools.push(snapshot::Pool {
+                addresses,
+                ports: (rule.ports.first, rule.ports.last),
+                behavior: behavior(rule),
+                allocation: allocation(rule),
+                max_ports: rule.max_ports.unwrap_or(0),
+                max_sessions: rule.max_sessions.unwrap_or(0),
+            });
             index(snapshot.pools.len() - 1)
         });
         let from = rule.from.iter().filter_map(|&prefix| u32::mask(prefix)).collect();
@@ -257,6 +272,20 @@ fn behavior(rule: &SourceNat) -> snapshot::NatBehavior {
             PortChoice::Preserve => snapshot::PortChoice::Preserve,
             PortChoice::Random => snapshot::PortChoice::Random,
         },
+    }
+}
+
+fn allocation(rule: &SourceNat) -> snapshot::Allocation {
+    match rule.allocation {
+        Allocation::Ports => snapshot::Allocation::Ports,
+        Allocation::Blocks { size, most, hold } => {
+            snapshot::Allocation::Blocks(snapshot::PortBlocks { size, most, hold: nanos(hold) })
+        }
+        Allocation::Deterministic { .. } => {
+            let plan = rule.plan();
+            debug_assert!(plan.is_some(), "a valid pool serves its subscribers");
+            plan.map_or(snapshot::Allocation::Ports, snapshot::Allocation::Deterministic)
+        }
     }
 }
 

@@ -22,7 +22,7 @@ mod validate;
 
 pub use compile::{DeviceFacts, compile};
 pub use model::*;
-pub use protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name};
+pub use protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name, protocol_number};
 pub use report::{Diagnostic, Place, Related, Report, Severity};
 
 use report::Sink;

@@ -1,11 +1,14 @@
 //! A valid configuration: names resolved to indices, units to numbers, defaults filled in.
 
+mod nat;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
 
+pub use self::nat::*;
 pub use super::net::{AddressRange, PortRange, Prefix};
 pub use super::protocol::IcmpType;
 
@@ -22,6 +25,8 @@ pub struct Config {
     pub source_nat: Vec<SourceNat>,
     /// Port forwards; no two for the same address, protocol and port of an interface.
     pub forwards: Vec<Forward>,
+    /// Where NAT is logged.
+    pub nat_log: Option<NatLog>,
     /// Rate limits, each a token bucket of its own.
     pub limits: Vec<Limit>,
     /// ICMP messages that the gateway may originate, in packets a second.
@@ -265,77 +270,6 @@ pub struct Match {
     pub to_ports: Vec<PortRange>,
     /// ICMP types; ICMP and ICMPv6 only.
     pub icmp_types: Vec<IcmpType>,
-}
-
-/// A source NAT rule.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct SourceNat {
-    /// Index of the egress interface.
-    pub out: usize,
-    /// Inside sources, IPv4; empty for any.
-    pub from: Vec<Prefix>,
-    /// External addresses, in order and without overlap. Two rules have the same pool, or pools that share nothing.
-    pub pool: Vec<AddressRange>,
-    /// External ports and ICMP echo identifiers.
-    pub ports: PortRange,
-    /// What shares a mapping.
-    pub mapping: Mapping,
-    /// Who may send to one.
-    pub filtering: Filtering,
-    /// Which external port it gets.
-    pub port_choice: PortChoice,
-}
-
-/// Which sessions of an inside address and port have the same external ones (RFC 4787 4.1).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mapping {
-    /// All.
-    #[default]
-    EndpointIndependent,
-    /// Those to one remote address and port.
-    AddressAndPortDependent,
-}
-
-/// From where an external address and port can be reached (RFC 4787 5).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Filtering {
-    /// From everywhere.
-    EndpointIndependent,
-    /// From addresses that the inside address and port has a session with.
-    #[default]
-    AddressDependent,
-    /// From addresses and ports that it has a session with.
-    AddressAndPortDependent,
-}
-
-/// How an external port is chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum PortChoice {
-    /// The inside port where it is free.
-    #[default]
-    Preserve,
-    /// At random (RFC 6056).
-    Random,
-}
-
-/// A port forward.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Forward {
-    /// Index of the ingress interface.
-    pub interface: usize,
-    /// [`super::TCP`], [`super::UDP`] or both.
-    pub protocols: Vec<u8>,
-    /// External address.
-    pub address: Ipv4Addr,
-    /// External ports.
-    pub ports: PortRange,
-    /// Inside address.
-    pub to: Ipv4Addr,
-    /// Inside port of the first external port; the others follow in order.
-    pub to_port: u16,
 }
 
 /// A rate limit.

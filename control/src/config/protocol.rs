@@ -98,6 +98,11 @@ pub(crate) fn protocol(text: &str) -> Result<u8, Wrong> {
     })
 }
 
+/// The protocol of this name or number.
+pub fn protocol_number(text: &str) -> Option<u8> {
+    protocol(text).ok()
+}
+
 /// The name of a protocol, or its number.
 pub fn protocol_name(protocol: u8) -> String {
     PROTOCOLS

@@ -58,12 +58,29 @@ pub const RULE: Section = Section {
     keys: &["name", "protocol", "from", "to", "from-port", "to-port", "icmp-type", "established", "action"],
 };
 /// `[nat]`
-pub const NAT: Section = Section { name: "[nat]", keys: &["source", "forward"] };
+pub const NAT: Section = Section { name: "[nat]", keys: &["source", "forward", "log"] };
 /// `[[nat.source]]`
 pub const SOURCE_NAT: Section = Section {
     name: "[[nat.source]]",
-    keys: &["out", "from", "to", "ports", "mapping", "filtering", "port-choice"],
+    keys: &[
+        "out",
+        "from",
+        "to",
+        "ports",
+        "mapping",
+        "filtering",
+        "port-choice",
+        "block-size",
+        "max-blocks",
+        "block-hold",
+        "deterministic",
+        "max-ports",
+        "max-sessions",
+    ],
 };
+/// `[nat.log]`
+pub const NAT_LOG: Section =
+    Section { name: "[nat.log]", keys: &["records", "file", "syslog", "ipfix", "domain"] };
 /// `[[nat.forward]]`
 pub const FORWARD: Section =
     Section { name: "[[nat.forward]]", keys: &["in", "protocol", "address", "port", "to"] };
@@ -103,7 +120,7 @@ pub const TIMEOUTS: Section = Section {
 pub const CONTROL: Section = Section { name: "[control]", keys: &["socket"] };
 
 /// All of them, in the order of the reference.
-pub const SECTIONS: [&Section; 14] = [
+pub const SECTIONS: [&Section; 15] = [
     &FILE,
     &INTERFACE,
     &ROUTE,
@@ -112,6 +129,7 @@ pub const SECTIONS: [&Section; 14] = [
     &NAT,
     &SOURCE_NAT,
     &FORWARD,
+    &NAT_LOG,
     &LIMIT,
     &ICMP,
     &WORKERS,

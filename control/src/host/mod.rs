@@ -16,7 +16,7 @@ use sluice_dataplane::local::mirror::{Known, MirrorControl};
 use sluice_dataplane::port::af_xdp::{HostTable, SharedAddress};
 use sluice_pkt::ethernet::Mac;
 
-use crate::config::{self, AddressRange, Config, Host, Link, PortRange, SourceNat, Target};
+use crate::config::{self, AddressRange, Allocation, Config, Host, Link, PortRange, SourceNat, Target};
 use crate::device::{Event, KernelNeighbor, Monitor, NetlinkError, Rtnetlink};
 
 mod ports;
@@ -136,7 +136,7 @@ pub fn plan(config: &mut Config, before: &Narrowed) -> Result<Option<(Plan, Vec<
         let PortRange { first, last } = configured.ports;
         let known = before.iter().find(|(rule, _)| *rule == configured);
         let free = known.map(|(_, ports)| *ports).or_else(|| ports::longest_free(configured.ports, &taken));
-        rule.ports = free.ok_or(HostError::Ports { first, last })?;
+        rule.ports = free.filter(|free| fits(rule, *free)).ok_or(HostError::Ports { first, last })?;
         narrowed.push((configured, rule.ports));
         if known.is_none() && rule.ports != (PortRange { first, last }) {
             lines.push(format!(
@@ -161,6 +161,15 @@ pub fn plan(config: &mut Config, before: &Narrowed) -> Result<Option<(Plan, Vec<
         }
     }
     Ok(Some((Plan { interfaces, next_hops, shared, narrowed }, lines)))
+}
+
+/// Whether a rule's ports can be these instead. A deterministic mapping may not hang on what listens today.
+fn fits(rule: &SourceNat, ports: PortRange) -> bool {
+    match rule.allocation {
+        Allocation::Ports => true,
+        Allocation::Blocks { size, .. } => ports.count() >= size,
+        Allocation::Deterministic { .. } => ports == rule.ports,
+    }
 }
 
 /// Whether the kernel is the host on an interface's device.

@@ -1,6 +1,6 @@
 //! Which remote addresses an inside endpoint has sessions with: what address-dependent filtering asks (RFC 4787 5).
 
-use super::Inside;
+use super::binding::Inside;
 use crate::session::NONE;
 use crate::table::hash::hash_words;
 use crate::table::index::Index;

@@ -1,21 +1,26 @@
-//! Where the external addresses and the pools of a configuration lie in a worker's NAT, and what of that another
-//! configuration changes. Addresses that stay keep their place, as bindings name it.
+//! Where the external addresses and the pools of a configuration lie in a worker's NAT. Addresses that stay keep their place
+//! when another configuration comes, as bindings and blocks name it.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
-use super::filter::Permits;
-use super::{External, Key, Share, space};
-use crate::snapshot::{NONE16, NatBehavior, NatFiltering, Pool, Snapshot};
-use crate::table::hash::HashTable;
-use crate::table::index::Index;
+use super::binding::space;
+use super::blocks::Cut;
+use crate::clock::Nanos;
+use crate::snapshot::{Allocation, NONE16, NatBehavior, NatFiltering, Pool, PortBlocks, Snapshot};
 
 /// The layout of one configuration, after those before it.
 #[derive(Clone, Debug, Default)]
 pub struct Layout {
     pub(super) slots: Vec<Slot>,
     pub(super) pools: Vec<PoolLayout>,
-    reserved: Vec<Reserved>,
+    pub(super) reserved: Vec<Reserved>,
+    /// How long blocks rest, by their lists.
+    pub(super) rests: Vec<Nanos>,
+    /// Whether some pool is or was given out in blocks. They may outlive their configuration.
+    pub(super) has_blocks: bool,
+    /// Whether account of the inside addresses of some pool is or was kept.
+    pub(super) has_accounts: bool,
 }
 
 /// The place of an external address.
@@ -24,10 +29,24 @@ pub(super) struct Slot {
     pub(super) address: Ipv4Addr,
     /// Some pool has it; if not, the bindings that it still has are about to end.
     pub(super) in_use: bool,
+    pub(super) way: Way,
+}
+
+/// In which way an address is given out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Port by port.
+    Ports,
+    /// In blocks.
+    Blocks(Cut),
+    /// Each subscriber has its ports.
+    Subscribers,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct PoolLayout {
+    /// Its index.
+    pub(super) index: u16,
     /// Names the pool in the keys of its bindings.
     pub(super) id: u16,
     /// The pools of the configuration before that had an address of this one.
@@ -36,8 +55,11 @@ pub(super) struct PoolLayout {
     pub(super) order: Vec<u32>,
     /// The same in ascending order.
     members: Vec<u32>,
-    ports: (u16, u16),
+    pub(super) ports: (u16, u16),
     pub(super) behavior: NatBehavior,
+    pub(super) allocation: Allocation,
+    /// Whether account is kept of its inside addresses.
+    pub(super) has_accounts: bool,
 }
 
 /// Ports of an external address that port forwards have.
@@ -52,7 +74,23 @@ pub(super) struct Reserved {
 impl PoolLayout {
     fn is_same(&self, other: &Self) -> bool {
         let behavior = |of: &Self| (of.behavior.mapping, of.behavior.filtering);
-        self.order == other.order && self.ports == other.ports && behavior(self) == behavior(other)
+        self.order == other.order
+            && self.ports == other.ports
+            && behavior(self) == behavior(other)
+            && match (&self.allocation, &other.allocation) {
+                (Allocation::Blocks(one), Allocation::Blocks(other)) => one.size == other.size,
+                (one, other) => one == other,
+            }
+    }
+
+    /// Whether this is its name, or was that of a pool of the configuration before that had an address of this one.
+    pub(super) fn is_called(&self, name: u16) -> bool {
+        self.id == name || self.was.contains(&name)
+    }
+
+    /// Whether it has the address at this place.
+    pub(super) fn has_slot(&self, slot: u32) -> bool {
+        self.members.binary_search(&slot).is_ok()
     }
 }
 
@@ -60,20 +98,81 @@ impl Layout {
     /// The layout for another configuration that takes the place of this one's.
     pub fn next(&self, snapshot: &Snapshot) -> Self {
         let places = self.places(&snapshot.pools);
-        let slots = places.slots;
+        let mut slots = places.slots;
+        let rests = self.rests(&snapshot.pools);
         let mut pools: Vec<PoolLayout> = Vec::with_capacity(snapshot.pools.len());
-        for pool in &snapshot.pools {
+        for (index, pool) in (0..).zip(&snapshot.pools) {
             let order: Vec<u32> =
                 pool.addresses.iter().filter_map(|address| places.of.get(address).copied()).collect();
             let mut members = order.clone();
             members.sort_unstable();
             let (id, was) = (NONE16, Vec::new());
-            let Pool { ports, behavior, .. } = *pool;
-            pools.push(PoolLayout { id, was, order, members, ports, behavior });
+            for &slot in &order {
+                self.give_out(&mut slots[slot as usize], slot, pool, &rests, snapshot.generation);
+            }
+            let &Pool { ports, behavior, .. } = pool;
+            let allocation = pool.allocation.clone();
+            let has_accounts = needs_accounts(pool);
+            pools.push(PoolLayout {
+                index,
+                id,
+                was,
+                order,
+                members,
+                ports,
+                behavior,
+                allocation,
+                has_accounts,
+            });
         }
         self.name(&mut pools);
         let reserved = reserved(snapshot, &places.of);
-        Self { slots, pools, reserved }
+        let in_blocks = |pool: &PoolLayout| matches!(pool.allocation, Allocation::Blocks(_));
+        let has_blocks = self.has_blocks || pools.iter().any(in_blocks);
+        let has_accounts = self.has_accounts || pools.iter().any(|pool| pool.has_accounts);
+        Self { slots, pools, reserved, rests, has_blocks, has_accounts }
+    }
+
+    /// Notes in which way a pool gives out an address, which may be as it was.
+    fn give_out(&self, slot: &mut Slot, index: u32, pool: &Pool, rests: &[Nanos], generation: u32) {
+        slot.way = match pool.allocation {
+            Allocation::Ports => Way::Ports,
+            Allocation::Deterministic(_) => Way::Subscribers,
+            Allocation::Blocks(rule @ PortBlocks { size, hold, .. }) => {
+                let rest = rests.iter().position(|&other| other == hold).unwrap_or(0) as u16;
+                let (first, count) = (pool.ports.0, rule.per_address(pool.ports));
+                let before = self.slots.get(index as usize).filter(|before| before.address == slot.address);
+                let since = match before.map(|before| before.way) {
+                    Some(Way::Blocks(cut)) if (cut.first, cut.size, cut.count) == (first, size, count) => {
+                        cut.since
+                    }
+                    _ => generation,
+                };
+                Way::Blocks(Cut { first, size, count, since, rest })
+            }
+        };
+    }
+
+    /// A list for each time that blocks are kept: those that there are, and new ones in the place of those that no pool has
+    /// any more, or behind all.
+    fn rests(&self, pools: &[Pool]) -> Vec<Nanos> {
+        let hold = |allocation: &Allocation| match allocation {
+            Allocation::Blocks(rule) => Some(rule.hold),
+            _ => None,
+        };
+        let mut rests = self.rests.clone();
+        let present: Vec<Nanos> = self.pools.iter().filter_map(|pool| hold(&pool.allocation)).collect();
+        let wanted: Vec<Nanos> = pools.iter().filter_map(|pool| hold(&pool.allocation)).collect();
+        for &hold in &wanted {
+            if rests.contains(&hold) {
+                continue;
+            }
+            match rests.iter_mut().find(|rest| !present.contains(rest) && !wanted.contains(rest)) {
+                Some(rest) => *rest = hold,
+                None => rests.push(hold),
+            }
+        }
+        rests
     }
 
     /// Each address where it was, or in the place of one that no pool had any more, or behind all.
@@ -92,7 +191,7 @@ impl Layout {
             if of.contains_key(&address) {
                 continue;
             }
-            let fresh = Slot { address, in_use: true };
+            let fresh = Slot { address, in_use: true, way: Way::Ports };
             let place = vacant.find(|&at| !slots[at].in_use && !self.slots[at].in_use);
             let index = place.unwrap_or(slots.len());
             match slots.get_mut(index) {
@@ -133,7 +232,7 @@ impl Layout {
 
     /// Whether a pool has this external port.
     pub(super) fn has(&self, pool: &PoolLayout, slot: u32, space: usize, port: u16) -> bool {
-        pool.members.binary_search(&slot).is_ok()
+        pool.has_slot(slot)
             && (pool.ports.0..=pool.ports.1).contains(&port)
             && !self.is_reserved(slot, space, port)
     }
@@ -149,16 +248,16 @@ impl Layout {
     pub(super) fn filters_by_address(&self) -> bool {
         self.pools.iter().any(|pool| pool.behavior.filtering == NatFiltering::AddressDependent)
     }
-
-    /// All that port forwards have.
-    pub(super) fn reserved(&self) -> &[Reserved] {
-        &self.reserved
-    }
 }
 
 struct Places {
     slots: Vec<Slot>,
     of: HashMap<Ipv4Addr, u32>,
+}
+
+/// Whether account is kept of the inside addresses that use a pool.
+fn needs_accounts(pool: &Pool) -> bool {
+    pool.max_ports > 0 || pool.max_sessions > 0 || matches!(pool.allocation, Allocation::Blocks(_))
 }
 
 /// In ascending order, without overlap.
@@ -180,138 +279,5 @@ fn reserved(snapshot: &Snapshot, places: &HashMap<Ipv4Addr, u32>) -> Vec<Reserve
     all
 }
 
-/// All that a worker's NAT needs for another configuration, made beforehand. What it no longer needs is in here
-/// afterwards.
-pub struct Change {
-    pub(super) layout: Layout,
-    /// Room for as many as the layout has.
-    pub(super) externals: Vec<External>,
-    /// Addresses that are new, by their places.
-    pub(super) fresh: Vec<(u32, Option<External>)>,
-    /// Ports that no forward has any more.
-    pub(super) freed: Vec<Reserved>,
-    /// Ports that a forward now has.
-    pub(super) taken: Vec<Reserved>,
-    /// For the first pool.
-    pub(super) bindings: Option<(HashTable<Key, super::Binding>, Index)>,
-    /// For the first pool that filters by address.
-    pub(super) permits: Option<Permits>,
-}
-
-impl Change {
-    /// What takes a worker from one layout to the next, which is that of the snapshot.
-    pub fn new(old: &Layout, layout: Layout, snapshot: &Snapshot, share: &Share) -> Self {
-        let is_fresh =
-            |at: usize| old.slots.get(at).is_none_or(|slot| slot.address != layout.slots[at].address);
-        let fresh = (0..layout.slots.len()).filter(|&at| is_fresh(at)).map(|at| {
-            let mut external = External::new(layout.slots[at].address);
-            external.share(share);
-            (at as u32, Some(external))
-        });
-        let fresh = fresh.collect();
-        let without = |some: &[Reserved], others: &[Reserved]| {
-            some.iter().filter(|r| others.binary_search(r).is_err()).copied().collect()
-        };
-        let first = old.pools.is_empty() && !layout.pools.is_empty();
-        let first_permits = !old.filters_by_address() && layout.filters_by_address();
-        let (room, seed) = (snapshot.sizes.sessions, snapshot.seed);
-        Self {
-            externals: Vec::with_capacity(layout.slots.len()),
-            fresh,
-            freed: without(&old.reserved, &layout.reserved),
-            taken: without(&layout.reserved, &old.reserved),
-            bindings: first.then(|| (HashTable::with_capacity(room, seed), Index::with_capacity(room))),
-            permits: first_permits.then(|| Permits::new(room, seed)),
-            layout,
-        }
-    }
-
-    /// The layout that it leads to.
-    pub fn layout(&self) -> &Layout {
-        &self.layout
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::snapshot::Forward;
-
-    fn address(last: u8) -> Ipv4Addr {
-        Ipv4Addr::new(203, 0, 113, last)
-    }
-
-    fn snapshot(pools: &[&[u8]]) -> Snapshot {
-        let pool = |list: &&[u8]| Pool {
-            addresses: list.iter().map(|&last| address(last)).collect(),
-            ports: (1024, 65535),
-            behavior: NatBehavior::default(),
-        };
-        Snapshot { pools: pools.iter().map(pool).collect(), ..Snapshot::default() }
-    }
-
-    fn order(layout: &Layout, pool: usize) -> Vec<u32> {
-        layout.pools[pool].order.clone()
-    }
-
-    #[test]
-    fn addresses_keep_their_places_and_leave_them_one_configuration_later() {
-        let first = Layout::default().next(&snapshot(&[&[1, 2, 3]]));
-        let second = first.next(&snapshot(&[&[4, 3]]));
-        assert_eq!(order(&second, 0), [3, 2], "bindings of 1 and 2 may still be there");
-        let third = second.next(&snapshot(&[&[5, 4, 2]]));
-        assert_eq!(order(&third, 0), [0, 3, 1], "2 comes back to its place, 5 takes that of 1");
-        assert_eq!(third.slots.len(), 4);
-        let change = Change::new(&second, third.clone(), &snapshot(&[]), &Share::default());
-        assert_eq!(change.fresh.iter().map(|(at, _)| *at).collect::<Vec<_>>(), [0]);
-        assert!(change.bindings.is_none());
-    }
-
-    #[test]
-    fn a_pool_that_is_as_it_was_keeps_its_name_wherever_it_stands() {
-        let first = Layout::default().next(&snapshot(&[&[1, 2], &[3]]));
-        assert_eq!((first.pools[0].id, first.pools[1].id), (0, 1));
-        let second = first.next(&snapshot(&[&[9], &[3], &[1]]));
-        let names = |layout: &Layout| layout.pools.iter().map(|p| (p.id, p.was.clone())).collect::<Vec<_>>();
-        assert_eq!(names(&second), [(2, vec![]), (1, vec![]), (3, vec![0])]);
-        let third = second.next(&snapshot(&[&[9, 3, 1]]));
-        assert_eq!(names(&third), [(0, vec![2, 1, 3])]);
-        let mut narrow = snapshot(&[&[9, 3, 1]]);
-        narrow.pools[0].ports.1 = 2000;
-        assert_eq!(names(&third.next(&narrow)), [(1, vec![0])]);
-    }
-
-    #[test]
-    fn ports_of_forwards_are_ranges_without_overlap() {
-        let forward = |interface, protocol, ports| Forward {
-            interface,
-            protocol,
-            address: address(1),
-            ports,
-            to: address(200),
-            to_port: 80,
-        };
-        let mut one = snapshot(&[&[1, 2]]);
-        one.forwards =
-            vec![forward(0, 6, (8080, 8090)), forward(1, 6, (8085, 8095)), forward(0, 17, (53, 53))];
-        let layout = Layout::default().next(&one);
-        assert_eq!(layout.reserved.len(), 2);
-        for (space, port, held) in [
-            (0, 8079, false),
-            (0, 8080, true),
-            (0, 8095, true),
-            (0, 8096, false),
-            (1, 53, true),
-            (1, 8080, false),
-        ] {
-            assert_eq!(layout.is_reserved(0, space, port), held, "{space} {port}");
-            assert!(!layout.is_reserved(1, space, port));
-        }
-        let mut two = one.clone();
-        two.forwards.remove(0);
-        let change = Change::new(&layout, layout.next(&two), &two, &Share::default());
-        let range = |r: &Reserved| (r.first, r.last);
-        assert_eq!(change.freed.iter().map(range).collect::<Vec<_>>(), [(8080, 8095)]);
-        assert_eq!(change.taken.iter().map(range).collect::<Vec<_>>(), [(8085, 8095)]);
-    }
-}
+mod tests;

@@ -36,6 +36,5 @@ pub(super) fn way_out(
 /// Whether source NAT gives this address and port (or identifier) out.
 pub(super) fn is_pooled(end: (u32, u16), snapshot: &Snapshot) -> bool {
     let address = Ipv4Addr::from_bits(end.0);
-    let mut pools = snapshot.pools.iter();
-    pools.any(|pool| (pool.ports.0..=pool.ports.1).contains(&end.1) && pool.addresses.contains(&address))
+    snapshot.pools.iter().any(|pool| pool.contains(address, end.1))
 }

@@ -13,7 +13,7 @@ use super::{FirstPackets, addresses4, hairpin, sessionless};
 use crate::burst::Burst;
 use crate::nat::{Binding, Nat};
 use crate::shard::Shard;
-use crate::snapshot::{Forward, Snapshot, SourceNat};
+use crate::snapshot::{Forward, Pool, Snapshot, SourceNat};
 use crate::verdict::{Answer, DropReason, Verdict};
 
 /// Finds the port forward for each first packet, or the binding of source NAT that it is for.
@@ -40,6 +40,10 @@ pub fn destination(burst: &mut Burst, first: &mut FirstPackets, shard: &Shard, s
             continue;
         }
         if let Some(binding) = admitted(ends, &burst.headers[i], interface, &shard.nat, snapshot) {
+            if is_at_limit(binding, &shard.nat, snapshot) {
+                burst.drop(i, DropReason::NatSessionLimit);
+                continue;
+            }
             decision.dst = shard.nat.get(binding).map_or(dst, |binding| binding.inside);
             (decision.binding, decision.inbound) = (binding, true);
         } else if let Some(verdict) = refused(burst, i, ends, shard, snapshot) {
@@ -68,8 +72,20 @@ pub(super) fn admitted(
 
 /// Whether a rule still gives a binding to its inside endpoint. After a reload there may be others, which are about to end.
 pub(super) fn is_given_out(binding: u32, nat: &Nat, snapshot: &Snapshot) -> bool {
-    let Some(&Binding { inside, .. }) = nat.get(binding) else { return false };
-    snapshot.source_nat.iter().any(|rule| is_from(rule, inside.0) && nat.is_of(binding, rule.pool))
+    pool_of(binding, nat, snapshot).is_some()
+}
+
+/// The pool from which a rule gives a binding to its inside endpoint.
+fn pool_of(binding: u32, nat: &Nat, snapshot: &Snapshot) -> Option<u16> {
+    let &Binding { inside, .. } = nat.get(binding)?;
+    let gives = |rule: &&SourceNat| is_from(rule, inside.0) && nat.is_of(binding, rule.pool);
+    snapshot.source_nat.iter().find(gives).map(|rule| rule.pool)
+}
+
+/// Whether the inside address of a binding has as many sessions as it may (RFC 6888 REQ-5).
+fn is_at_limit(binding: u32, nat: &Nat, snapshot: &Snapshot) -> bool {
+    let pool = pool_of(binding, nat, snapshot).and_then(|pool| snapshot.pools.get(usize::from(pool)));
+    pool.is_some_and(|pool| nat.is_at_session_limit(binding, pool))
 }
 
 fn is_syn(headers: &Headers) -> bool {
@@ -151,13 +167,20 @@ pub fn source(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
                 decision.binding = binding;
                 decision.src = shard.nat.get(binding).map_or(decision.src, |b| b.external);
             }
-            // RFC 5508 REQ-8.
-            Err(reason @ (DropReason::NatPortsExhausted | DropReason::SessionTableFull)) => {
-                burst.reject(i, reason, Answer::Prohibited);
-            }
+            Err(reason) if is_shortage(reason) => burst.reject(i, reason, shortage(pool)),
             Err(reason) => burst.drop(i, reason),
         }
     }
+}
+
+fn is_shortage(reason: DropReason) -> bool {
+    use DropReason::{NatPortLimit, NatPortsExhausted, NatSessionLimit, SessionTableFull};
+    matches!(reason, NatPortsExhausted | NatPortLimit | NatSessionLimit | SessionTableFull)
+}
+
+/// What a sender is told for whom there is no mapping (RFC 5508 REQ-8; for subscribers RFC 6888 REQ-11).
+fn shortage(pool: &Pool) -> Answer {
+    if pool.has_subscribers() { Answer::HostUnreachable } else { Answer::Prohibited }
 }
 
 /// Whether NAT can tell sessions of this protocol apart.

@@ -3,8 +3,8 @@
 //!
 //! With source NAT it is the worker that the hash of the inside address names: all bindings and sessions of a host are in
 //! one place, which is what endpoint-independent mapping needs. Their answers find it by their external port, as each
-//! worker gives out the ports of its own blocks only. Without NAT it is a hash of the tuple that is the same both ways.
-//! A port forward is undone before.
+//! worker gives out the ports of its own blocks only, or, where NAT is deterministic, by the subscriber whose port it is.
+//! Without NAT it is a hash of the tuple that is the same both ways. A port forward is undone before.
 //!
 //! Exits: first packets whose session is another worker's.
 
@@ -15,7 +15,7 @@ use sluice_pkt::{icmpv4, ipv6};
 use super::{FirstPackets, addresses4, addresses6, hairpin, nat, route};
 use crate::burst::Burst;
 use crate::shard::Shard;
-use crate::snapshot::{Forward, Snapshot};
+use crate::snapshot::{Allocation, Forward, Pool, Snapshot};
 use crate::table::key::hash_words;
 use crate::verdict::Verdict;
 
@@ -50,6 +50,12 @@ pub struct Owners {
     block_bits: u32,
 }
 
+/// Which of so many workers gives out a block, by its number, of an external address. It hangs on nothing else of the pool,
+/// so that it is the same in a pool that grows or shrinks.
+pub fn block_owner(address: u32, number: u32, workers: usize) -> u8 {
+    (address.wrapping_add(number) % workers.clamp(1, MOST_WORKERS) as u32) as u8
+}
+
 /// One end of a flow: address and port (or echo identifier).
 type End = (u32, u16);
 
@@ -57,8 +63,8 @@ impl Owners {
     /// For so many workers, 1 to [`MOST_WORKERS`].
     pub fn new(snapshot: &Snapshot, workers: usize) -> Self {
         let workers = workers.clamp(1, MOST_WORKERS) as u8;
-        let widths =
-            snapshot.pools.iter().map(|pool| u32::from(pool.ports.1.saturating_sub(pool.ports.0)) + 1);
+        let pools = snapshot.pools.iter().filter(|pool| pool.allocation == Allocation::Ports);
+        let widths = pools.map(|pool| u32::from(pool.ports.1.saturating_sub(pool.ports.0)) + 1);
         let narrowest = widths.min().unwrap_or(u32::MAX);
         let block = (narrowest / (u32::from(workers) * BLOCKS_EACH)).max(1);
         Self { workers, block_bits: block.ilog2().min(BLOCK_BITS) }
@@ -69,9 +75,27 @@ impl Owners {
         self.workers.into()
     }
 
-    /// The worker that gives out an external port (or echo identifier).
+    /// The worker that gives out an external port (or echo identifier) of a pool whose ports are given out one by one.
     pub fn of_port(&self, port: u16) -> u8 {
         ((u32::from(port) >> self.block_bits) % u32::from(self.workers)) as u8
+    }
+
+    /// The worker that gives out a block, by its number, of an external address.
+    pub fn of_block(&self, address: u32, number: u32) -> u8 {
+        block_owner(address, number, self.workers.into())
+    }
+
+    /// The worker that has the bindings of an external address and port.
+    fn of_external(&self, pool: &Pool, (address, port): End, snapshot: &Snapshot) -> u8 {
+        match &pool.allocation {
+            Allocation::Ports => self.of_port(port),
+            Allocation::Blocks(rule) => self.of_block(address, rule.number(pool.ports, port)),
+            Allocation::Deterministic(plan) => {
+                let position = pool.position(std::net::Ipv4Addr::from_bits(address));
+                let subscriber = position.and_then(|position| plan.subscriber(position, port));
+                subscriber.map_or(0, |inside| self.of_words(&[inside.into()], snapshot))
+            }
+        }
     }
 
     fn of_hash(&self, hash: u64) -> u8 {
@@ -156,14 +180,14 @@ impl Owners {
             return Some(self.of_ends([src, nat::forwarded(forward, dst.1)], protocol, snapshot));
         }
         let has_ports = matches!(protocol, ipv4::TCP | ipv4::UDP | ipv4::ICMP);
-        let is_external = has_ports && hairpin::is_pooled(dst, snapshot);
+        let pool = snapshot.pools.iter().find(|pool| has_ports && pool.contains(address, dst.1))?;
         // A port forward's answers to a host behind NAT, which came by its external address, from a host that is not.
         let answers =
             |f: &Forward| f.to.to_bits() == src.0 && f.protocol == protocol && f.interface != interface;
-        if is_external && snapshot.forwards.iter().any(answers) {
+        if snapshot.forwards.iter().any(answers) {
             return Some(self.of_ends([src, dst], protocol, snapshot));
         }
-        is_external.then(|| self.of_port(dst.1))
+        Some(self.of_external(pool, dst, snapshot))
     }
 
     /// The owner for two ends as they are inside of NAT. The same for both orders of the ends, unless both are translated

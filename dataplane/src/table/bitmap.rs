@@ -23,6 +23,9 @@ fn place(port: u16) -> (usize, u64) {
 }
 
 impl PortBitmap {
+    /// Memory behind it, bytes.
+    pub const BYTES: usize = WORDS * size_of::<u64>();
+
     /// A set with every port free.
     #[must_use]
     pub fn new() -> Self {

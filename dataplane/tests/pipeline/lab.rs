@@ -10,8 +10,8 @@ use sluice_dataplane::counters::Counters;
 use sluice_dataplane::port::Port;
 use sluice_dataplane::port::memory::{MemoryPeer, pair};
 use sluice_dataplane::snapshot::{
-    Acl, AclAction, Forward, Interface, Limit, LocalUse, NatBehavior, Pool, PortConfig, Route, RuleInfo,
-    Sizes, Snapshot, SourceNat, Tags, Timeouts,
+    Acl, AclAction, Forward, Interface, Limit, LocalUse, Pool, PortConfig, Route, RuleInfo, Sizes, Snapshot,
+    SourceNat, Tags, Timeouts,
 };
 use sluice_dataplane::table::classifier::{Classifier, PortRange, Rule};
 use sluice_dataplane::table::lpm::Lpm;
@@ -131,8 +131,7 @@ pub(crate) fn snapshot() -> Snapshot {
     snapshot.interfaces = interfaces;
     routes(&mut snapshot);
     acls(&mut snapshot);
-    let behavior = NatBehavior::default();
-    snapshot.pools.push(Pool { addresses: POOL.to_vec(), ports: (1024, 65535), behavior });
+    snapshot.pools.push(Pool { addresses: POOL.to_vec(), ports: (1024, 65535), ..Pool::default() });
     snapshot.source_nat.push(SourceNat { out: 1, from: vec![(HOSTS, 0xffff_ff00)], pool: 0 });
     snapshot.forwards.push(forward(TCP, (8080, 8083), 80));
     snapshot.forwards.push(forward(UDP, (5300, 5300), 53));

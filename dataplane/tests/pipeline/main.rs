@@ -1,6 +1,7 @@
 //! The whole data plane between memory ports: what goes in, what comes out, and what is counted.
 
 mod bursts;
+mod carrier;
 mod checksums;
 mod established;
 mod fastpath;

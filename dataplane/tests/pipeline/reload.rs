@@ -1,6 +1,7 @@
 //! Another configuration for a gateway that runs: which sessions live on, with what mapping, and what is counted where.
 
 mod addresses;
+mod carrier;
 mod nat;
 mod sessions;
 mod survivors;

@@ -15,6 +15,8 @@ mod limits;
 mod lint;
 mod matches;
 mod nat;
+mod nat_log;
+mod nat_ports;
 mod routes;
 mod settings;
 
@@ -30,6 +32,7 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
     let limits = limits::read(&file, &network, sink);
     let workers = settings::workers(&file, sink);
     let tables = settings::tables(&file, &network, workers.count, sink);
+    nat::check_workers(&nat, workers.count, sink);
     let timeouts = settings::timeouts(&file, sink);
     let icmp_errors_per_second = settings::icmp_errors_per_second(&file, sink);
     let control_socket: PathBuf = settings::control_socket(&file, sink);
@@ -42,6 +45,7 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
         acls: acls.acls.into_iter().map(|acl| acl.value).collect(),
         source_nat: nat.sources.into_iter().map(|source| source.value).collect(),
         forwards: nat.forwards.into_iter().map(|forward| forward.value).collect(),
+        nat_log: nat.log,
         limits,
         icmp_errors_per_second,
         workers,

@@ -1,11 +1,15 @@
 //! `[[nat.source]]` and `[[nat.forward]]`.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 
+use sluice_dataplane::stage::owner::block_owner;
+
 use super::interfaces::Network;
-use super::{ports, prefixes, values};
+use super::{nat_log, nat_ports, ports, prefixes, values};
 use crate::config::model::{
-    AddressRange, Filtering, Forward, Mapping, PortChoice, PortRange, Route, SourceNat, Target,
+    AddressRange, Allocation, Filtering, Forward, Mapping, NatLog, PortChoice, PortRange, Route, SourceNat,
+    Target,
 };
 use crate::config::net;
 use crate::config::protocol::{TCP, UDP, protocol};
@@ -39,6 +43,7 @@ const MOST_ADDRESSES_IN_ALL: u64 = 1 << 18;
 pub(super) struct Nat {
     pub(super) sources: Vec<At<SourceNat>>,
     pub(super) forwards: Vec<At<Forward>>,
+    pub(super) log: Option<NatLog>,
 }
 
 pub(super) fn read(
@@ -48,7 +53,7 @@ pub(super) fn read(
     sink: &mut Sink<'_>,
 ) -> Nat {
     let Some(nat) = file.table("nat", &schema::NAT, sink) else {
-        return Nat { sources: Vec::new(), forwards: Vec::new() };
+        return Nat { sources: Vec::new(), forwards: Vec::new(), log: None };
     };
     let mut sources = Vec::new();
     for table in nat.tables("source", &schema::SOURCE_NAT, MOST_RULES, sink) {
@@ -65,7 +70,8 @@ pub(super) fn read(
         }
     }
     check_forwards(&forwards, sink);
-    Nat { sources, forwards }
+    let log = nat_log::read(&nat, sink);
+    Nat { sources, forwards, log }
 }
 
 fn pool_span(table: &Table<'_>) -> Span {
@@ -104,7 +110,7 @@ fn read_source(
             vec![At { value: AddressRange { first: primary, last: primary }, span: pool_span(table) }]
         }
     };
-    Some(SourceNat {
+    let source = SourceNat {
         out,
         from: values(&from),
         pool: check_pool(pool, network, routes, sink),
@@ -112,7 +118,12 @@ fn read_source(
         mapping: mapping.map_or_else(Mapping::default, |at| at.value),
         filtering: filtering.map_or_else(Filtering::default, |at| at.value),
         port_choice: port_choice.map_or_else(PortChoice::default, |at| at.value),
-    })
+        allocation: Allocation::Ports,
+        max_ports: None,
+        max_sessions: None,
+    };
+    nat_ports::check_kernel(table, &source, network, sink);
+    nat_ports::read(table, source, sink)
 }
 
 fn warn_of_mapping(mapping: Option<&At<Mapping>>, sink: &mut Sink<'_>) {
@@ -214,6 +225,7 @@ fn check_pools(sources: &[At<SourceNat>], sink: &mut Sink<'_>) {
         sink.error(&sources[*rule].span, format!("the pools have {count} addresses"))
             .help(format!("this version takes at most {MOST_ADDRESSES_IN_ALL} in all"));
     }
+    check_shared(sources, sink);
     for (at, &(later, range)) in ranges.iter().enumerate() {
         let mine = &sources[later].value;
         let clash = ranges[..at].iter().find(|&&(earlier, other)| {
@@ -221,16 +233,68 @@ fn check_pools(sources: &[At<SourceNat>], sink: &mut Sink<'_>) {
             earlier != later
                 && range.first <= other.last
                 && other.first <= range.last
-                && mine.ports.overlaps(theirs.ports)
+                && (mine.ports.overlaps(theirs.ports) || mine.is_cut() || theirs.is_cut())
                 && (mine.pool != theirs.pool || mine.ports != theirs.ports)
         });
         if let Some(&(earlier, other)) = clash {
+            let theirs = &sources[earlier].value;
             sink.error(
                 &sources[later].span,
                 format!("the pool's {range}, ports {}, overlaps another pool", mine.ports),
             )
-            .also(&sources[earlier].span, format!("{other}, ports {}, is here", sources[earlier].value.ports))
-            .help("pools are the same, or share no address, or share no port");
+            .also(&sources[earlier].span, format!("{other}, ports {}, is here", theirs.ports))
+            .help(match mine.is_cut() || theirs.is_cut() {
+                true => "an address that is given out in blocks, or by subscribers, is in one pool only",
+                false => "pools are the same, or share no address, or share no port",
+            });
+        }
+    }
+}
+
+/// Rules of one pool must give it out in one way.
+fn check_shared(sources: &[At<SourceNat>], sink: &mut Sink<'_>) {
+    for (index, At { value: later, span }) in sources.iter().enumerate() {
+        let shares = |At { value: earlier, .. }: &&At<SourceNat>| {
+            earlier.pool == later.pool && earlier.ports == later.ports
+        };
+        let Some(first) = sources[..index].iter().find(shares) else { continue };
+        let is_fixed = matches!(later.allocation, Allocation::Deterministic { .. });
+        let behavior = |source: &SourceNat| (source.mapping, source.filtering, source.port_choice);
+        let differs = first.value.allocation != later.allocation
+            || later.is_cut() && behavior(&first.value) != behavior(later)
+            || first.value.max_ports != later.max_ports
+            || first.value.max_sessions != later.max_sessions;
+        if differs || is_fixed {
+            let message = match is_fixed && !differs {
+                true => "a deterministic pool belongs to one rule",
+                false => "the pool is another rule's, which gives it out in another way",
+            };
+            let help = match is_fixed {
+                true => "name all subscribers in the `from` of one rule, or give this one a pool of its own",
+                false => {
+                    "write the same `block-size`, `max-blocks`, `block-hold`, limits and behaviour for both, or give each a pool"
+                }
+            };
+            sink.error(span, message).also(&first.span, "it is here").help(help);
+        }
+    }
+}
+
+/// Each worker gives out blocks of its own, and must have some.
+pub(super) fn check_workers(nat: &Nat, workers: usize, sink: &mut Sink<'_>) {
+    for At { value, span } in &nat.sources {
+        let Allocation::Blocks { size, .. } = value.allocation else { continue };
+        let each = value.ports.count() / size.max(1);
+        let blocks = u64::from(each) * value.addresses();
+        if blocks == 0 || each as usize >= workers {
+            continue;
+        }
+        let addresses = value.pool.iter().flat_map(|range| range.first.to_bits()..=range.last.to_bits());
+        let owners: HashSet<u8> =
+            addresses.flat_map(|address| (0..each).map(move |n| block_owner(address, n, workers))).collect();
+        if owners.len() < workers {
+            sink.error(span, format!("the pool's {blocks} blocks are not enough for {workers} workers"))
+                .help("each worker gives out blocks of its own: a smaller `block-size`, or more addresses");
         }
     }
 }

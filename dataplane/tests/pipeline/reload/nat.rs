@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use sluice_dataplane::snapshot::{Forward, LocalUse, NatBehavior, NatFiltering, Pool, Snapshot};
+use sluice_dataplane::snapshot::{Forward, LocalUse, NatFiltering, Pool, Snapshot};
 use sluice_dataplane::verdict::DropReason;
 
 use super::{Reloading, STRANGER, kept, settled};
@@ -92,11 +92,7 @@ fn pools_that_merge_and_part_keep_their_sessions() {
     };
     let (low, high) = (host(0).to_bits(), host(128).to_bits());
     snapshot.pools = POOL
-        .map(|address| Pool {
-            addresses: vec![address],
-            ports: (1024, 65535),
-            behavior: NatBehavior::default(),
-        })
+        .map(|address| Pool { addresses: vec![address], ports: (1024, 65535), ..Pool::default() })
         .to_vec();
     let parted = vec![rule(low, 0xffff_ff80, 0), rule(high, 0xffff_ff80, 1)];
     snapshot.source_nat = parted.clone();
@@ -114,8 +110,7 @@ fn pools_that_merge_and_part_keep_their_sessions() {
         }
     };
     let merged = gateway.reload(|next| {
-        next.pools =
-            vec![Pool { addresses: POOL.to_vec(), ports: (1024, 65535), behavior: NatBehavior::default() }];
+        next.pools = vec![Pool { addresses: POOL.to_vec(), ports: (1024, 65535), ..Pool::default() }];
         next.source_nat = vec![rule(low, 0xffff_ff00, 0)];
     });
     assert_eq!(merged, kept(all));

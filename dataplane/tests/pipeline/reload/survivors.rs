@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 use sluice_dataplane::clock::MILLISECOND;
-use sluice_dataplane::snapshot::{Forward, LocalUse, NatBehavior, Pool, Route, Snapshot, SourceNat};
+use sluice_dataplane::snapshot::{Forward, LocalUse, Pool, Route, Snapshot, SourceNat};
 use sluice_dataplane::table::classifier::{Classifier, PortRange, Rule};
 
 use super::{Reloading, STRANGER};
@@ -64,7 +64,7 @@ impl Variant {
         let pool = |(addresses, last): &(Vec<u8>, u16)| Pool {
             addresses: addresses.iter().map(|&last| external(last)).collect(),
             ports: (1024, *last),
-            behavior: NatBehavior::default(),
+            ..Pool::default()
         };
         next.pools = self.pools.iter().map(pool).collect();
         for address in next.pools.iter().flat_map(|pool| &pool.addresses) {

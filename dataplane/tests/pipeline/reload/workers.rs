@@ -1,22 +1,28 @@
 //! Another configuration for several workers, which adopt it one after the other.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use sluice_dataplane::adopt::{Adopter, Settled, hand_over};
-use sluice_dataplane::clock::MILLISECOND;
-use sluice_dataplane::snapshot::Snapshot;
+use sluice_dataplane::clock::{MILLISECOND, SECOND};
+use sluice_dataplane::nat::Deterministic;
+use sluice_dataplane::snapshot::{Allocation, LocalUse, PortBlocks, Snapshot};
 use sluice_dataplane::table::classifier::{Classifier, PortRange, Rule};
 use sluice_dataplane::verdict::DropReason;
 use sluice_dataplane::worker::Worker;
 
 use crate::fleet::Fleet;
-use crate::lab::{HOST6, LAN, LAN_REJECT, LAN_SMTP, POOL, SERVER, SERVER6, WAN, any, host, snapshot};
+use crate::lab::{HOST6, HOSTS, LAN, LAN_REJECT, LAN_SMTP, POOL, SERVER, SERVER6, WAN, any, host, snapshot};
 use crate::packets::{End, ends, frame, udp, udp6};
 
 const WORKERS: usize = 4;
 
 fn fleet() -> (Fleet, Vec<Adopter>) {
-    let mut fleet = Fleet::new(snapshot(), WORKERS);
+    fleet_of(snapshot())
+}
+
+fn fleet_of(snapshot: Snapshot) -> (Fleet, Vec<Adopter>) {
+    let mut fleet = Fleet::new(snapshot, WORKERS);
     let adopters = fleet.workers.iter_mut().filter_map(Worker::adopter).collect();
     (fleet, adopters)
 }
@@ -161,4 +167,37 @@ fn a_new_pool_is_shared_out_among_the_workers() {
     all_live(&mut fleet, &outside);
     assert!(!POOL.contains(&address));
     fleet.close();
+}
+
+/// Of blocks and of subscribers' ports, too, each has the owner that it had, in whatever pool.
+#[test]
+fn ports_of_subscribers_keep_their_owners_in_a_pool_that_grows() {
+    let plan = |addresses| {
+        let plan = Deterministic::new(&[(HOSTS, 0xffff_ff00)], addresses, (2048, 10_239), 64).unwrap();
+        Allocation::Deterministic(plan)
+    };
+    let blocks = Allocation::Blocks(PortBlocks { size: 64, most: 4, hold: 120 * SECOND });
+    let third = Ipv4Addr::new(203, 0, 113, 250);
+    for (before, after) in [(blocks.clone(), blocks), (plan(2), plan(3))] {
+        let mut snapshot = snapshot();
+        snapshot.pools[0].ports = (2048, 10_239);
+        snapshot.pools[0].allocation = before;
+        let (mut fleet, mut adopters) = fleet_of(snapshot);
+        let outside = sessions(&mut fleet);
+        begin(&fleet, &mut adopters, |next| {
+            next.pools[0].addresses = vec![POOL[0], POOL[1], third];
+            next.pools[0].allocation = after;
+            next.local4.insert(third, (1, LocalUse::Nat));
+        });
+        assert_eq!(settle(&mut fleet, &mut adopters), Settled { kept: 40, ended: 0 });
+        all_live(&mut fleet, &outside);
+        for &((address, _), external) in &outside {
+            let (_, out) = fleet.forward(LAN, &udp((address, 5000), (SERVER, 53), b"question"));
+            let (other, _) = ends(&out);
+            assert_eq!((other.0, (other.1 - 2048) / 64), (external.0, (external.1 - 2048) / 64));
+            fleet.forward(WAN, &udp((SERVER, 53), other, b"answer"));
+        }
+        assert_eq!((fleet.sessions(), fleet.bindings()), (80, 80));
+        fleet.close();
+    }
 }

@@ -1,0 +1,130 @@
+//! How `[[nat.source]]` gives out ports: in blocks or by arithmetic, and how many an inside address may have.
+
+use std::time::Duration;
+
+use super::interfaces::Network;
+use crate::config::model::{Allocation, KernelFilter, Link, SourceNat};
+use crate::config::reader::{At, Table, boolean, integer, text};
+use crate::config::report::{Sink, Span};
+use crate::config::units::{self, show_duration};
+
+/// Most blocks of an inside address.
+const MOST_BLOCKS: u32 = 64;
+/// Most blocks of a pool.
+const MOST_IN_POOL: u64 = 16 << 20;
+/// RFC 6888 REQ-8.
+const HOLD: Duration = Duration::from_secs(120);
+
+/// Reads the keys about ports.
+pub(super) fn read(table: &Table<'_>, mut source: SourceNat, sink: &mut Sink<'_>) -> Option<SourceNat> {
+    let size = table.one("block-size", integer(1..=65_535), sink);
+    let most = table.one("max-blocks", integer(1..=MOST_BLOCKS), sink);
+    let hold = table.one("block-hold", text(units::duration), sink);
+    let is_fixed = table.one("deterministic", boolean, sink).is_some_and(|at| at.value);
+    source.max_ports = table.one("max-ports", integer(1..=1 << 24), sink).map(|at| at.value);
+    source.max_sessions = table.one("max-sessions", integer(1..=1 << 24), sink).map(|at| at.value);
+    let of_blocks = [("max-blocks", most.is_some()), ("block-hold", hold.is_some())];
+    for (key, _) in of_blocks.into_iter().filter(|(_, given)| *given) {
+        if is_fixed {
+            sink.error(&table.key_span(key), format!("`{key}` with `deterministic = true`"))
+                .help("there each subscriber has one block, for good: leave it out");
+        } else if !table.has("block-size") {
+            sink.error(&table.key_span(key), format!("`{key}` without `block-size`"))
+                .help("add `block-size = 512`, or leave it out");
+        }
+    }
+    let ports = source.ports.count();
+    if let Some(At { value, span }) = size.as_ref().filter(|size| size.value > ports) {
+        let draft =
+            sink.error(span, format!("a block of {value} ports is more than the {ports} of an address"));
+        let draft = match table.has("ports") {
+            true => draft.also(&table.key_span("ports"), "which are given here"),
+            false => draft,
+        };
+        draft.help("a smaller block, or more `ports`");
+        return None;
+    }
+    if is_fixed {
+        source.allocation = Allocation::Deterministic { size: size.as_ref().map(|at| at.value) };
+        let span = size.map_or_else(|| table.key_span("deterministic"), |at| at.span);
+        return check_fixed(table, &source, &span, sink).then_some(source);
+    }
+    let Some(size) = size else { return Some(source) };
+    let hold = hold.map_or(HOLD, |At { value, span }| {
+        if value < HOLD {
+            sink.warning(
+                &span,
+                format!("{} is shorter than the 2min of RFC 6888 REQ-8", show_duration(value)),
+            )
+            .help("with less than \"2min\", one subscriber may get what is still sent to another");
+        }
+        value
+    });
+    if u64::from(ports / size.value) * source.addresses() > MOST_IN_POOL {
+        sink.error(&size.span, format!("the pool has more than {MOST_IN_POOL} blocks"))
+            .help("larger blocks, or fewer addresses");
+        return None;
+    }
+    source.allocation = Allocation::Blocks { size: size.value, most: most.map_or(4, |at| at.value), hold };
+    Some(source)
+}
+
+/// Every subscriber must have its ports.
+fn check_fixed(table: &Table<'_>, source: &SourceNat, span: &Span, sink: &mut Sink<'_>) -> bool {
+    if source.from.is_empty() {
+        if !table.has("from") {
+            sink.error(span, "a deterministic pool without `from`")
+                .help("name the subscribers: `from = \"100.64.0.0/22\"`");
+        }
+        return false;
+    }
+    if source.pool.is_empty() || source.plan().is_some() {
+        return !source.pool.is_empty();
+    }
+    let subscribers: u64 =
+        source.from.iter().map(|prefix| 1u64 << (32 - u32::from(prefix.length.min(32)))).sum();
+    let (addresses, ports) = (source.addresses(), source.ports.count());
+    let most = (1..=ports).rev().find(|size| u64::from(ports / size) * addresses >= subscribers);
+    let wanted = match source.allocation {
+        Allocation::Deterministic { size: Some(size) } => format!("{size} ports each"),
+        _ => "a port each".to_owned(),
+    };
+    let message = format!("{subscribers} subscribers cannot have {wanted} of {addresses} x {ports} ports");
+    sink.error(span, message).also(&table.key_span("from"), "the subscribers are here").help(match most {
+        Some(most) => format!("at most `block-size = {most}`, or more addresses in `to`"),
+        None => "more addresses in `to`, or fewer subscribers".to_owned(),
+    });
+    false
+}
+
+/// What the kernel gets of a device never comes to NAT.
+pub(super) fn check_kernel(
+    table: &Table<'_>,
+    source: &SourceNat,
+    network: &Network<'_>,
+    sink: &mut Sink<'_>,
+) {
+    let carrier = match network.interfaces.get(source.out).map(|interface| &interface.link) {
+        Some(Link::Vlan { parent, .. }) => *parent,
+        _ => source.out,
+    };
+    let Some(interface) = network.interfaces.get(carrier) else { return };
+    let Link::Device(device) = &interface.link else { return };
+    for filter in &device.kernel {
+        let (protocol, port) = match filter {
+            KernelFilter::Tcp(port) => ("tcp", *port),
+            KernelFilter::Udp(port) => ("udp", *port),
+            _ => continue,
+        };
+        if source.ports.first <= port && port <= source.ports.last {
+            let key = if table.has("ports") { "ports" } else { "out" };
+            let place = network.spans.get(carrier).cloned().unwrap_or_default();
+            sink.error(
+                &table.key_span(key),
+                format!("the pool's ports {} hold {port}, which is a service's", source.ports),
+            )
+            .also(&place, format!("`{}` leaves {protocol}/{port} to the kernel here", interface.name))
+            .help(format!("give a range in `ports` without {port}"));
+        }
+    }
+}

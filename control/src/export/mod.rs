@@ -1,0 +1,221 @@
+//! The log of NAT: what the workers record of blocks and bindings, handed on to a file, to syslog and to an IPFIX collector.
+//!
+//! A thread of its own empties the workers' rings. None of the sinks is waited for: what one does not take at once is lost to it,
+//! and counted. If the thread itself hangs, in a write to a dead disk, the rings fill, and the workers count what is lost.
+
+pub mod ipfix;
+mod sink;
+pub mod syslog;
+pub mod wall;
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use sluice_dataplane::clock::Clock;
+use sluice_dataplane::nat::{Event, EventKind, EventReader};
+
+use self::sink::{Sink, sinks};
+use crate::config::NatLog;
+
+/// How often the rings are emptied.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How long the end of the process waits for the last records to be written.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What has become of a block or a binding, in the time of day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// When, in microseconds since 1970-01-01T00:00:00Z.
+    pub at: u64,
+    /// What.
+    pub kind: EventKind,
+    /// IP protocol of a binding; 0 for a block, which is for all.
+    pub protocol: u8,
+    /// Inside address.
+    pub inside: Ipv4Addr,
+    /// Inside port or echo identifier of a binding.
+    pub inside_port: u16,
+    /// External address.
+    pub external: Ipv4Addr,
+    /// First and last external port; a binding's are the same.
+    pub ports: (u16, u16),
+}
+
+impl Record {
+    /// Of an event that was `ago` nanoseconds before the time `now`.
+    fn new(event: &Event, now: u64, ago: u64) -> Self {
+        let Event { kind, protocol, inside, inside_port, external, ports, .. } = *event;
+        Self { at: now.saturating_sub(ago / 1000), kind, protocol, inside, inside_port, external, ports }
+    }
+}
+
+/// How one sink does.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct SinkStatus {
+    /// Which it is, and where.
+    pub sink: String,
+    /// Records that it took.
+    pub written: u64,
+    /// Records that it did not take.
+    pub lost: u64,
+    /// What went wrong last.
+    pub error: Option<String>,
+}
+
+/// One sink's figures, shared between its thread and whoever asks.
+#[derive(Debug, Default)]
+struct Figures {
+    name: String,
+    written: AtomicU64,
+    lost: AtomicU64,
+    error: Mutex<Option<String>>,
+}
+
+/// The figures of all sinks.
+#[derive(Clone, Debug, Default)]
+pub struct Statuses(Arc<Vec<Figures>>);
+
+impl Statuses {
+    /// As they are now.
+    pub fn read(&self) -> Vec<SinkStatus> {
+        let status = |figures: &Figures| SinkStatus {
+            sink: figures.name.clone(),
+            written: figures.written.load(Relaxed),
+            lost: figures.lost.load(Relaxed),
+            error: figures.error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        };
+        self.0.iter().map(status).collect()
+    }
+}
+
+/// A log that is kept; dropping it writes what is left.
+pub struct Logger {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Logger {
+    /// Keeps the log of these workers, whose events are in the time of `clock`.
+    ///
+    /// # Errors
+    /// There is no thread to be had. A sink that cannot be opened is tried again later.
+    pub fn start(
+        config: &NatLog,
+        readers: Vec<EventReader>,
+        clock: Clock,
+    ) -> std::io::Result<(Self, Statuses)> {
+        let sinks = sinks(config);
+        let figures = |sink: &dyn Sink| Figures { name: sink.name(), ..Figures::default() };
+        let statuses = Statuses(Arc::new(sinks.iter().map(|sink| figures(&**sink)).collect()));
+        let mut work = Work { readers, clock, sinks, statuses: statuses.clone(), records: Vec::new() };
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let body = move || {
+            work.begin();
+            loop {
+                let ends = stopped.load(Relaxed);
+                work.step();
+                if ends {
+                    break;
+                }
+                thread::sleep(PAUSE);
+            }
+        };
+        let thread = thread::Builder::new().name("sluice-nat-log".into()).spawn(body)?;
+        Ok((Self { stop, thread: Some(thread) }, statuses))
+    }
+}
+
+impl Drop for Logger {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        let Some(thread) = self.thread.take() else { return };
+        let begun = Instant::now();
+        while !thread.is_finished() && begun.elapsed() < PATIENCE {
+            thread::sleep(Duration::from_millis(1));
+        }
+        // One that hangs in a write ends with the process.
+        if thread.is_finished() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Work {
+    readers: Vec<EventReader>,
+    clock: Clock,
+    sinks: Vec<Box<dyn Sink>>,
+    statuses: Statuses,
+    records: Vec<Record>,
+}
+
+impl Work {
+    fn begin(&mut self) {
+        let now = wall::now();
+        for (sink, figures) in self.sinks.iter_mut().zip(&*self.statuses.0) {
+            note(figures, sink.begin(now));
+        }
+    }
+
+    /// Hands on what has been recorded.
+    fn step(&mut self) {
+        let (now, ticks) = (wall::now(), self.clock.now());
+        self.records.clear();
+        for reader in &mut self.readers {
+            let events = std::iter::from_fn(|| reader.take());
+            self.records.extend(events.map(|event| Record::new(&event, now, ticks.saturating_sub(event.at))));
+        }
+        // Each worker's are in order, and those of one moment stay so.
+        self.records.sort_by_key(|record| record.at);
+        for (sink, figures) in self.sinks.iter_mut().zip(&*self.statuses.0) {
+            let written = sink.write(now, &self.records);
+            let count = *written.as_ref().unwrap_or_else(|(count, _)| count) as u64;
+            figures.written.fetch_add(count, Relaxed);
+            figures.lost.fetch_add(self.records.len() as u64 - count, Relaxed);
+            note(figures, written.map(drop).map_err(|(_, error)| error));
+        }
+    }
+}
+
+fn note(figures: &Figures, result: Result<(), std::io::Error>) {
+    if let Err(error) = result {
+        *figures.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Any record that a worker makes.
+    pub(super) fn record() -> impl Strategy<Value = Record> {
+        let kind = prop_oneof![
+            Just(EventKind::BlockAllocated),
+            Just(EventKind::BlockReleased),
+            Just(EventKind::BindingCreated),
+            Just(EventKind::BindingReleased)
+        ];
+        let protocol = prop_oneof![Just(1u8), Just(6), Just(17)];
+        let ends = (any::<u32>(), any::<u16>(), any::<u32>(), any::<(u16, u16)>());
+        (0..1u64 << 52, kind, protocol, ends).prop_map(
+            |(at, kind, protocol, (inside, inside_port, external, (a, b)))| {
+                let is_block = matches!(kind, EventKind::BlockAllocated | EventKind::BlockReleased);
+                Record {
+                    at,
+                    kind,
+                    protocol: if is_block { 0 } else { protocol },
+                    inside: Ipv4Addr::from_bits(inside),
+                    inside_port: if is_block { 0 } else { inside_port },
+                    external: Ipv4Addr::from_bits(external),
+                    ports: if is_block { (a.min(b), a.max(b)) } else { (a, a) },
+                }
+            },
+        )
+    }
+}

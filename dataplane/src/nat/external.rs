@@ -1,0 +1,97 @@
+//! The external addresses, and which of their ports a worker may give out.
+
+use std::net::Ipv4Addr;
+
+use super::blocks::Grid;
+use super::layout::{Slot, Way};
+use crate::snapshot::PortChoice;
+use crate::stage::owner::Owners;
+use crate::table::bitmap::PortBitmap;
+use crate::table::key::mix;
+
+/// The ports of one external address, by protocol.
+#[derive(Debug)]
+pub(super) struct External {
+    pub(super) address: Ipv4Addr,
+    /// TCP, UDP, ICMP; see [`space`](super::binding::space).
+    pub(super) ports: [PortBitmap; 3],
+    /// Of these, how many are taken because other workers give them out.
+    pub(super) others: [u32; 3],
+    /// Its free blocks, if it is given out in blocks.
+    pub(super) grid: Option<Grid>,
+}
+
+/// Which external ports and blocks are a worker's to give out: all, if it is alone.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Share {
+    of: Option<(u8, Owners)>,
+}
+
+impl Share {
+    pub(super) fn new(me: u8, owners: &Owners) -> Self {
+        Self { of: Some((me, *owners)) }
+    }
+
+    pub(super) fn is_mine(&self, port: u16) -> bool {
+        self.of.is_none_or(|(me, owners)| owners.of_port(port) == me)
+    }
+
+    pub(super) fn is_my_block(&self, address: Ipv4Addr, number: u32) -> bool {
+        self.of.is_none_or(|(me, owners)| owners.of_block(address.to_bits(), number) == me)
+    }
+}
+
+impl External {
+    /// With all ports free that are this worker's to give out.
+    pub(super) fn new(slot: &Slot, share: &Share) -> Self {
+        let mut ports = [PortBitmap::new(), PortBitmap::new(), PortBitmap::new()];
+        let mut others = [0; 3];
+        if slot.way == Way::Ports {
+            for (ports, others) in ports.iter_mut().zip(&mut others) {
+                for port in (0..=u16::MAX).filter(|&port| !share.is_mine(port)) {
+                    ports.take(port);
+                    *others += 1;
+                }
+            }
+        }
+        Self { address: slot.address, ports, others, grid: Grid::of(slot, share) }
+    }
+
+    /// Memory, bytes.
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<Self>() + 3 * PortBitmap::BYTES + self.grid.as_ref().map_or(0, Grid::bytes)
+    }
+}
+
+/// What port an endpoint would have.
+#[derive(Clone, Copy)]
+pub(super) struct Wish {
+    pub(super) choice: PortChoice,
+    /// Its own.
+    pub(super) inside: u16,
+    /// Even if that is, and odd if not, where there is one (RFC 4787 REQ-4).
+    pub(super) parity: bool,
+}
+
+/// Takes a free port of a range: that of the inside where it is to be kept (RFC 4787 4.2.1), or else a random one (RFC 6056).
+pub(super) fn take_port(
+    ports: &mut PortBitmap,
+    range: (u16, u16),
+    wish: &Wish,
+    random: &mut u64,
+) -> Option<u16> {
+    let all = range.0..=range.1;
+    if wish.choice == PortChoice::Preserve && all.contains(&wish.inside) && ports.take(wish.inside) {
+        return Some(wish.inside);
+    }
+    let width = u64::from(range.1.saturating_sub(range.0)) + 1;
+    let from = range.0 + (draw(random) % width) as u16;
+    let alike =
+        wish.parity.then(|| ports.next_free_of_parity(wish.inside % 2 == 1, from, all.clone())).flatten();
+    alike.or_else(|| ports.next_free(from, all)).filter(|&port| ports.take(port))
+}
+
+pub(super) fn draw(random: &mut u64) -> u64 {
+    *random = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    mix(*random, 0xd6e8_feb8_6659_fd93)
+}

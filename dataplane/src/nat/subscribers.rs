@@ -1,0 +1,141 @@
+//! What each inside address has at a time, where that has bounds or is given out in blocks.
+
+use std::net::Ipv4Addr;
+
+use super::layout::PoolLayout;
+use crate::session::NONE;
+use crate::snapshot::Pool;
+use crate::table::hash::HashTable;
+use crate::verdict::DropReason;
+
+/// One inside address in one pool.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Subscriber {
+    /// Sessions that use its bindings.
+    pub(super) sessions: u32,
+    /// External ports and identifiers, all protocols together.
+    pub(super) ports: u32,
+    /// Its latest block, or [`NONE`].
+    pub(super) first_block: u32,
+    /// How many blocks it has.
+    pub(super) blocks: u32,
+}
+
+/// A block of ports that an inside address has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockRow {
+    /// Whose it is.
+    pub inside: Ipv4Addr,
+    /// External address.
+    pub external: Ipv4Addr,
+    /// First and last port.
+    pub ports: (u16, u16),
+    /// Ports in use, each protocol's counted.
+    pub ports_used: u32,
+}
+
+/// What an inside address has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubscriberRow {
+    /// The inside address.
+    pub inside: Ipv4Addr,
+    /// The pool; `None` if it is from before another configuration, and all that it has is about to end.
+    pub pool: Option<u16>,
+    /// Sessions.
+    pub sessions: u32,
+    /// External ports and identifiers, all protocols together.
+    pub ports: u32,
+    /// Blocks.
+    pub blocks: u32,
+}
+
+type Key = u64;
+
+fn key(inside: u32, pool: u16) -> Key {
+    u64::from(inside) << 16 | u64::from(pool)
+}
+
+/// By inside address and the pool's name.
+pub(super) struct Subscribers(HashTable<Key, Subscriber>);
+
+impl Subscribers {
+    /// Room for so many.
+    pub(super) fn new(capacity: u32, seed: u64) -> Self {
+        Self(HashTable::with_capacity(capacity, seed.rotate_left(16)))
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.0.bytes()
+    }
+
+    pub(super) fn slots(&self) -> u32 {
+        self.0.slots()
+    }
+
+    pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut Subscriber> {
+        self.0.value_mut(index)
+    }
+
+    pub(super) fn address(&self, index: u32) -> Option<Ipv4Addr> {
+        self.0.get(index).map(|(&key, _)| Ipv4Addr::from_bits((key >> 16) as u32))
+    }
+
+    pub(super) fn row(&self, index: u32, pools: &[PoolLayout]) -> Option<SubscriberRow> {
+        let (&key, &Subscriber { sessions, ports, blocks, .. }) = self.0.get(index)?;
+        let (inside, name) = (Ipv4Addr::from_bits((key >> 16) as u32), key as u16);
+        let pool = pools.iter().position(|pool| pool.is_called(name)).map(|pool| pool as u16);
+        Some(SubscriberRow { inside, pool, sessions, ports, blocks })
+    }
+
+    /// The account of an inside address, opened if need be, or taken over from the pool of another configuration; [`NONE`]
+    /// where none is kept.
+    pub(super) fn enter(&mut self, pool: &PoolLayout, inside: u32) -> Result<u32, DropReason> {
+        if !pool.has_accounts {
+            return Ok(NONE);
+        }
+        let now = key(inside, pool.id);
+        if let Some(index) = self.0.find(&now) {
+            return Ok(index);
+        }
+        if let Some(index) = pool.was.iter().find_map(|&was| self.0.find(&key(inside, was))) {
+            self.rename(index, now);
+            return Ok(index);
+        }
+        let new = Subscriber { sessions: 0, ports: 0, first_block: NONE, blocks: 0 };
+        self.0.insert(now, new).map_err(|_| DropReason::SessionTableFull)
+    }
+
+    /// Its index stays, as the table fills the slot first that was freed last.
+    fn rename(&mut self, index: u32, key: Key) {
+        if let Some((_, subscriber)) = self.0.remove(index) {
+            let again = self.0.insert(key, subscriber);
+            debug_assert_eq!(again, Ok(index));
+        }
+    }
+
+    /// Closes an account in which nothing is left.
+    pub(super) fn leave(&mut self, index: u32) {
+        let is_empty = |s: &Subscriber| s.sessions == 0 && s.ports == 0 && s.blocks == 0;
+        if self.0.value(index).is_some_and(is_empty) {
+            self.0.remove(index);
+        }
+    }
+
+    /// Whether there may be another session.
+    pub(super) fn admit_session(&self, index: u32, of: &Pool) -> Result<(), DropReason> {
+        match self.0.value(index) {
+            Some(s) if of.max_sessions > 0 && s.sessions >= of.max_sessions => {
+                Err(DropReason::NatSessionLimit)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether there may be another external port.
+    pub(super) fn admit_port(&self, index: u32, of: &Pool) -> Result<(), DropReason> {
+        match self.0.value(index) {
+            Some(s) if of.max_ports > 0 && s.ports >= of.max_ports => Err(DropReason::NatPortLimit),
+            _ => Ok(()),
+        }
+    }
+}
