@@ -77,11 +77,25 @@ fn translate_transport(bytes: &mut [u8], headers: &Headers, new: &Translation) {
             }
         }
         ipv4::ICMP => {
+            let identifier = match icmpv4::query(headers.icmp_type) {
+                Some(icmpv4::Query::Request) => new.source_port(),
+                Some(icmpv4::Query::Reply(_)) => new.destination_port(),
+                None => return,
+            };
             if let Some(mut icmp) = icmpv4::Header::at_mut(bytes, l4) {
-                // The identifier is the asker's port; the other one is 0.
-                icmp.set_identifier(new.source_port() | new.destination_port());
+                icmp.set_identifier(identifier);
                 let checksum = icmp.checksum();
                 icmp.set_checksum(new.transport.apply(checksum));
+            }
+        }
+        // Their checksums lie where UDP's does and have its pseudo-header (RFC 4340 9.1, RFC 3828 3.1).
+        ipv4::DCCP | ipv4::UDP_LITE => {
+            if let Some(mut header) = udp::Header::at_mut(bytes, l4) {
+                let checksum = header.checksum();
+                let lite = headers.protocol == ipv4::UDP_LITE;
+                let checksum =
+                    if lite { new.transport.apply_udp(checksum) } else { new.transport.apply(checksum) };
+                header.set_checksum(checksum);
             }
         }
         _ => {}
