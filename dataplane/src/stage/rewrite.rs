@@ -5,7 +5,7 @@ use sluice_pkt::parse::{Flags, Headers, L3};
 use sluice_pkt::translation::{ONE_HOP, Translation};
 use sluice_pkt::{icmpv4, ipv4, ipv6, tcp, udp};
 
-use super::icmp_error;
+use super::{fragment, icmp_error};
 use crate::arena::Frame;
 use crate::burst::Burst;
 use crate::local::neighbor::NextHop;
@@ -15,9 +15,15 @@ use crate::shard::Shard;
 /// Runs the stage.
 pub fn run(burst: &mut Burst, shard: &mut Shard) {
     for i in burst.live {
+        let interface = burst.interfaces[i];
         let Some((frame, headers, action, egress)) = burst.leaving(i) else { continue };
         let hop = shard.neighbors.hop(action.next_hop);
         *egress = hop.egress;
+        let comes_in_pieces =
+            headers.flags.has(Flags::FRAGMENT) || headers.end - headers.l3_offset > hop.egress.mtu;
+        if comes_in_pieces && headers.l3 == L3::Ipv4 && action.is(FlowAction::NAT) {
+            fragment::renew(frame.bytes_mut(), headers, action, interface, &mut shard.fragments);
+        }
         match headers.l3 {
             L3::Ipv4 => ipv4(frame.bytes_mut(), headers, action),
             _ => ipv6(frame.bytes_mut(), headers),

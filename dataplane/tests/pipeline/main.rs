@@ -9,6 +9,7 @@ mod fleet;
 mod fragments;
 mod full;
 mod icmp_errors;
+mod identifications;
 mod jumbo;
 mod lab;
 mod link;
