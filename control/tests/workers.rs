@@ -97,7 +97,7 @@ impl Gateway {
     }
 }
 
-/// An external port (or echo identifier) in a packet.
+/// An external port (or identifier of a query) in a packet.
 struct External {
     address: Ipv4Addr,
     protocol: u8,
@@ -127,11 +127,11 @@ fn externals(frame: &[u8], snapshot: &Snapshot) -> Vec<External> {
     let mut found = Vec::new();
     let mut look = |l3: usize, l4: usize, protocol: u8, icmp: u8, sums: &[(usize, bool)], own: bool| {
         let Some(ip) = ipv4::Header::at(frame, l3) else { return };
-        let echo = matches!(icmp, icmpv4::ECHO_REQUEST | icmpv4::ECHO_REPLY);
+        let query = icmpv4::query(icmp).is_some();
         let places: &[(Ipv4Addr, usize)] = match protocol {
             ipv4::TCP | ipv4::UDP => &[(ip.source(), 0), (ip.destination(), 2)],
-            ipv4::ICMP if echo && is_nat(ip.source()) => &[(ip.source(), icmpv4::IDENTIFIER)],
-            ipv4::ICMP if echo => &[(ip.destination(), icmpv4::IDENTIFIER)],
+            ipv4::ICMP if query && is_nat(ip.source()) => &[(ip.source(), icmpv4::IDENTIFIER)],
+            ipv4::ICMP if query => &[(ip.destination(), icmpv4::IDENTIFIER)],
             _ => &[],
         };
         for &(address, offset) in places.iter().filter(|(address, _)| is_nat(*address)) {
@@ -196,14 +196,28 @@ fn translate(frame: &[u8], ports: &Ports, snapshot: &Snapshot) -> Vec<u8> {
     frame
 }
 
-/// A packet without what differs with the external port.
+/// A packet without what differs with the external port, or between workers.
 fn normal(frame: &[u8], snapshot: &Snapshot) -> Vec<u8> {
     let mut frame = frame.to_vec();
     for external in externals(&frame, snapshot) {
         put(&mut frame, external.at, 0);
         external.sums.iter().for_each(|&(at, _)| put(&mut frame, at, 0));
     }
+    if let Some(ip) = renamed(&frame, snapshot) {
+        let delta = Delta::of_u16(word(&frame, ip + ipv4::IDENTIFICATION), 0);
+        let checksum = delta.apply(word(&frame, ip + ipv4::CHECKSUM));
+        put(&mut frame, ip + ipv4::IDENTIFICATION, 0);
+        put(&mut frame, ip + ipv4::CHECKSUM, checksum);
+    }
     frame
+}
+
+/// Where the header of a fragment stands that leaves from behind NAT: each worker has identifications of its own.
+fn renamed(frame: &[u8], snapshot: &Snapshot) -> Option<usize> {
+    let headers = parse_head(frame, frame.len()).ok()?;
+    let ip = ipv4::Header::at(frame, headers.l3_offset.into())?;
+    let is_nat = snapshot.pools.iter().any(|pool| pool.addresses.contains(&ip.source()));
+    (headers.l3 == L3::Ipv4 && headers.flags.has(Flags::FRAGMENT) && is_nat).then(|| headers.l3_offset.into())
 }
 
 /// The flow that a packet is of, as far as order matters: addresses, protocol and ports, external ones aside.

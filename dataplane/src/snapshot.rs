@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use sluice_pkt::ethernet::Mac;
 
 use crate::clock::Nanos;
-use crate::nat::{Deterministic, NatLog};
+use crate::nat::{Deterministic, NatLog, StaticTable};
 use crate::table::classifier::{Classifier, Rule};
 use crate::table::lpm::Lpm;
 use crate::table::meter::Rate;
@@ -259,6 +259,36 @@ pub struct SourceNat {
     pub pool: u16,
 }
 
+/// Packets that leave by an interface as they are, whatever source NAT or static NAT there is (RFC 6888 REQ-6).
+#[derive(Clone, Debug)]
+pub struct Exemption {
+    /// Egress interface.
+    pub out: u16,
+    /// Source prefixes as (address, mask); empty is any.
+    pub from: Vec<(u32, u32)>,
+    /// Destination prefixes, likewise.
+    pub to: Vec<(u32, u32)>,
+    /// IP protocols; empty is any.
+    pub protocols: Vec<u8>,
+    /// First and last destination port of each range, for TCP and UDP; empty is any.
+    pub to_ports: Vec<(u16, u16)>,
+}
+
+impl Exemption {
+    /// Whether it is for packets between these ends that leave by this interface.
+    pub fn covers(&self, [src, dst]: [(u32, u16); 2], protocol: u8, egress: u16) -> bool {
+        let lies_in = |prefixes: &[(u32, u32)], address: u32| {
+            prefixes.is_empty() || prefixes.iter().any(|&(a, mask)| address & mask == a & mask)
+        };
+        self.out == egress
+            && lies_in(&self.from, src.0)
+            && lies_in(&self.to, dst.0)
+            && (self.protocols.is_empty() || self.protocols.contains(&protocol))
+            && (self.to_ports.is_empty()
+                || self.to_ports.iter().any(|&(first, last)| (first..=last).contains(&dst.1)))
+    }
+}
+
 /// A port forward (destination NAT).
 #[derive(Clone, Copy, Debug)]
 pub struct Forward {
@@ -374,6 +404,10 @@ pub struct Snapshot {
     pub pools: Vec<Pool>,
     /// Source NAT, first match wins.
     pub source_nat: Vec<SourceNat>,
+    /// What goes out untranslated, ahead of `statics` and `source_nat`.
+    pub exemptions: Vec<Exemption>,
+    /// Static NAT, ahead of `source_nat`.
+    pub statics: StaticTable,
     /// Port forwards, first match wins.
     pub forwards: Vec<Forward>,
     /// What of NAT is recorded for logs.

@@ -156,8 +156,14 @@ drop_reasons! {
     NatPortLimit = "nat_port_limit",
     /// The inside address has as many sessions as it may.
     NatSessionLimit = "nat_session_limit",
-    /// A protocol without ports, which source NAT does not translate.
+    /// An ICMP message that source NAT cannot translate: it is neither a query nor an error, or the answer to no query.
     NatProtocol = "nat_protocol",
+    /// Another inside host speaks with that remote address by that protocol, which has no ports to tell them apart.
+    NatRemoteTaken = "nat_remote_taken",
+    /// A protocol without ports that source NAT can give only addresses which the kernel has, too.
+    NatKernelAddress = "nat_kernel_address",
+    /// An authentication header (IPsec AH), which covers the addresses that NAT would have to change.
+    NatAuthenticated = "nat_authenticated",
     /// A TCP reset that belongs to no session and that NAT would have to translate.
     TcpNoSession = "tcp_no_session",
     /// An ICMP error about a packet that belongs to no session and that NAT would have to translate.

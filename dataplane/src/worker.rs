@@ -95,6 +95,7 @@ impl Worker {
         let (shard, snapshot) = (&mut self.shard, &self.snapshot);
         shard.sessions.share(snapshot);
         shard.nat.share(index as u8, &owners);
+        shard.fragments.share(index as u8, owners.workers());
         shard.neighbors.share(index as u8, owners);
         shard.limiters.share(index, offered);
         shard.local.share(snapshot, index, owners.workers());

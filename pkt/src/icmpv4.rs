@@ -15,7 +15,7 @@ header! {
     CHECKSUM @ 2: u16, checksum, set_checksum;
     /// The four bytes whose meaning depends on the type.
     REST @ 4: u32, rest, set_rest;
-    /// Identifier of an echo.
+    /// Identifier of a query, such as an echo.
     IDENTIFIER @ 4: u16, identifier, set_identifier;
     /// Sequence number of an echo.
     SEQUENCE @ 6: u16, sequence, set_sequence;
@@ -37,6 +37,18 @@ pub const ECHO_REQUEST: u8 = 8;
 pub const TIME_EXCEEDED: u8 = 11;
 /// Type: parameter problem.
 pub const PARAMETER_PROBLEM: u8 = 12;
+/// Type: timestamp request.
+pub const TIMESTAMP: u8 = 13;
+/// Type: timestamp reply.
+pub const TIMESTAMP_REPLY: u8 = 14;
+/// Type: information request, obsolete (RFC 6918).
+pub const INFORMATION: u8 = 15;
+/// Type: information reply, obsolete (RFC 6918).
+pub const INFORMATION_REPLY: u8 = 16;
+/// Type: address mask request (RFC 950), obsolete (RFC 6918).
+pub const ADDRESS_MASK: u8 = 17;
+/// Type: address mask reply (RFC 950), obsolete (RFC 6918).
+pub const ADDRESS_MASK_REPLY: u8 = 18;
 
 /// Code of unreachable: no route to the network.
 pub const NET_UNREACHABLE: u8 = 0;
@@ -62,6 +74,50 @@ pub const REASSEMBLY_EXCEEDED: u8 = 1;
 #[inline]
 pub const fn is_error(icmp_type: u8) -> bool {
     matches!(icmp_type, UNREACHABLE | SOURCE_QUENCH | TIME_EXCEEDED | PARAMETER_PROBLEM)
+}
+
+/// A message of a query: a request, or the reply to one. Both carry the identifier that the asker chose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Query {
+    /// A request.
+    Request,
+    /// The reply to a request of this type.
+    Reply(u8),
+}
+
+/// Which part of a query messages of this type are (RFC 792, RFC 950); `None` for those that are none.
+#[inline]
+pub const fn query(icmp_type: u8) -> Option<Query> {
+    Some(match icmp_type {
+        ECHO_REQUEST | TIMESTAMP | INFORMATION | ADDRESS_MASK => Query::Request,
+        ECHO_REPLY => Query::Reply(ECHO_REQUEST),
+        TIMESTAMP_REPLY => Query::Reply(TIMESTAMP),
+        INFORMATION_REPLY => Query::Reply(INFORMATION),
+        ADDRESS_MASK_REPLY => Query::Reply(ADDRESS_MASK),
+        _ => return None,
+    })
+}
+
+/// The type of the reply to a request of this type.
+pub const fn reply_to(request: u8) -> Option<u8> {
+    Some(match request {
+        ECHO_REQUEST => ECHO_REPLY,
+        TIMESTAMP => TIMESTAMP_REPLY,
+        INFORMATION => INFORMATION_REPLY,
+        ADDRESS_MASK => ADDRESS_MASK_REPLY,
+        _ => return None,
+    })
+}
+
+/// What stands in the place of the port at the end that is asked, so that queries of two types with one identifier are two
+/// conversations: 0 for an echo, the request's type for others.
+pub const fn asked_port(request: u8) -> u16 {
+    if request == ECHO_REQUEST { 0 } else { request as u16 }
+}
+
+/// The type of request whose [`asked_port`] this is.
+pub const fn asked_type(port: u16) -> u8 {
+    if port == 0 { ECHO_REQUEST } else { port as u8 }
 }
 
 /// Whether the type is an echo request or reply.
@@ -116,6 +172,21 @@ pub const fn may_be_told(source: Ipv4Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_and_replies_belong_together() {
+        for kind in 0..=255 {
+            match query(kind) {
+                Some(Query::Request) => {
+                    assert_eq!(reply_to(kind).map(query), Some(Some(Query::Reply(kind))));
+                    assert_eq!(asked_type(asked_port(kind)), kind);
+                }
+                Some(Query::Reply(request)) => assert_eq!(reply_to(request), Some(kind)),
+                None => assert_eq!(reply_to(kind), None),
+            }
+        }
+        assert!((0..=255).all(|kind| query(kind).is_none() || !is_error(kind)));
+    }
 
     #[test]
     fn who_may_be_told() {

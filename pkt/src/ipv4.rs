@@ -53,8 +53,12 @@ pub const GRE: u8 = 47;
 pub const ESP: u8 = 50;
 /// Protocol number of the authentication header.
 pub const AH: u8 = 51;
+/// Protocol number of DCCP.
+pub const DCCP: u8 = 33;
 /// Protocol number of SCTP.
 pub const SCTP: u8 = 132;
+/// Protocol number of UDP-Lite.
+pub const UDP_LITE: u8 = 136;
 
 /// Option: end of the list.
 pub const OPTION_END: u8 = 0;

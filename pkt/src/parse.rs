@@ -39,7 +39,7 @@ impl Flags {
     pub const OPTIONS: Self = Self(1 << 3);
     /// An IPv4 source-route option (LSRR, SSRR) or an IPv6 type 0 routing header (RFC 5095) with segments left.
     pub const SOURCE_ROUTE: Self = Self(1 << 4);
-    /// `src_port` and `dst_port` are valid: TCP, UDP, or an ICMP echo.
+    /// `src_port` and `dst_port` are valid: TCP, UDP, or an ICMP query (for IPv6, an echo).
     pub const PORTS: Self = Self(1 << 5);
     /// An ICMP or ICMPv6 error, which quotes the packet that it is about.
     pub const ICMP_ERROR: Self = Self(1 << 6);
@@ -84,8 +84,9 @@ pub struct Headers {
     pub icmp_type: u8,
     /// See [`Flags`].
     pub flags: Flags,
-    /// Source port. An ICMP echo request has its identifier here and 0 in `dst_port`; a reply the other way round, so
-    /// that the identifier is the asker's port in both and a reply's tuple is its request's reversed.
+    /// Source port. An ICMP query has its identifier here and 0 in `dst_port`, or its type if it is no echo
+    /// ([`asked_port`](crate::icmpv4::asked_port)); a reply the other way round, so that the identifier is the asker's port
+    /// in both and a reply's tuple is its request's reversed.
     pub src_port: u16,
     /// Destination port; see `src_port`.
     pub dst_port: u16,

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use sluice_dataplane::nat::NatLog;
+use sluice_dataplane::nat::{NatLog, StaticNat, StaticTable};
 use sluice_dataplane::snapshot::{
     self, AclAction, LocalUse, NatFiltering, NatMapping, PortConfig, RuleInfo, Snapshot, Tags,
 };
@@ -244,6 +244,7 @@ fn nat(config: &Config, snapshot: &mut Snapshot) {
             snapshot.local4.entry(*address).or_insert((index(rule.out), LocalUse::Nat));
         }
     }
+    statics(config, snapshot);
     for forward in &config.forwards {
         snapshot.local4.entry(forward.address).or_insert((index(forward.interface), LocalUse::Nat));
         snapshot.forwards.extend(forward.protocols.iter().map(|&protocol| snapshot::Forward {
@@ -255,6 +256,31 @@ fn nat(config: &Config, snapshot: &mut Snapshot) {
             to_port: forward.to_port,
         }));
     }
+}
+
+fn statics(config: &Config, snapshot: &mut Snapshot) {
+    let entries = config.static_nat.iter().filter_map(|entry| {
+        let ((inside, mask), (outside, _)) = (u32::mask(entry.inside)?, u32::mask(entry.outside)?);
+        Some(StaticNat { interface: index(entry.out), inside, outside, mask })
+    });
+    let entries: Vec<StaticNat> = entries.collect();
+    for entry in &entries {
+        let addresses = entry.outside..=entry.outside | !entry.mask;
+        let uses = addresses.map(|bits| (Ipv4Addr::from_bits(bits), (entry.interface, LocalUse::Nat)));
+        snapshot.local4.extend(uses);
+    }
+    snapshot.statics = StaticTable::new(entries);
+    snapshot.exemptions.extend(config.nat_exemptions.iter().map(|exemption| {
+        let masks = |prefixes: &[Prefix]| prefixes.iter().filter_map(|&prefix| u32::mask(prefix)).collect();
+        let Match { from, to, protocols, to_ports, .. } = &exemption.matches;
+        snapshot::Exemption {
+            out: index(exemption.out),
+            from: masks(from),
+            to: masks(to),
+            protocols: protocols.clone(),
+            to_ports: to_ports.iter().map(|range| (range.first, range.last)).collect(),
+        }
+    }));
 }
 
 fn behavior(rule: &SourceNat) -> snapshot::NatBehavior {

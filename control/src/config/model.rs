@@ -23,6 +23,10 @@ pub struct Config {
     pub acls: Vec<Acl>,
     /// Source NAT rules; the first that matches counts.
     pub source_nat: Vec<SourceNat>,
+    /// Static NAT; no two share an inside address on an interface, or an external one.
+    pub static_nat: Vec<StaticNat>,
+    /// What leaves untranslated, whatever static and source NAT say.
+    pub nat_exemptions: Vec<NatExemption>,
     /// Port forwards; no two for the same address, protocol and port of an interface.
     pub forwards: Vec<Forward>,
     /// Where NAT is logged.

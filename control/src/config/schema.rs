@@ -58,7 +58,7 @@ pub const RULE: Section = Section {
     keys: &["name", "protocol", "from", "to", "from-port", "to-port", "icmp-type", "established", "action"],
 };
 /// `[nat]`
-pub const NAT: Section = Section { name: "[nat]", keys: &["source", "forward", "log"] };
+pub const NAT: Section = Section { name: "[nat]", keys: &["source", "static", "exempt", "forward", "log"] };
 /// `[[nat.source]]`
 pub const SOURCE_NAT: Section = Section {
     name: "[[nat.source]]",
@@ -78,6 +78,11 @@ pub const SOURCE_NAT: Section = Section {
         "max-sessions",
     ],
 };
+/// `[[nat.static]]`
+pub const STATIC_NAT: Section = Section { name: "[[nat.static]]", keys: &["out", "inside", "outside"] };
+/// `[[nat.exempt]]`
+pub const NAT_EXEMPTION: Section =
+    Section { name: "[[nat.exempt]]", keys: &["out", "from", "to", "protocol", "to-port"] };
 /// `[nat.log]`
 pub const NAT_LOG: Section =
     Section { name: "[nat.log]", keys: &["records", "file", "syslog", "ipfix", "domain"] };
@@ -120,7 +125,7 @@ pub const TIMEOUTS: Section = Section {
 pub const CONTROL: Section = Section { name: "[control]", keys: &["socket"] };
 
 /// All of them, in the order of the reference.
-pub const SECTIONS: [&Section; 15] = [
+pub const SECTIONS: [&Section; 17] = [
     &FILE,
     &INTERFACE,
     &ROUTE,
@@ -128,6 +133,8 @@ pub const SECTIONS: [&Section; 15] = [
     &RULE,
     &NAT,
     &SOURCE_NAT,
+    &STATIC_NAT,
+    &NAT_EXEMPTION,
     &FORWARD,
     &NAT_LOG,
     &LIMIT,

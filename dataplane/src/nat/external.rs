@@ -73,7 +73,8 @@ pub(super) struct Wish {
     pub(super) parity: bool,
 }
 
-/// Takes a free port of a range: that of the inside where it is to be kept (RFC 4787 4.2.1), or else a random one (RFC 6056).
+/// Takes a free port of a range: that of the inside where it is to be kept (RFC 4787 4.2.1), or else a random one (RFC 6056),
+/// below 1024 for one below and above for one above while there are such (RFC 4787 REQ-3a).
 pub(super) fn take_port(
     ports: &mut PortBitmap,
     range: (u16, u16),
@@ -84,11 +85,22 @@ pub(super) fn take_port(
     if wish.choice == PortChoice::Preserve && all.contains(&wish.inside) && ports.take(wish.inside) {
         return Some(wish.inside);
     }
+    let alike = alike(range, wish.inside).filter(|alike| *alike != range);
+    let found = alike.and_then(|alike| find_port(ports, alike, wish, random));
+    found.or_else(|| find_port(ports, range, wish, random)).filter(|&port| ports.take(port))
+}
+
+/// The ports of a range on the same side of 1024, if there are any.
+fn alike((first, last): (u16, u16), inside: u16) -> Option<(u16, u16)> {
+    let alike = if inside < 1024 { (first, last.min(1023)) } else { (first.max(1024), last) };
+    (alike.0 <= alike.1).then_some(alike)
+}
+
+fn find_port(ports: &PortBitmap, range: (u16, u16), wish: &Wish, random: &mut u64) -> Option<u16> {
     let width = u64::from(range.1.saturating_sub(range.0)) + 1;
-    let from = range.0 + (draw(random) % width) as u16;
-    let alike =
-        wish.parity.then(|| ports.next_free_of_parity(wish.inside % 2 == 1, from, all.clone())).flatten();
-    alike.or_else(|| ports.next_free(from, all)).filter(|&port| ports.take(port))
+    let (from, all) = (range.0 + (draw(random) % width) as u16, range.0..=range.1);
+    let even = wish.parity.then(|| ports.next_free_of_parity(wish.inside % 2 == 1, from, all.clone()));
+    even.flatten().or_else(|| ports.next_free(from, all))
 }
 
 pub(super) fn draw(random: &mut u64) -> u64 {

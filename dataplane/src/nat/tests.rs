@@ -111,6 +111,22 @@ fn udp_keeps_parity_while_it_can() {
     assert!((11..20).all(|host| port(host, 2001) % 2 == 1));
 }
 
+/// proves: RFC 4787 REQ-3a
+#[test]
+fn ports_stay_on_their_side_of_1024_while_they_can() {
+    for port_choice in [PortChoice::Preserve, PortChoice::Random] {
+        let behavior = NatBehavior { port_choice, ..NatBehavior::default() };
+        let (mut nat, pool) = nat_of(behavior, (1000, 1063), &[1]);
+        let mut port = |host, of| {
+            let index = nat.bind(0, &pool, (host, of), REMOTE, ipv4::TCP).unwrap();
+            external(&nat, index).1
+        };
+        assert!((0..20).all(|host| port(host, 1000) < 1024));
+        assert!((20..60).all(|host| port(host, 5000) >= 1024));
+        assert!(port(60, 5000) < 1024, "any is better than none");
+    }
+}
+
 /// proves: RFC 6888 REQ-15
 #[test]
 fn random_ports_are_random() {

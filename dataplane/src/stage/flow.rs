@@ -366,7 +366,7 @@ fn forward_action4(original: &Tuple4, decision: &Decision) -> FlowAction {
     let mut action = forward_action6(decision);
     let new = [decision.src, decision.dst].map(|(address, port)| (address.into(), port));
     action.new = Translation::new(original.protocol, ends(original), new);
-    if decision.forwarded || decision.binding != NONE {
+    if decision.forwarded || decision.rewritten || decision.binding != NONE {
         action.flags |= FlowAction::NAT;
     }
     action

@@ -189,22 +189,28 @@ fn quoted_transport(bytes: &mut [u8], at: usize, quoted: &Quoted, ports: (u16, u
             put(tcp::SOURCE_PORT, ports.0);
             put(tcp::DESTINATION_PORT, ports.1);
         }
-        ipv4::ICMP => put(icmpv4::IDENTIFIER, ports.0 | ports.1),
+        ipv4::ICMP => match icmpv4::query(quoted.icmp_type) {
+            Some(icmpv4::Query::Request) => put(icmpv4::IDENTIFIER, ports.0),
+            Some(icmpv4::Query::Reply(_)) => put(icmpv4::IDENTIFIER, ports.1),
+            None => return,
+        },
+        ipv4::DCCP | ipv4::UDP_LITE => {}
         _ => return,
     }
     let field = match quoted.protocol {
         ipv4::TCP => tcp::CHECKSUM,
-        ipv4::UDP => udp::CHECKSUM,
-        _ => icmpv4::CHECKSUM,
+        ipv4::ICMP => icmpv4::CHECKSUM,
+        _ => udp::CHECKSUM,
     };
-    if quoted.l4_checksum.is_none() {
+    let is_known = matches!(quoted.protocol, ipv4::TCP | ipv4::UDP | ipv4::ICMP);
+    if is_known && quoted.l4_checksum.is_none() {
         return;
     }
     if let Some(field) = bytes.get_mut(at + field..).and_then(|rest| rest.first_chunk_mut::<2>()) {
         let old = u16::from_be_bytes(*field);
         let new = match quoted.protocol {
-            ipv4::TCP => (addresses + change).apply(old),
-            ipv4::UDP => (addresses + change).apply_udp(old),
+            ipv4::TCP | ipv4::DCCP => (addresses + change).apply(old),
+            ipv4::UDP | ipv4::UDP_LITE => (addresses + change).apply_udp(old),
             _ => change.apply(old),
         };
         *field = new.to_be_bytes();

@@ -11,6 +11,7 @@ pub mod nat;
 pub mod owner;
 pub mod parse;
 pub mod police;
+mod portless;
 pub mod redecide;
 pub mod rewrite;
 pub mod route;
@@ -34,8 +35,10 @@ pub struct Decision {
     pub src: (u32, u16),
     /// IPv4 destination address and port when it leaves.
     pub dst: (u32, u16),
-    /// Whether a port forward changes the destination.
+    /// Whether a port forward or static NAT changes the destination.
     pub forwarded: bool,
+    /// Whether the source address changes without a binding: by static NAT, or for a protocol without ports.
+    pub rewritten: bool,
     /// The NAT binding of the source, or of the destination if `inbound`, or [`NONE`].
     pub binding: u32,
     /// Whether it comes from outside to a NAT binding.
@@ -54,6 +57,7 @@ impl Decision {
         src: (0, 0),
         dst: (0, 0),
         forwarded: false,
+        rewritten: false,
         binding: NONE,
         inbound: false,
         egress: NONE16,
@@ -132,11 +136,15 @@ fn tuple<A>((src, dst): (A, A), bytes: &[u8], headers: &Headers) -> Tuple<A> {
     }
 }
 
-/// A packet's tuple seen from the other end. `icmp` is that of the answer to an echo request.
+/// A packet's tuple seen from the other end. `icmp` is that of the answer to a query.
 fn reversed<A: Copy>(tuple: &Tuple<A>) -> Tuple<A> {
     let icmp = tuple.icmp.map(|(kind, code)| match kind {
-        icmpv4::ECHO_REQUEST => (icmpv4::ECHO_REPLY, 0),
-        sluice_pkt::icmpv6::ECHO_REQUEST => (sluice_pkt::icmpv6::ECHO_REPLY, 0),
+        sluice_pkt::icmpv6::ECHO_REQUEST if tuple.protocol == ipv6::ICMPV6 => {
+            (sluice_pkt::icmpv6::ECHO_REPLY, 0)
+        }
+        kind if tuple.protocol == ipv4::ICMP => {
+            icmpv4::reply_to(kind).map_or((kind, code), |reply| (reply, 0))
+        }
         other => (other, code),
     });
     Tuple {
@@ -154,7 +162,7 @@ fn reversed<A: Copy>(tuple: &Tuple<A>) -> Tuple<A> {
 fn sessionless(headers: &Headers) -> bool {
     match headers.protocol {
         ipv4::TCP => headers.tcp_flags & sluice_pkt::tcp::RST != 0,
-        ipv4::ICMP => headers.icmp_type != icmpv4::ECHO_REQUEST,
+        ipv4::ICMP => icmpv4::query(headers.icmp_type) != Some(icmpv4::Query::Request),
         ipv6::ICMPV6 => headers.icmp_type != sluice_pkt::icmpv6::ECHO_REQUEST,
         _ => false,
     }

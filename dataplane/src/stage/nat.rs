@@ -9,7 +9,7 @@ use sluice_pkt::ipv4;
 use sluice_pkt::parse::{Flags, Headers, L3};
 use sluice_pkt::tcp::{ACK, FIN, RST, SYN};
 
-use super::{FirstPackets, addresses4, hairpin, sessionless};
+use super::{Decision, FirstPackets, addresses4, hairpin, portless, sessionless};
 use crate::burst::Burst;
 use crate::nat::{Binding, Nat};
 use crate::shard::Shard;
@@ -37,6 +37,14 @@ pub fn destination(burst: &mut Burst, first: &mut FirstPackets, shard: &Shard, s
         }
         let ends = [decision.src, dst];
         if !snapshot.local4.contains_key(&Ipv4Addr::from_bits(dst.0)) {
+            continue;
+        }
+        if let Some(inside) = behind(interface, dst.0, snapshot) {
+            decision.dst.0 = inside;
+            decision.forwarded = true;
+            if let Some(reason) = unchangeable(headers) {
+                burst.drop(i, reason);
+            }
             continue;
         }
         if let Some(binding) = admitted(ends, &burst.headers[i], interface, &shard.nat, snapshot) {
@@ -132,9 +140,44 @@ pub(super) fn forwarded(forward: &Forward, port: u16) -> (u32, u16) {
     (forward.to.to_bits(), forward.to_port + (port - forward.ports.0))
 }
 
-/// The rule by which packets from this address are translated when they leave by this interface.
-pub(super) fn rule(snapshot: &Snapshot, src: u32, egress: u16) -> Option<&SourceNat> {
-    snapshot.source_nat.iter().find(|rule| rule.out == egress && is_from(rule, src))
+/// The inside address that static NAT has for packets which come in by an interface for this one.
+pub(super) fn behind(interface: u16, outside: u32, snapshot: &Snapshot) -> Option<u32> {
+    static_inside(outside, snapshot).filter(|&(at, _)| at == interface).map(|(_, inside)| inside)
+}
+
+/// The host that has an external address by static NAT, and the interface on whose link that is. A prefix may have us in it.
+pub(super) fn static_inside(outside: u32, snapshot: &Snapshot) -> Option<(u16, u32)> {
+    let is_host = |&(_, inside): &(u16, u32)| !snapshot.local4.contains_key(&Ipv4Addr::from_bits(inside));
+    snapshot.statics.inside_of(outside).filter(is_host)
+}
+
+/// What becomes of the source of packets that leave by an interface.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source<'a> {
+    /// It stays.
+    Kept,
+    /// It becomes this address, its port stays.
+    Static(u32),
+    /// It becomes an address and port of this rule's pool.
+    Pool(&'a SourceNat),
+}
+
+impl Source<'_> {
+    pub(super) const fn is_changed(&self) -> bool {
+        !matches!(self, Self::Kept)
+    }
+}
+
+/// What becomes of the source of packets between these ends that leave by this interface.
+pub(super) fn source_of(ends: [(u32, u16); 2], protocol: u8, egress: u16, snapshot: &Snapshot) -> Source<'_> {
+    let [(src, _), _] = ends;
+    let rule = || snapshot.source_nat.iter().find(|rule| rule.out == egress && is_from(rule, src));
+    let source = match snapshot.statics.outside_of(egress, src) {
+        Some(outside) => Source::Static(outside),
+        None => rule().map_or(Source::Kept, Source::Pool),
+    };
+    let is_exempt = || snapshot.exemptions.iter().any(|exemption| exemption.covers(ends, protocol, egress));
+    if source.is_changed() && is_exempt() { Source::Kept } else { source }
 }
 
 fn is_from(rule: &SourceNat, src: u32) -> bool {
@@ -143,7 +186,7 @@ fn is_from(rule: &SourceNat, src: u32) -> bool {
 
 /// Binds the source of each first packet that leaves by an interface with source NAT.
 pub fn source(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
-    if snapshot.source_nat.is_empty() {
+    if snapshot.source_nat.is_empty() && snapshot.statics.is_empty() {
         return;
     }
     for i in first.open(burst) {
@@ -156,26 +199,29 @@ pub fn source(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
         if decision.inbound {
             continue;
         }
-        let Some(rule) = rule(snapshot, decision.src.0, decision.egress) else { continue };
-        let Some(pool) = snapshot.pools.get(usize::from(rule.pool)) else { continue };
-        let bound = match untranslatable(headers) {
-            Some(reason) => Err(reason),
-            None => shard.nat.bind(rule.pool, pool, decision.src, decision.dst, headers.protocol),
-        };
-        match bound {
-            Ok(binding) => {
-                decision.binding = binding;
-                decision.src = shard.nat.get(binding).map_or(decision.src, |b| b.external);
+        let ends = [decision.src, decision.dst];
+        let refused = match source_of(ends, headers.protocol, decision.egress, snapshot) {
+            Source::Kept => None,
+            Source::Static(outside) => {
+                (decision.src.0, decision.rewritten) = (outside, true);
+                unchangeable(headers).map(|reason| (reason, None))
             }
-            Err(reason) if is_shortage(reason) => burst.reject(i, reason, shortage(pool)),
-            Err(reason) => burst.drop(i, reason),
+            Source::Pool(rule) => snapshot.pools.get(usize::from(rule.pool)).and_then(|pool| {
+                let reason = bind(rule.pool, pool, headers, decision, shard, snapshot).err()?;
+                Some((reason, is_shortage(reason).then(|| shortage(pool))))
+            }),
+        };
+        match refused {
+            None => {}
+            Some((reason, Some(answer))) => burst.reject(i, reason, answer),
+            Some((reason, None)) => burst.drop(i, reason),
         }
     }
 }
 
 fn is_shortage(reason: DropReason) -> bool {
-    use DropReason::{NatPortLimit, NatPortsExhausted, NatSessionLimit, SessionTableFull};
-    matches!(reason, NatPortsExhausted | NatPortLimit | NatSessionLimit | SessionTableFull)
+    use DropReason::{NatPortLimit, NatPortsExhausted, NatRemoteTaken, NatSessionLimit, SessionTableFull};
+    matches!(reason, NatPortsExhausted | NatPortLimit | NatRemoteTaken | NatSessionLimit | SessionTableFull)
 }
 
 /// What a sender is told for whom there is no mapping (RFC 5508 REQ-8; for subscribers RFC 6888 REQ-11).
@@ -183,17 +229,41 @@ fn shortage(pool: &Pool) -> Answer {
     if pool.has_subscribers() { Answer::HostUnreachable } else { Answer::Prohibited }
 }
 
-/// Whether NAT can tell sessions of this protocol apart.
-pub(super) fn is_translatable(protocol: u8) -> bool {
-    matches!(protocol, ipv4::TCP | ipv4::UDP | ipv4::ICMP)
+/// Gives a decided packet an external address and port (or identifier) of a pool; the address alone where its protocol has
+/// no ports.
+fn bind(
+    pool: u16,
+    of: &Pool,
+    headers: &Headers,
+    decision: &mut Decision,
+    shard: &mut Shard,
+    snapshot: &Snapshot,
+) -> Result<(), DropReason> {
+    if let Some(reason) = unchangeable(headers) {
+        return Err(reason);
+    }
+    if portless::is_portless(headers.protocol) {
+        let flows = &shard.sessions.v4;
+        let external = portless::choose(of, decision, headers.protocol, flows, snapshot)?;
+        decision.src.0 = external.to_bits();
+        decision.rewritten = true;
+        return Ok(());
+    }
+    if sessionless(headers) {
+        let is_tcp = headers.protocol == ipv4::TCP;
+        return Err(if is_tcp { DropReason::TcpNoSession } else { DropReason::NatProtocol });
+    }
+    let binding = shard.nat.bind(pool, of, decision.src, decision.dst, headers.protocol)?;
+    decision.binding = binding;
+    decision.src = shard.nat.get(binding).map_or(decision.src, |b| b.external);
+    Ok(())
 }
 
-fn untranslatable(headers: &Headers) -> Option<DropReason> {
-    match headers.protocol {
-        ipv4::TCP if sessionless(headers) => Some(DropReason::TcpNoSession),
-        ipv4::ICMP if headers.flags.has(Flags::ICMP_ERROR) => Some(DropReason::IcmpNoSession),
-        ipv4::ICMP if sessionless(headers) => Some(DropReason::NatProtocol),
-        protocol if is_translatable(protocol) => None,
-        _ => Some(DropReason::NatProtocol),
+/// Why a packet's addresses cannot change, even if its ports stay.
+fn unchangeable(headers: &Headers) -> Option<DropReason> {
+    if headers.flags.has(Flags::ICMP_ERROR) {
+        // It would have to be translated as the packet that it quotes, which belongs to no session.
+        return Some(DropReason::IcmpNoSession);
     }
+    (headers.protocol == ipv4::AH).then_some(DropReason::NatAuthenticated)
 }

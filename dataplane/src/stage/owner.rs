@@ -4,7 +4,9 @@
 //! With source NAT it is the worker that the hash of the inside address names: all bindings and sessions of a host are in
 //! one place, which is what endpoint-independent mapping needs. Their answers find it by their external port, as each
 //! worker gives out the ports of its own blocks only, or, where NAT is deterministic, by the subscriber whose port it is.
-//! Without NAT it is a hash of the tuple that is the same both ways. A port forward is undone before.
+//! Where the protocol has no ports it is the hash of the remote address, so that one worker knows which external addresses
+//! are taken there. Without NAT it is a hash of the tuple that is the same both ways. A port forward and static NAT are
+//! undone before.
 //!
 //! Exits: first packets whose session is another worker's.
 
@@ -12,7 +14,8 @@ use sluice_pkt::ipv4;
 use sluice_pkt::parse::{Flags, Headers, L3, parse_quoted};
 use sluice_pkt::{icmpv4, ipv6};
 
-use super::{FirstPackets, addresses4, addresses6, hairpin, nat, route};
+use super::nat::Source;
+use super::{FirstPackets, addresses4, addresses6, hairpin, nat, portless, route};
 use crate::burst::Burst;
 use crate::shard::Shard;
 use crate::snapshot::{Allocation, Forward, Pool, Snapshot};
@@ -170,8 +173,8 @@ impl Owners {
         if !snapshot.local4.contains_key(&address) {
             return Some(self.of_ends([src, dst], protocol, snapshot));
         }
-        if hairpin::way_out([src, dst], protocol, interface, snapshot).is_some() {
-            return Some(self.of_words(&[src.0.into()], snapshot));
+        if let Some(outside) = hairpin::way_out([src, dst], protocol, interface, snapshot) {
+            return self.of_source([src, dst], protocol, outside, snapshot);
         }
         // By an interface that has no such forward, a packet may still be of a session that another one's forward made.
         let forwards = |f: &&Forward| nat::forwards(f, f.interface, dst, protocol);
@@ -179,8 +182,18 @@ impl Owners {
         if let Some(forward) = here.or_else(|| snapshot.forwards.iter().find(forwards)) {
             return Some(self.of_ends([src, nat::forwarded(forward, dst.1)], protocol, snapshot));
         }
-        let has_ports = matches!(protocol, ipv4::TCP | ipv4::UDP | ipv4::ICMP);
-        let pool = snapshot.pools.iter().find(|pool| has_ports && pool.contains(address, dst.1))?;
+        if let Some((_, inside)) = nat::static_inside(dst.0, snapshot) {
+            return Some(self.of_ends([src, (inside, dst.1)], protocol, snapshot));
+        }
+        // What the host behind a static address answers to one behind a pool, which came by its external address.
+        let outside = snapshot.local4.get(&address).map(|&(outside, _)| outside);
+        if outside.is_some_and(|at| at != interface && snapshot.statics.outside_of(at, src.0).is_some()) {
+            return Some(self.of_words(&[src.0.into()], snapshot));
+        }
+        if portless::is_portless(protocol) {
+            return portless::is_pooled(address, snapshot).then(|| self.of_remote(src.0, protocol, snapshot));
+        }
+        let pool = snapshot.pools.iter().find(|pool| pool.contains(address, dst.1))?;
         // A port forward's answers to a host behind NAT, which came by its external address, from a host that is not.
         let answers =
             |f: &Forward| f.to.to_bits() == src.0 && f.protocol == protocol && f.interface != interface;
@@ -193,18 +206,41 @@ impl Owners {
     /// The owner for two ends as they are inside of NAT. The same for both orders of the ends, unless both are translated
     /// on their way to the other; then no packet goes from one to the other and back.
     fn of_ends(&self, [src, dst]: [End; 2], protocol: u8, snapshot: &Snapshot) -> u8 {
-        if !snapshot.source_nat.is_empty() {
-            for (inside, outside) in [(src.0, dst.0), (dst.0, src.0)] {
-                let outside = std::net::Ipv4Addr::from_bits(outside);
-                let egress = route::expected_interface(outside.into(), snapshot);
-                if egress.is_some_and(|egress| nat::rule(snapshot, inside, egress).is_some()) {
-                    return self.of_words(&[inside.into()], snapshot);
+        if !snapshot.source_nat.is_empty() || !snapshot.statics.is_empty() {
+            for [inside, outside] in [[src, dst], [dst, src]] {
+                let address = std::net::Ipv4Addr::from_bits(outside.0);
+                let egress = route::expected_interface(address.into(), snapshot);
+                let owner = egress.and_then(|at| self.of_source([inside, outside], protocol, at, snapshot));
+                if let Some(owner) = owner {
+                    return owner;
                 }
             }
         }
         let word = |(address, port): End| u64::from(address) << 16 | u64::from(port);
         let (a, b) = (word(src), word(dst));
         self.of_words(&[a.min(b), a.max(b), protocol.into()], snapshot)
+    }
+
+    /// The owner of a session whose source is translated when it leaves by an interface. `None` if it is not.
+    fn of_source(
+        &self,
+        [inside, remote]: [End; 2],
+        protocol: u8,
+        egress: u16,
+        snapshot: &Snapshot,
+    ) -> Option<u8> {
+        match nat::source_of([inside, remote], protocol, egress, snapshot) {
+            Source::Kept => None,
+            Source::Pool(_) if portless::is_portless(protocol) => {
+                Some(self.of_remote(remote.0, protocol, snapshot))
+            }
+            Source::Pool(_) | Source::Static(_) => Some(self.of_words(&[inside.0.into()], snapshot)),
+        }
+    }
+
+    /// The owner of all that hosts behind NAT say to a remote address by a protocol without ports.
+    fn of_remote(&self, remote: u32, protocol: u8, snapshot: &Snapshot) -> u8 {
+        self.of_words(&[u64::from(remote) << 8 | u64::from(protocol), 1], snapshot)
     }
 
     /// The owner of the session that a flow of IPv6 belongs to.

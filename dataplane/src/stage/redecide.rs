@@ -14,10 +14,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use sluice_pkt::parse::L3;
 use sluice_pkt::{icmpv4, icmpv6, ipv4, ipv6};
 
-use super::{Decision, Tuple4, Tuple6, acl, flow, guard, hairpin, local6, nat, police, route};
+use super::nat::Source;
+use super::{Decision, Tuple4, Tuple6, acl, flow, guard, hairpin, local6, nat, police, portless, route};
 use crate::burst::{Burst, Mask};
 use crate::local::neighbor::Neighbors;
-use crate::session::{Family, Flow, Key4, Key6, KeyFacts, NewSession, Session};
+use crate::session::{Family, Flow, FlowAction, Key4, Key6, KeyFacts, NewSession, Session};
 use crate::shard::Shard;
 use crate::snapshot::{AclAction, Snapshot};
 use crate::table::classifier::Tuple;
@@ -105,10 +106,10 @@ pub fn session_anew(index: u32, shard: &mut Shard, snapshot: &Snapshot) -> bool 
     kept
 }
 
-/// The packets that open a session with this key. Only echo requests open one of ICMP.
+/// The packets that open a session with this key. Only queries open one of ICMP.
 fn opening<A>((src, dst): (A, A), facts: &KeyFacts) -> Tuple<A> {
     let icmp = match facts.protocol {
-        ipv4::ICMP => Some((icmpv4::ECHO_REQUEST, 0)),
+        ipv4::ICMP => Some((icmpv4::asked_type(facts.ports.1), 0)),
         ipv6::ICMPV6 => Some((icmpv6::ECHO_REQUEST, 0)),
         _ => None,
     };
@@ -137,7 +138,7 @@ fn again4(
     let ([src, dst], facts) = KeyFacts::of4(key);
     let mut first: Tuple4 = opening((src, dst), &facts);
     // One that hairpins came from ourselves.
-    let hairpins = hairpin::is_pooled((first.src, first.src_port), snapshot)
+    let hairpins = hairpin::is_external((first.src, first.src_port), facts.protocol, snapshot)
         && route::expected_interface(Ipv4Addr::from_bits(first.src).into(), snapshot)
             == Some(facts.interface);
     if guard::check4((first.src, first.dst), hairpins, snapshot) != Verdict::Forward {
@@ -173,6 +174,9 @@ fn again4(
     {
         decision.dst = nat::forwarded(forward, decision.dst.1);
         decision.forwarded = true;
+    } else if let Some(inside) = nat::behind(facts.interface, first.dst, snapshot) {
+        decision.dst.0 = inside;
+        decision.forwarded = true;
     } else if inbound {
         decision.dst = shard.nat.get(session.binding)?.inside;
         (decision.binding, decision.inbound) = (session.binding, true);
@@ -188,18 +192,46 @@ fn again4(
         return None;
     }
     decision.egress = egress(dst.into(), snapshot)?;
-    match nat::rule(snapshot, decision.src.0, decision.egress).filter(|_| !decision.inbound) {
-        Some(rule) => {
-            let may = nat::is_translatable(facts.protocol)
-                && shard.nat.keep(session.binding, rule.pool, decision.dst);
-            let binding = shard.nat.get(session.binding).filter(|_| may)?;
-            (decision.binding, decision.src) = (session.binding, binding.external);
-        }
-        None if session.binding != decision.binding => return None,
-        None => {}
+    if !decision.inbound && !source_again(session, &facts, old, &mut decision, shard, snapshot) {
+        return None;
+    }
+    // Another source than before is another session to the far end.
+    let is_same = decision.src == (old.new.source().to_bits(), old.new.source_port());
+    if session.binding != decision.binding || !is_same {
+        return None;
     }
     police::choose4(&mut decision, facts.interface, snapshot, first);
     Some(flow::compile4(key, &first, &decision, snapshot))
+}
+
+/// Finds what the source becomes when it leaves, as it would for the first packet. False if it cannot be what it was.
+fn source_again(
+    session: &Session,
+    facts: &KeyFacts,
+    old: FlowAction,
+    decision: &mut Decision,
+    shard: &mut Shard,
+    snapshot: &Snapshot,
+) -> bool {
+    let ends = [decision.src, decision.dst];
+    match nat::source_of(ends, facts.protocol, decision.egress, snapshot) {
+        Source::Kept => {}
+        Source::Static(outside) => (decision.src.0, decision.rewritten) = (outside, true),
+        Source::Pool(rule) if portless::is_portless(facts.protocol) => {
+            let external = old.new.source();
+            let pool = snapshot.pools.get(usize::from(rule.pool));
+            if !pool.is_some_and(|pool| portless::may_keep(external, pool, snapshot)) {
+                return false;
+            }
+            (decision.src.0, decision.rewritten) = (external.to_bits(), true);
+        }
+        Source::Pool(rule) => {
+            let may = shard.nat.keep(session.binding, rule.pool, decision.dst);
+            let Some(binding) = shard.nat.get(session.binding).filter(|_| may) else { return false };
+            (decision.binding, decision.src) = (session.binding, binding.external);
+        }
+    }
+    true
 }
 
 /// As [`again4`].

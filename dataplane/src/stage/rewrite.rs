@@ -5,7 +5,7 @@ use sluice_pkt::parse::{Flags, Headers, L3};
 use sluice_pkt::translation::{ONE_HOP, Translation};
 use sluice_pkt::{icmpv4, ipv4, ipv6, tcp, udp};
 
-use super::icmp_error;
+use super::{fragment, icmp_error};
 use crate::arena::Frame;
 use crate::burst::Burst;
 use crate::local::neighbor::NextHop;
@@ -15,9 +15,15 @@ use crate::shard::Shard;
 /// Runs the stage.
 pub fn run(burst: &mut Burst, shard: &mut Shard) {
     for i in burst.live {
+        let interface = burst.interfaces[i];
         let Some((frame, headers, action, egress)) = burst.leaving(i) else { continue };
         let hop = shard.neighbors.hop(action.next_hop);
         *egress = hop.egress;
+        let comes_in_pieces =
+            headers.flags.has(Flags::FRAGMENT) || headers.end - headers.l3_offset > hop.egress.mtu;
+        if comes_in_pieces && headers.l3 == L3::Ipv4 && action.is(FlowAction::NAT) {
+            fragment::renew(frame.bytes_mut(), headers, action, interface, &mut shard.fragments);
+        }
         match headers.l3 {
             L3::Ipv4 => ipv4(frame.bytes_mut(), headers, action),
             _ => ipv6(frame.bytes_mut(), headers),
@@ -77,11 +83,25 @@ fn translate_transport(bytes: &mut [u8], headers: &Headers, new: &Translation) {
             }
         }
         ipv4::ICMP => {
+            let identifier = match icmpv4::query(headers.icmp_type) {
+                Some(icmpv4::Query::Request) => new.source_port(),
+                Some(icmpv4::Query::Reply(_)) => new.destination_port(),
+                None => return,
+            };
             if let Some(mut icmp) = icmpv4::Header::at_mut(bytes, l4) {
-                // The identifier is the asker's port; the other one is 0.
-                icmp.set_identifier(new.source_port() | new.destination_port());
+                icmp.set_identifier(identifier);
                 let checksum = icmp.checksum();
                 icmp.set_checksum(new.transport.apply(checksum));
+            }
+        }
+        // Their checksums lie where UDP's does and have its pseudo-header (RFC 4340 9.1, RFC 3828 3.1).
+        ipv4::DCCP | ipv4::UDP_LITE => {
+            if let Some(mut header) = udp::Header::at_mut(bytes, l4) {
+                let checksum = header.checksum();
+                let lite = headers.protocol == ipv4::UDP_LITE;
+                let checksum =
+                    if lite { new.transport.apply_udp(checksum) } else { new.transport.apply(checksum) };
+                header.set_checksum(checksum);
             }
         }
         _ => {}

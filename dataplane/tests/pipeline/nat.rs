@@ -27,6 +27,7 @@ fn externals(fleet: &mut Fleet, count: u8) -> Vec<(End, End)> {
 }
 
 /// proves: RFC 4787 REQ-9
+/// proves: RFC 4787 REQ-9a
 #[test]
 fn hosts_reach_each_other_by_their_external_ends_whoever_owns_them() {
     for workers in [1, 2, 4, 7] {
@@ -71,6 +72,7 @@ fn two_hosts_punch_holes_whoever_owns_them() {
 }
 
 /// proves: RFC 5382 REQ-8
+/// proves: RFC 5382 REQ-8a
 /// proves: RFC 5508 REQ-7
 #[test]
 fn a_forward_is_reached_from_inside_and_errors_come_back() {

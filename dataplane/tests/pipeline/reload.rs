@@ -2,6 +2,7 @@
 
 mod addresses;
 mod carrier;
+mod fixed;
 mod nat;
 mod sessions;
 mod survivors;

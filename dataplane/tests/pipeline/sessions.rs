@@ -54,6 +54,7 @@ impl Connection {
 }
 
 /// proves: RFC 5382 REQ-5
+/// proves: RFC 7857 2
 #[test]
 fn a_connection_that_is_open_both_ways_lives_long() {
     Connection::open().ends_after(ESTABLISHED);
@@ -67,6 +68,7 @@ fn a_connection_that_one_end_has_finished_is_still_open() {
     connection.ends_after(ESTABLISHED);
 }
 
+/// proves: RFC 7857 2
 #[test]
 fn a_connection_that_both_ends_have_finished_is_transitory() {
     let mut connection = Connection::open();
@@ -102,6 +104,7 @@ fn a_syn_begins_a_finished_connection_anew_from_the_same_port() {
 }
 
 /// proves: RFC 5382 REQ-5
+/// proves: RFC 7857 2
 #[test]
 fn a_connection_that_is_never_answered_is_transitory() {
     let mut lab = Lab::new(snapshot());

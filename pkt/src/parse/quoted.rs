@@ -23,7 +23,7 @@ pub struct Quoted {
     pub icmp_type: u8,
     /// The same flags as of a packet, but `NO_CHECKSUM` only where the checksum field is quoted.
     pub flags: Flags,
-    /// Source port or, for an ICMP echo, its identifier, just as in [`Headers`](super::Headers).
+    /// Source port or, for an ICMP query, its identifier, just as in [`Headers`](super::Headers).
     pub src_port: u16,
     /// Destination port.
     pub dst_port: u16,

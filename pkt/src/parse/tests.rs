@@ -286,7 +286,11 @@ fn an_echo_has_its_identifier_at_the_askers_end() {
     let v6 = |kind| tuple(parse(&ipv6_with(ipv6::ICMPV6, &message(kind))).unwrap());
     assert_eq!([v4(8), v4(0)], [(8, true, 0x1234, 0), (0, true, 0, 0x1234)]);
     assert_eq!([v6(128), v6(129)], [(128, true, 0x1234, 0), (129, true, 0, 0x1234)]);
-    assert_eq!([v4(13), v6(8)], [(13, false, 0, 0), (8, false, 0, 0)]);
+    assert_eq!([v4(9), v6(8)], [(9, false, 0, 0), (8, false, 0, 0)]);
+    // Other queries are told apart by what stands at the other end.
+    assert_eq!([v4(13), v4(14)], [(13, true, 0x1234, 13), (14, true, 13, 0x1234)]);
+    assert_eq!([v4(15), v4(18)], [(15, true, 0x1234, 15), (18, true, 17, 0x1234)]);
+    assert_eq!(v6(13), (13, false, 0, 0));
 }
 
 #[test]

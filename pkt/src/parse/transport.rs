@@ -2,7 +2,8 @@
 
 use super::network::Ip;
 use super::{Flags, L3, ParseError};
-use crate::{icmpv4, icmpv6, ipv4, ipv6, tcp, udp};
+use crate::icmpv4::{self, Query};
+use crate::{icmpv6, ipv4, ipv6, tcp, udp};
 
 /// What the transport header says; the fields mean what they do in [`Headers`](super::Headers).
 #[derive(Clone, Copy, Default)]
@@ -68,18 +69,29 @@ pub(super) fn is_icmp(l3: L3, protocol: u8) -> bool {
 /// What a message of the type means, of which `identifier` is the fifth and sixth byte.
 #[inline]
 pub(super) fn icmp_facts(l3: L3, icmp_type: u8, identifier: u16) -> Transport {
-    let (request, reply, error) = match l3 {
-        L3::Ipv6 => (icmpv6::ECHO_REQUEST, icmpv6::ECHO_REPLY, icmpv6::is_error(icmp_type)),
-        _ => (icmpv4::ECHO_REQUEST, icmpv4::ECHO_REPLY, icmpv4::is_error(icmp_type)),
+    let (query, error) = match l3 {
+        L3::Ipv6 => (icmpv6_query(icmp_type), icmpv6::is_error(icmp_type)),
+        _ => (icmpv4::query(icmp_type), icmpv4::is_error(icmp_type)),
     };
     let none = Transport { icmp_type, ..Transport::default() };
-    if icmp_type == request {
-        Transport { flags: Flags::PORTS, src_port: identifier, ..none }
-    } else if icmp_type == reply {
-        Transport { flags: Flags::PORTS, dst_port: identifier, ..none }
-    } else if error {
-        Transport { flags: Flags::ICMP_ERROR, ..none }
-    } else {
-        none
+    // ICMPv6 has the echo alone.
+    let asked = |request| if l3 == L3::Ipv6 { 0 } else { icmpv4::asked_port(request) };
+    match query {
+        Some(Query::Request) => {
+            Transport { flags: Flags::PORTS, src_port: identifier, dst_port: asked(icmp_type), ..none }
+        }
+        Some(Query::Reply(request)) => {
+            Transport { flags: Flags::PORTS, src_port: asked(request), dst_port: identifier, ..none }
+        }
+        None if error => Transport { flags: Flags::ICMP_ERROR, ..none },
+        None => none,
+    }
+}
+
+fn icmpv6_query(icmp_type: u8) -> Option<Query> {
+    match icmp_type {
+        icmpv6::ECHO_REQUEST => Some(Query::Request),
+        icmpv6::ECHO_REPLY => Some(Query::Reply(icmpv6::ECHO_REQUEST)),
+        _ => None,
     }
 }

@@ -160,6 +160,14 @@ impl Body {
                     (false, 0) | (true, 129) => {
                         (headers.dst_port, headers.flags.0) = (rest[0], headers.flags.0 | 32)
                     }
+                    (false, 13 | 15 | 17) => {
+                        (headers.src_port, headers.dst_port) = (rest[0], (*kind).into());
+                        headers.flags.set(Flags::PORTS);
+                    }
+                    (false, 14 | 16 | 18) => {
+                        (headers.src_port, headers.dst_port) = (u16::from(*kind) - 1, rest[0]);
+                        headers.flags.set(Flags::PORTS);
+                    }
                     (false, 3 | 4 | 11 | 12) | (true, 1..=4) => headers.flags.set(Flags::ICMP_ERROR),
                     _ => {}
                 }
@@ -338,7 +346,7 @@ fn body(v6: bool) -> impl Strategy<Value = Body> {
     let kinds: &[u8] = if v6 {
         &[1, 2, 3, 4, 100, 128, 129, 130, 133, 135, 136, 200]
     } else {
-        &[0, 3, 4, 5, 8, 11, 12, 13, 42]
+        &[0, 3, 4, 5, 8, 11, 12, 13, 14, 15, 18, 42]
     };
     let tcp = (any::<(u16, u16)>(), any::<[u32; 2]>(), any::<u8>(), any::<[u16; 2]>(), 0..=10u8, data())
         .prop_map(|(ports, numbers, flags, rest, option_words, data)| Body::Tcp {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 use sluice_dataplane::nat::Deterministic;
 
-use super::{AddressRange, PortRange, Prefix};
+use super::{AddressRange, Match, PortRange, Prefix};
 
 /// A source NAT rule.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -152,6 +152,26 @@ pub enum PortChoice {
     Preserve,
     /// At random (RFC 6056).
     Random,
+}
+
+/// Static NAT: inside addresses with an external address each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct StaticNat {
+    /// Index of the interface by which the inside addresses reach the world.
+    pub out: usize,
+    /// Inside addresses, IPv4; no host bits.
+    pub inside: Prefix,
+    /// Their external addresses: as many.
+    pub outside: Prefix,
+}
+
+/// Packets that leave by an interface untranslated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NatExemption {
+    /// Index of the egress interface.
+    pub out: usize,
+    /// Which packets, IPv4.
+    pub matches: Match,
 }
 
 /// A port forward.

@@ -91,7 +91,7 @@ fn icmp_types(table: &Table<'_>, protocols: &[At<u8>], sink: &mut Sink<'_>) -> V
 }
 
 /// Whether `protocols` are all among `allowed`, the only ones with which `key` has a meaning; says so if not.
-fn only_with(
+pub(super) fn only_with(
     table: &Table<'_>,
     key: &str,
     protocols: &[At<u8>],

@@ -17,6 +17,7 @@ mod matches;
 mod nat;
 mod nat_log;
 mod nat_ports;
+mod nat_static;
 mod routes;
 mod settings;
 
@@ -44,6 +45,8 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
         routes: routes.into_iter().map(|route| route.value).collect(),
         acls: acls.acls.into_iter().map(|acl| acl.value).collect(),
         source_nat: nat.sources.into_iter().map(|source| source.value).collect(),
+        static_nat: nat.statics.into_iter().map(|entry| entry.value).collect(),
+        nat_exemptions: nat.exemptions,
         forwards: nat.forwards.into_iter().map(|forward| forward.value).collect(),
         nat_log: nat.log,
         limits,

@@ -1,4 +1,4 @@
-//! `[[nat.source]]` and `[[nat.forward]]`.
+//! `[[nat.source]]` and `[[nat.forward]]`; the others are in `nat_static`.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use sluice_dataplane::stage::owner::block_owner;
 
 use super::interfaces::Network;
-use super::{nat_log, nat_ports, ports, prefixes, values};
+use super::{nat_log, nat_ports, nat_static, ports, prefixes, values};
 use crate::config::model::{
-    AddressRange, Allocation, Filtering, Forward, Mapping, NatLog, PortChoice, PortRange, Route, SourceNat,
-    Target,
+    AddressRange, Allocation, Filtering, Forward, Mapping, NatExemption, NatLog, PortChoice, PortRange,
+    Route, SourceNat, StaticNat, Target,
 };
 use crate::config::net;
 use crate::config::protocol::{TCP, UDP, protocol};
@@ -31,17 +31,20 @@ const PORT_CHOICES: [(&str, PortChoice); 2] =
     [("preserve", PortChoice::Preserve), ("random", PortChoice::Random)];
 
 /// Most source NAT rules, and most forwards.
-const MOST_RULES: usize = 4096;
+pub(super) const MOST_RULES: usize = 4096;
 /// Most ranges of addresses in all pools together.
 const MOST_RANGES: usize = 4096;
 /// Most external addresses of a rule.
 const MOST_ADDRESSES: u64 = 65_536;
 /// Most external addresses of all rules.
-const MOST_ADDRESSES_IN_ALL: u64 = 1 << 18;
+pub(super) const MOST_ADDRESSES_IN_ALL: u64 = 1 << 18;
 
-/// Both kinds, each rule with its place.
+/// All kinds, each rule with its place.
+#[derive(Default)]
 pub(super) struct Nat {
     pub(super) sources: Vec<At<SourceNat>>,
+    pub(super) statics: Vec<At<StaticNat>>,
+    pub(super) exemptions: Vec<NatExemption>,
     pub(super) forwards: Vec<At<Forward>>,
     pub(super) log: Option<NatLog>,
 }
@@ -53,7 +56,7 @@ pub(super) fn read(
     sink: &mut Sink<'_>,
 ) -> Nat {
     let Some(nat) = file.table("nat", &schema::NAT, sink) else {
-        return Nat { sources: Vec::new(), forwards: Vec::new(), log: None };
+        return Nat::default();
     };
     let mut sources = Vec::new();
     for table in nat.tables("source", &schema::SOURCE_NAT, MOST_RULES, sink) {
@@ -71,7 +74,10 @@ pub(super) fn read(
     }
     check_forwards(&forwards, sink);
     let log = nat_log::read(&nat, sink);
-    Nat { sources, forwards, log }
+    let (statics, exemptions) = nat_static::read(&nat, network, routes, sink);
+    let nat = Nat { sources, statics, exemptions, forwards, log };
+    nat_static::check(&nat, network, sink);
+    nat
 }
 
 fn pool_span(table: &Table<'_>) -> Span {
@@ -183,31 +189,41 @@ fn check_pool(
             .help(format!("a pool has at most {MOST_ADDRESSES}, a /16"));
     }
     for At { value, span } in &pool {
-        let next_hop = routes.iter().find_map(|route| match route.value.target {
-            Target::Via { address: IpAddr::V4(address), .. } if value.contains(address) => {
-                Some((address, &route.span))
-            }
-            _ => None,
-        });
-        if let Some((address, route)) = next_hop {
-            sink.error(span, format!("the pool {value} contains the next hop {address}"))
-                .also(route, "of this route")
-                .help("a pool holds addresses that are ours alone");
-        }
-        for end in [value.first, value.last] {
-            if let Some(subnet) =
-                network.subnet(end.into()).filter(|subnet| subnet.prefix.reserves(end.into()))
-            {
-                let subnet = subnet.prefix.network();
-                sink.error(
-                    span,
-                    format!("the pool {value} contains {end}, the network or broadcast address of {subnet}"),
-                )
-                .help("leave it out of the pool");
-            }
-        }
+        ours_alone("the pool", *value, span, network, routes, sink);
     }
     values(&pool)
+}
+
+/// External addresses are no router's, and no subnet's own or broadcast address.
+pub(super) fn ours_alone(
+    what: &str,
+    range: AddressRange,
+    span: &Span,
+    network: &Network<'_>,
+    routes: &[At<Route>],
+    sink: &mut Sink<'_>,
+) {
+    let next_hop = routes.iter().find_map(|route| match route.value.target {
+        Target::Via { address: IpAddr::V4(address), .. } if range.contains(address) => {
+            Some((address, &route.span))
+        }
+        _ => None,
+    });
+    if let Some((address, route)) = next_hop {
+        sink.error(span, format!("{what} {range} contains the next hop {address}"))
+            .also(route, "of this route")
+            .help("external addresses are ours alone");
+    }
+    for end in [range.first, range.last] {
+        if let Some(subnet) = network.subnet(end.into()).filter(|subnet| subnet.prefix.reserves(end.into())) {
+            let subnet = subnet.prefix.network();
+            sink.error(
+                span,
+                format!("{what} {range} contains {end}, the network or broadcast address of {subnet}"),
+            )
+            .help("leave it out");
+        }
+    }
 }
 
 /// Two rules may share one pool, as it stands. Pools that share only a part would hand out a port twice.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::interfaces::Network;
 use crate::config::model::{Allocation, KernelFilter, Link, SourceNat};
+use crate::config::protocol::{TCP, UDP, protocol_name};
 use crate::config::reader::{At, Table, boolean, integer, text};
 use crate::config::report::{Sink, Span};
 use crate::config::units::{self, show_duration};
@@ -97,34 +98,53 @@ fn check_fixed(table: &Table<'_>, source: &SourceNat, span: &Span, sink: &mut Si
     false
 }
 
-/// What the kernel gets of a device never comes to NAT.
+/// What a device leaves to the kernel never comes to NAT: no port of a pool may be among it.
 pub(super) fn check_kernel(
     table: &Table<'_>,
     source: &SourceNat,
     network: &Network<'_>,
     sink: &mut Sink<'_>,
 ) {
-    let carrier = match network.interfaces.get(source.out).map(|interface| &interface.link) {
-        Some(Link::Vlan { parent, .. }) => *parent,
-        _ => source.out,
-    };
-    let Some(interface) = network.interfaces.get(carrier) else { return };
-    let Link::Device(device) = &interface.link else { return };
-    for filter in &device.kernel {
-        let (protocol, port) = match filter {
-            KernelFilter::Tcp(port) => ("tcp", *port),
-            KernelFilter::Udp(port) => ("udp", *port),
-            _ => continue,
-        };
+    for KernelPort { device, place, protocol, port } in kernel_ports(network, source.out) {
         if source.ports.first <= port && port <= source.ports.last {
             let key = if table.has("ports") { "ports" } else { "out" };
-            let place = network.spans.get(carrier).cloned().unwrap_or_default();
             sink.error(
                 &table.key_span(key),
                 format!("the pool's ports {} hold {port}, which is a service's", source.ports),
             )
-            .also(&place, format!("`{}` leaves {protocol}/{port} to the kernel here", interface.name))
+            .also(&place, format!("`{device}` leaves {}/{port} to the kernel here", protocol_name(protocol)))
             .help(format!("give a range in `ports` without {port}"));
         }
     }
+}
+
+/// A port that a device leaves to the kernel.
+pub(super) struct KernelPort {
+    /// The interface whose device it is, and where that stands.
+    pub(super) device: String,
+    pub(super) place: Span,
+    pub(super) protocol: u8,
+    pub(super) port: u16,
+}
+
+/// Those of the device that carries an interface.
+pub(super) fn kernel_ports(network: &Network<'_>, interface: usize) -> Vec<KernelPort> {
+    let carrier = match network.interfaces.get(interface).map(|interface| &interface.link) {
+        Some(Link::Vlan { parent, .. }) => *parent,
+        _ => interface,
+    };
+    let Some(interface) = network.interfaces.get(carrier) else { return Vec::new() };
+    let Link::Device(device) = &interface.link else { return Vec::new() };
+    let ports = device.kernel.iter().filter_map(|filter| match filter {
+        KernelFilter::Tcp(port) => Some((TCP, *port)),
+        KernelFilter::Udp(port) => Some((UDP, *port)),
+        _ => None,
+    });
+    let of = |(protocol, port)| KernelPort {
+        device: interface.name.clone(),
+        place: network.spans.get(carrier).cloned().unwrap_or_default(),
+        protocol,
+        port,
+    };
+    ports.map(of).collect()
 }

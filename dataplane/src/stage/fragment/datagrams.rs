@@ -1,6 +1,7 @@
 //! Datagrams that come in fragments: what the first one of each said, which pieces of it have passed, and later ones that
 //! came ahead of the first.
 
+use super::identification::Identifications;
 use crate::arena::Frame;
 use crate::burst::Burst;
 use crate::clock::{MILLISECOND, Nanos, SECOND};
@@ -33,6 +34,8 @@ pub(crate) struct FirstFragment {
     pub(crate) ports: (u16, u16),
     pub(crate) icmp_type: u8,
     pub(crate) protocol: u8,
+    /// What it leaves with if its source is translated; chosen where the first fragment came in.
+    pub(crate) identification: Option<u16>,
     pub(crate) expires: Nanos,
 }
 
@@ -117,6 +120,7 @@ pub struct Fragments {
     awaited: HashTable<DatagramKey, Awaited>,
     holds: HoldQueue,
     due: Nanos,
+    pub(super) identifications: Identifications,
 }
 
 impl Fragments {
@@ -129,25 +133,43 @@ impl Fragments {
             awaited: HashTable::with_capacity(AWAITED.min(datagrams / 4).max(1), snapshot.seed),
             holds: HoldQueue::new(snapshot.sizes.frames),
             due: NEVER,
+            identifications: Identifications::new(snapshot.seed),
         }
     }
 
-    /// Takes in what the first fragment of a datagram says; later ones that wait for it are ready then.
+    /// Gives out those identifications only that are worker `me`'s, of so many, from now on.
+    pub fn share(&mut self, me: u8, workers: usize) {
+        self.identifications.share(me, workers);
+    }
+
+    /// The identification with which fragments of a datagram leave from behind NAT.
+    pub(super) fn identification(&self, key: &DatagramKey) -> Option<u16> {
+        self.table.value(self.table.find(key)?)?.first.identification
+    }
+
+    /// Takes in what the first fragment of a datagram says; later ones that wait for it are ready then. Returns it with the
+    /// identification that the datagram has from now on.
     ///
     /// # Errors
     /// There is no room for it.
     pub(crate) fn learn(
         &mut self,
         key: DatagramKey,
-        first: FirstFragment,
+        mut first: FirstFragment,
         now: Nanos,
-    ) -> Result<(), DropReason> {
-        match self.table.find(&key).and_then(|index| self.table.value_mut(index)) {
+    ) -> Result<FirstFragment, DropReason> {
+        let found = self.table.find(&key);
+        let live = found.and_then(|index| self.table.value(index)).filter(|known| known.first.expires >= now);
+        // A copy of the first fragment may come when all others have passed.
+        let before = live.and_then(|known| known.first.identification);
+        let goes_on = live.is_some_and(|known| !known.is_complete());
+        first.identification = before
+            .or(first.identification)
+            .or_else(|| Some(self.identifications.next(key[1] as u32, first.protocol)));
+        match found.and_then(|index| self.table.value_mut(index)) {
+            Some(datagram) if goes_on => datagram.first = first,
             // Another datagram of the same identification, or one that has come to its end.
-            Some(known) if known.first.expires < now || known.is_complete() => {
-                *known = Datagram { first, ..Datagram::default() };
-            }
-            Some(known) => known.first = first,
+            Some(datagram) => *datagram = Datagram { first, ..Datagram::default() },
             None => {
                 self.expire(now, if self.table.is_full() { EXAMINED } else { 2 });
                 let datagram = Datagram { first, ..Datagram::default() };
@@ -158,7 +180,7 @@ impl Fragments {
             self.awaited.remove(index);
             self.holds.wake(index as u16);
         }
-        Ok(())
+        Ok(first)
     }
 
     /// Lets a fragment pass, which lies there in its datagram: what the first one said. `None` if that has not come.

@@ -27,14 +27,14 @@ fn fleet_of(snapshot: Snapshot) -> (Fleet, Vec<Adopter>) {
     (fleet, adopters)
 }
 
-fn begin(fleet: &Fleet, adopters: &mut [Adopter], change: impl FnOnce(&mut Snapshot)) {
+pub(super) fn begin(fleet: &Fleet, adopters: &mut [Adopter], change: impl FnOnce(&mut Snapshot)) {
     let mut next = Snapshot::clone(fleet.workers[0].snapshot());
     next.generation += 1;
     change(&mut next);
     assert!(hand_over(adopters, &Arc::new(next)).is_some());
 }
 
-fn settle(fleet: &mut Fleet, adopters: &mut [Adopter]) -> Settled {
+pub(super) fn settle(fleet: &mut Fleet, adopters: &mut [Adopter]) -> Settled {
     let mut all = vec![None; adopters.len()];
     for _ in 0..1000 {
         fleet.now += MILLISECOND;

@@ -89,6 +89,7 @@ struct {
 // IANA's protocol numbers, and types of ICMP and ICMPv6. The kernel's headers of these include the C library's.
 enum { ICMP = 1, TCP = 6, UDP = 17, ICMPV6 = 58 };
 enum { ECHO_REPLY = 0, UNREACHABLE = 3, TIME_EXCEEDED = 11, PARAMETER_PROBLEM = 12 };
+enum { TIMESTAMP_REPLY = 14, INFORMATION_REPLY = 16, ADDRESS_MASK_REPLY = 18 };
 enum { ROUTER_SOLICITATION = 133, REDIRECT = 137 };
 struct icmp {
 	__u8 type;
@@ -152,7 +153,8 @@ static ALWAYS_INLINE bool is_kernels_share(const struct ports *ports, const stru
 
 	if ((const void *)(icmp + 1) > end)
 		return true;
-	if (icmp->type == ECHO_REPLY)
+	if (icmp->type == ECHO_REPLY || icmp->type == TIMESTAMP_REPLY || icmp->type == INFORMATION_REPLY ||
+	    icmp->type == ADDRESS_MASK_REPLY)
 		return !is_nat_port(ports, ICMP, at, false, end);
 	if (icmp->type != UNREACHABLE && icmp->type != TIME_EXCEEDED && icmp->type != PARAMETER_PROBLEM)
 		return true;
