@@ -216,7 +216,10 @@ mod tests {
         assert_eq!(meter.color(&none, 0, 1, Color::Green), Color::Red);
         let peak = TwoRate::new(rate(u64::MAX), 1, rate(u64::MAX), u64::MAX);
         assert_eq!(peak.meter(0).color(&peak, u64::MAX, 2, Color::Green), Color::Yellow);
-        assert!(size_of::<SingleRateMeter>() == 32 && size_of::<TwoRateMeter>() == 32, "none lies on two lines");
+        assert!(
+            size_of::<SingleRateMeter>() == 32 && size_of::<TwoRateMeter>() == 32,
+            "none lies on two lines"
+        );
     }
 
     /// The RFCs' own words, in whole units of 128 bits.
