@@ -5,6 +5,9 @@
 #include <rte_hash.h>
 #include <rte_hash_crc.h>
 
+/* Windows of deletes and inserts */
+#define CHANGES 48
+
 struct key {
 	uint64_t words[2];
 };
@@ -52,6 +55,43 @@ static void look_up(void *context, uint32_t start, uint32_t end, uint64_t *sum)
 		rte_hash_lookup_bulk_data(table, burst, n, &hits, values);
 		for (uint32_t j = 0; sum != NULL && j < n; j++)
 			*sum += hits >> j & 1 ? (uintptr_t)values[j] : 0;
+	}
+}
+
+/* Deletes entries in random order and inserts them again, a few thousand at a time. */
+static void change(struct figures *f)
+{
+	static double taken[2][CHANGES + 1];
+	uint32_t chunk = entries / 2 < WINDOW ? entries / 2 : WINDOW, start = 0;
+	uint64_t sum = 0;
+	void *value;
+
+	for (uint32_t window = 0; window <= CHANGES; window++) {
+		uint32_t end = entries - start < chunk ? entries : start + chunk;
+		uint64_t before = rte_rdtsc_precise(), between;
+
+		for (uint32_t i = start; i < end; i++)
+			if (rte_hash_del_key(table, &keys[order[i]]) < 0)
+				FAIL("entry %u cannot be deleted", order[i]);
+		between = rte_rdtsc_precise();
+		for (uint32_t i = start; i < end; i++)
+			if (rte_hash_add_key_data(table, &keys[order[i]], (void *)(uintptr_t)(order[i] + 1)) < 0)
+				FAIL("entry %u cannot be inserted again", order[i]);
+		/* The first one is for the caches. */
+		if (window > 0) {
+			taken[0][window - 1] = (double)(between - before) / (end - start);
+			taken[1][window - 1] = (double)(rte_rdtsc_precise() - between) / (end - start);
+		}
+		start = end < entries ? end : 0;
+	}
+	for (uint32_t i = 0; i < entries; i++) {
+		if (rte_hash_lookup_data(table, &keys[i], &value) < 0)
+			FAIL("entry %u is lost", i);
+		sum += (uintptr_t)value;
+	}
+	for (int i = 0; i < 2; i++) {
+		f->pattern = i == 0 ? "delete" : "insert";
+		report(f, taken[i], CHANGES, sum);
 	}
 }
 
@@ -112,6 +152,7 @@ int main(int argc, char **argv)
 			f.pattern = names[pattern];
 			measure(&f, look_up, asked_for[pattern], count);
 		}
+		change(&f);
 		answered();
 	}
 	rte_eal_cleanup();

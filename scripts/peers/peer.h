@@ -78,6 +78,16 @@ struct figures {
 	double build_ms;
 };
 
+/* Prints the median of what an operation took in each window, in cycles. */
+static inline void report(const struct figures *f, double *taken, uint32_t windows, uint64_t sum)
+{
+	qsort(taken, windows, sizeof(*taken), compare);
+	printf("{\"table\": \"%s\", \"peer\": \"%s\", \"case\": \"%s\", \"entries\": %" PRIu64
+	       ", \"ns_per_op\": %.3f, \"build_ms\": %.1f, \"bytes\": %" PRIu64 ", \"checksum\": %" PRIu64 "}\n",
+	       f->table, f->peer, f->pattern, f->entries, taken[windows / 2] * 1e9 / rte_get_tsc_hz(), f->build_ms,
+	       f->bytes, sum);
+}
+
 static inline void measure(const struct figures *f, pass_fn *pass, void *context, uint32_t operations)
 {
 	static double taken[1 << 10];
@@ -93,11 +103,7 @@ static inline void measure(const struct figures *f, pass_fn *pass, void *context
 		pass(context, start, end, NULL);
 		taken[windows++] = (double)(rte_rdtsc_precise() - before) / (end - start);
 	}
-	qsort(taken, windows, sizeof(*taken), compare);
-	printf("{\"table\": \"%s\", \"peer\": \"%s\", \"case\": \"%s\", \"entries\": %" PRIu64
-	       ", \"ns_per_op\": %.3f, \"build_ms\": %.1f, \"bytes\": %" PRIu64 ", \"checksum\": %" PRIu64 "}\n",
-	       f->table, f->peer, f->pattern, f->entries, taken[windows / 2] * 1e9 / rte_get_tsc_hz(), f->build_ms,
-	       f->bytes, sum);
+	report(f, taken, windows, sum);
 }
 
 /* Starts DPDK, and leaves the program's own arguments. */

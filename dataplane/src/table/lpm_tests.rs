@@ -91,7 +91,7 @@ fn answers<const N: usize>(table: &Lpm<N>, probes: &[[u8; N]]) -> Vec<Option<u32
     answers
 }
 
-/// The probes, each prefix's own address, and its neighbours, where an error of one bit would show.
+/// The probes, each prefix's first and last address, and their neighbours, where an error of one bit would show.
 fn near<const N: usize>(prefixes: &[([u8; N], u8, u32)], probes: &[[u8; N]]) -> Vec<[u8; N]> {
     let own = prefixes.iter().flat_map(|&(prefix, length, _)| {
         let flip = |bit: u8| {
@@ -100,7 +100,18 @@ fn near<const N: usize>(prefixes: &[([u8; N], u8, u32)], probes: &[[u8; N]]) -> 
             flipped[bit / 8] ^= 0x80 >> (bit % 8);
             flipped
         };
-        [prefix, flip(length.saturating_sub(1)), flip(length), flip(length / 2)]
+        let mut last = prefix;
+        for (at, byte) in last.iter_mut().enumerate() {
+            *byte |= (0xff_u16 >> usize::from(length).saturating_sub(at * 8).min(8)) as u8;
+        }
+        let mut after = last;
+        for byte in after.iter_mut().rev() {
+            *byte = byte.wrapping_add(1);
+            if *byte != 0 {
+                break;
+            }
+        }
+        [prefix, last, after, flip(length.saturating_sub(1)), flip(length), flip(length / 2)]
     });
     probes.iter().copied().chain(own).collect()
 }

@@ -4,6 +4,8 @@
 //! nanosecond earns a whole number of them. At R bits per second, a nanosecond earns R units and a bit costs
 //! 10^9. Everything saturates, so any sequence of times and sizes is safe.
 
+use super::select::select;
+
 /// What a bit, and likewise a packet, costs.
 const UNITS: u64 = 1_000_000_000;
 
@@ -16,6 +18,7 @@ pub struct Rate {
 
 /// A token bucket whose token costs `COST` units. Use [`Meter`] or [`PacketMeter`].
 #[derive(Clone, Copy, Debug)]
+#[repr(align(32))]
 pub struct TokenBucket<const COST: u64> {
     /// Earned per nanosecond.
     rate: u64,
@@ -71,10 +74,11 @@ impl<const COST: u64> TokenBucket<COST> {
     #[inline(always)]
     pub fn allow(&mut self, now_ns: u64, tokens: u16) -> bool {
         let earned = now_ns.saturating_sub(self.last).saturating_mul(self.rate);
-        let credit = self.credit.saturating_add(earned).min(self.depth);
+        let credit = self.credit.saturating_add(earned);
+        let credit = select(credit < self.depth, credit, self.depth);
         let cost = u64::from(tokens) * COST;
         let passes = credit >= cost;
-        self.credit = credit - (cost & u64::from(passes).wrapping_neg());
+        self.credit = select(passes, credit.wrapping_sub(cost), credit);
         self.last = self.last.max(now_ns);
         passes
     }

@@ -12,6 +12,7 @@ pub mod key;
 pub mod lpm;
 pub mod meter;
 pub mod prefetch;
+mod select;
 mod tags;
 pub mod tcm;
 

@@ -1,10 +1,11 @@
 //! Three-colour meters: single rate (RFC 2697) and two rates (RFC 2698), colour-blind and colour-aware.
 //!
-//! What many meters have in common is a profile; what each has of its own is 24 bytes. Exact, as [`super::meter`] is: a
+//! What many meters have in common is a profile; what each has of its own is half a cache line. Exact, as [`super::meter`] is: a
 //! nanosecond earns as many units as the rate has bits per second, and a bit costs 10^9. Without branches, as the colour
 //! of a packet is what no predictor can know.
 
 use super::meter::Rate;
+use super::select::{least, select};
 
 /// What a byte costs.
 const BYTE: u64 = 8_000_000_000;
@@ -27,9 +28,7 @@ impl Color {
     /// Without a branch.
     #[inline(always)]
     fn choose(green: bool, yellow: bool) -> Self {
-        // Whether a packet is green or yellow is one question each, and the answers are moved, not jumped to.
-        let not_green = if yellow { Self::Yellow } else { Self::Red };
-        if green { Self::Green } else { not_green }
+        select(green, Self::Green, select(yellow, Self::Yellow, Self::Red))
     }
 }
 
@@ -56,12 +55,6 @@ impl Earning {
 
 fn units(bytes: u64) -> u64 {
     bytes.saturating_mul(BYTE).min(DEEPEST)
-}
-
-/// `value` if `yes`, or 0.
-#[inline(always)]
-fn if_so(yes: bool, value: u64) -> u64 {
-    value & u64::from(yes).wrapping_neg()
 }
 
 /// Rates and bursts of single-rate meters.
@@ -91,6 +84,7 @@ impl SingleRate {
 
 /// A single-rate three-colour meter.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(32))]
 pub struct SingleRateMeter {
     /// The latest time seen, in nanoseconds.
     last: u64,
@@ -106,14 +100,14 @@ impl SingleRateMeter {
     pub fn color(&mut self, profile: &SingleRate, now_ns: u64, bytes: u16, before: Color) -> Color {
         let earned = profile.committed.earned(now_ns.saturating_sub(self.last));
         let (filled, cost) = (self.committed + earned, u64::from(bytes) * BYTE);
-        let committed = filled.min(profile.committed_burst);
+        let committed = least(filled, profile.committed_burst);
         // What the committed bucket cannot hold goes to the other.
-        let excess = (self.excess + (filled - committed)).min(profile.excess_burst);
+        let excess = least(self.excess + (filled - committed), profile.excess_burst);
         let green = (before == Color::Green) & (committed >= cost);
         let yellow = (before != Color::Red) & !green & (excess >= cost);
         self.last = self.last.max(now_ns);
-        self.committed = committed - if_so(green, cost);
-        self.excess = excess - if_so(yellow, cost);
+        self.committed = select(green, committed.wrapping_sub(cost), committed);
+        self.excess = select(yellow, excess.wrapping_sub(cost), excess);
         Color::choose(green, yellow)
     }
 }
@@ -145,6 +139,7 @@ impl TwoRate {
 
 /// A two-rate three-colour meter.
 #[derive(Clone, Copy, Debug)]
+#[repr(align(32))]
 pub struct TwoRateMeter {
     /// The latest time seen, in nanoseconds.
     last: u64,
@@ -157,13 +152,13 @@ impl TwoRateMeter {
     #[inline(always)]
     pub fn color(&mut self, profile: &TwoRate, now_ns: u64, bytes: u16, before: Color) -> Color {
         let (elapsed, cost) = (now_ns.saturating_sub(self.last), u64::from(bytes) * BYTE);
-        let committed = (self.committed + profile.committed.earned(elapsed)).min(profile.committed_burst);
-        let peak = (self.peak + profile.peak.earned(elapsed)).min(profile.peak_burst);
+        let committed = least(self.committed + profile.committed.earned(elapsed), profile.committed_burst);
+        let peak = least(self.peak + profile.peak.earned(elapsed), profile.peak_burst);
         let passes = (before != Color::Red) & (peak >= cost);
         let green = passes & (before == Color::Green) & (committed >= cost);
         self.last = self.last.max(now_ns);
-        self.committed = committed - if_so(green, cost);
-        self.peak = peak - if_so(passes, cost);
+        self.committed = select(green, committed.wrapping_sub(cost), committed);
+        self.peak = select(passes, peak.wrapping_sub(cost), peak);
         Color::choose(green, passes)
     }
 }
@@ -221,7 +216,10 @@ mod tests {
         assert_eq!(meter.color(&none, 0, 1, Color::Green), Color::Red);
         let peak = TwoRate::new(rate(u64::MAX), 1, rate(u64::MAX), u64::MAX);
         assert_eq!(peak.meter(0).color(&peak, u64::MAX, 2, Color::Green), Color::Yellow);
-        assert!(size_of::<SingleRateMeter>() == 24 && size_of::<TwoRateMeter>() == 24);
+        assert!(
+            size_of::<SingleRateMeter>() == 32 && size_of::<TwoRateMeter>() == 32,
+            "none lies on two lines"
+        );
     }
 
     /// The RFCs' own words, in whole units of 128 bits.

@@ -87,7 +87,7 @@ pub(super) fn measure(options: &Options) -> Result<Vec<Row>, TableError> {
                 black_box(&mut results);
             }
         };
-        cases.push(Case { row, run: Box::new(run) });
+        cases.push(Case { row, repeat: 1, run: Box::new(run) });
     }
     Ok(in_turn(common.rounds, cases))
 }

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use sluice_dataplane::table::hash::HashTable;
 use sluice_dataplane::table::key::Key;
 
-use super::measure::{Case, Row, in_turn, judge, plainly, timed};
+use super::measure::{Case, Row, WINDOW, cycles, in_turn, judge, plainly, timed};
 use super::random::{Random, Zipf};
 use super::{Common, TableError};
 
@@ -18,6 +18,8 @@ type FlowKey = [u64; 2];
 const LOOKUPS: usize = 1 << 22;
 /// The largest burst that is prefetched at once.
 const BATCH: usize = 64;
+/// Windows of a round in which entries are deleted and inserted again.
+const CHANGES: usize = 48;
 
 /// Options of `flow`.
 #[derive(Clone, Debug, Args)]
@@ -72,11 +74,53 @@ impl Flows {
             for (candidate, &hash) in candidates.iter_mut().zip(&hashes).take(keys.len()) {
                 *candidate = self.0.candidate(hash);
             }
-            for (((result, key), hash), candidate) in results.iter_mut().zip(keys).zip(hashes).zip(candidates)
+            for (((result, key), &hash), &candidate) in
+                results.iter_mut().zip(keys).zip(&hashes).zip(&candidates)
             {
                 *result = self.0.confirm(candidate, key, hash).map_or(0, |(_, value)| *value);
             }
         }
+    }
+
+    /// Removes keys, and says how many were there.
+    fn remove(&mut self, keys: &[FlowKey]) -> usize {
+        let (mut hashes, mut candidates, mut removed) = ([0; BATCH], [0; BATCH], 0);
+        for keys in keys.chunks(BATCH) {
+            for (hash, key) in hashes.iter_mut().zip(keys) {
+                *hash = self.0.hash(key);
+                self.0.prefetch_bucket(*hash);
+            }
+            for (candidate, &hash) in candidates.iter_mut().zip(&hashes).take(keys.len()) {
+                *candidate = self.0.candidate(hash);
+            }
+            for ((key, &hash), &candidate) in keys.iter().zip(&hashes).zip(&candidates) {
+                let found = self.0.confirm(candidate, key, hash).map(|(index, _)| index);
+                removed += usize::from(found.and_then(|index| self.0.remove(index)).is_some());
+            }
+        }
+        removed
+    }
+
+    /// Inserts keys that are not there yet, which it makes sure of; the value is `value` of the place in `keys`. Says how
+    /// many there were.
+    fn insert(&mut self, keys: &[FlowKey], value: impl Fn(usize) -> u64) -> usize {
+        let (mut hashes, mut candidates, mut inserted) = ([0; BATCH], [0; BATCH], 0);
+        for (batch, keys) in keys.chunks(BATCH).enumerate() {
+            for (hash, key) in hashes.iter_mut().zip(keys) {
+                *hash = self.0.hash(key);
+                self.0.prefetch_bucket(*hash);
+            }
+            for (candidate, &hash) in candidates.iter_mut().zip(&hashes).take(keys.len()) {
+                *candidate = self.0.candidate(hash);
+            }
+            for (at, ((key, &hash), &candidate)) in keys.iter().zip(&hashes).zip(&candidates).enumerate() {
+                if self.0.confirm(candidate, key, hash).is_none() {
+                    let value = value(batch * BATCH + at);
+                    inserted += usize::from(self.0.insert_hashed(*key, hash, value).is_ok());
+                }
+            }
+        }
+        inserted
     }
 
     fn bytes(&self) -> u64 {
@@ -140,10 +184,58 @@ fn size(options: &Options, entries: u32) -> Result<Vec<Row>, TableError> {
                     black_box(&mut results);
                 }
             };
-            cases.push(Case { row, run: Box::new(run) });
+            cases.push(Case { row, repeat: 1, run: Box::new(run) });
         }
     }
-    Ok(in_turn(common.rounds, cases))
+    let mut rows = in_turn(common.rounds, cases);
+    rows.extend(change(common, &keys, &order, table, build_ms)?);
+    Ok(rows)
+}
+
+/// Entries in random order, deleted and inserted again, a few thousand at a time.
+fn change(
+    common: &Common,
+    keys: &[FlowKey],
+    order: &[u32],
+    mut table: Flows,
+    build_ms: f64,
+) -> Result<[Row; 2], TableError> {
+    let chunk = (keys.len() / 2).clamp(1, WINDOW);
+    let shuffled: Vec<_> = order.iter().map(|&place| keys[place as usize]).collect();
+    let mut samples = [vec![], vec![]];
+    let mut done = [0; 2];
+    let mut starts = (0..keys.len()).step_by(chunk).cycle();
+    for window in 0..=usize::from(common.rounds) * CHANGES {
+        let start = starts.next().unwrap_or(0);
+        let chosen = &shuffled[start..keys.len().min(start + chunk)];
+        let delete = cycles(chosen.len(), || done[0] += table.remove(chosen));
+        let value = |at: usize| u64::from(order[start + at]) + 1;
+        let insert = cycles(chosen.len(), || done[1] += table.insert(chosen, value));
+        // The first one is for the caches.
+        if window > 0 {
+            samples[0].push(delete);
+            samples[1].push(insert);
+        }
+    }
+    let mut found = vec![0; keys.len()];
+    table.find(keys, &mut found);
+    let row = |case: &str, operations: usize| -> Result<Row, TableError> {
+        let mut row = Row {
+            table: "flow",
+            case: case.into(),
+            entries: keys.len() as u64,
+            burst: BATCH as u16,
+            build_ms,
+            bytes: table.bytes(),
+            ..Row::default()
+        };
+        let wanted = plainly(true, keys.len(), |number| number as u64 + 1);
+        judge(&mut row, &found, wanted.as_deref())?;
+        (row.operations, row.hits) = (operations as u64, operations as u64);
+        Ok(row)
+    };
+    let [delete, insert] = &mut samples;
+    Ok([row("delete", done[0])?.of(delete), row("insert", done[1])?.of(insert)])
 }
 
 /// A random 5-tuple, TCP or UDP.

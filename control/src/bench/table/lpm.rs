@@ -92,7 +92,7 @@ fn family<const BYTES: usize>(
                 black_box(&mut results);
             }
         };
-        cases.push(Case { row, run: Box::new(run) });
+        cases.push(Case { row, repeat: 1, run: Box::new(run) });
     }
     Ok(in_turn(common.rounds, cases))
 }

@@ -49,6 +49,17 @@ pub struct Row {
     pub checked: bool,
 }
 
+impl Row {
+    /// With the times of its windows, in cycles an operation.
+    pub(super) fn of(mut self, samples: &mut [f64]) -> Self {
+        self.cycles_per_op = median(samples);
+        self.ns_per_op = self.cycles_per_op * 1e9 / tsc::frequency();
+        self.mops = 1e3 / self.ns_per_op;
+        self.bytes_per_entry = self.bytes as f64 / self.entries.max(1) as f64;
+        self
+    }
+}
+
 /// All figures of a run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Figures {
@@ -103,6 +114,8 @@ impl fmt::Display for Figures {
 /// One case: does the operations from `start` up to `end`.
 pub(super) struct Case<'a> {
     pub(super) row: Row,
+    /// How often a round goes through the data.
+    pub(super) repeat: usize,
     pub(super) run: Box<dyn FnMut(usize, usize) + 'a>,
 }
 
@@ -114,17 +127,11 @@ pub(super) fn in_turn(rounds: u16, mut cases: Vec<Case<'_>>) -> Vec<Row> {
         for (case, samples) in cases.iter_mut().zip(&mut samples) {
             let total = case.row.operations as usize;
             let began = Instant::now();
-            let (mut start, mut taken) = (0, Vec::new());
-            while start < total && (taken.is_empty() || began.elapsed() < LONGEST) {
-                // A burst is not cut.
-                let end = total.min(
-                    start + WINDOW / usize::from(case.row.burst).max(1) * usize::from(case.row.burst).max(1),
-                );
-                let before = tsc::now();
-                (case.run)(start, end);
-                let cycles = tsc::now().saturating_sub(before);
-                taken.push(cycles as f64 / (end - start) as f64);
-                start = end;
+            let (mut windows, mut taken) = (windows(total, case.row.burst, case.repeat), Vec::new());
+            while let Some((start, end)) =
+                windows.next().filter(|_| taken.is_empty() || began.elapsed() < LONGEST)
+            {
+                taken.push(cycles(end - start, || (case.run)(start, end)));
             }
             // The first round is for the caches.
             if round > 0 {
@@ -134,16 +141,22 @@ pub(super) fn in_turn(rounds: u16, mut cases: Vec<Case<'_>>) -> Vec<Row> {
         progress.show(u64::from(round) * 100 / u64::from(rounds));
     }
     drop(progress);
-    let ns_per_cycle = 1e9 / tsc::frequency();
-    let rows = cases.into_iter().map(|case| case.row).zip(&mut samples);
-    rows.map(|(mut row, samples)| {
-        row.cycles_per_op = median(samples);
-        row.ns_per_op = row.cycles_per_op * ns_per_cycle;
-        row.mops = 1e3 / row.ns_per_op;
-        row.bytes_per_entry = row.bytes as f64 / row.entries.max(1) as f64;
-        row
-    })
-    .collect()
+    cases.into_iter().map(|case| case.row).zip(&mut samples).map(|(row, samples)| row.of(samples)).collect()
+}
+
+/// Where the windows of so many ways through the data begin and end. A burst is not cut.
+fn windows(total: usize, burst: u16, repeat: usize) -> impl Iterator<Item = (usize, usize)> {
+    let burst = usize::from(burst).max(1);
+    let window = WINDOW / burst * burst;
+    let once = move |_| (0..total).step_by(window).map(move |start| (start, total.min(start + window)));
+    (0..repeat).flat_map(once)
+}
+
+/// TSC cycles that each of so many operations takes.
+pub(super) fn cycles(operations: usize, work: impl FnOnce()) -> f64 {
+    let before = tsc::now();
+    work();
+    tsc::now().saturating_sub(before) as f64 / operations.max(1) as f64
 }
 
 /// Sums up a way through the data, and compares it with the plain results if there are some. 0 is nothing found.

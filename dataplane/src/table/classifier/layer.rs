@@ -7,6 +7,7 @@
 //! that allow every port, and no others.
 
 use super::super::prefetch::prefetch_at;
+use super::super::select::select;
 use super::BURST;
 use super::boxes::{DESTINATION, DESTINATION_PORT, KIND, SOURCE, SOURCE_PORT};
 use super::simd::{Keys, Lanes, Line, Vector};
@@ -134,7 +135,7 @@ impl Layer {
         for (row, packet) in rows.iter_mut().zip(packets) {
             for _ in 0..self.depth {
                 let cut = if row.is_cut() { row.at() } else { 0 };
-                *row = super::simd::select(row.is_cut(), self.part(vector, cut, row.lane(), packet), *row);
+                *row = select(row.is_cut(), self.part(vector, cut, row.lane(), packet), *row);
             }
             while row.is_cut() {
                 *row = self.part(vector, row.at(), row.lane(), packet);
@@ -182,7 +183,7 @@ impl Layer {
         // Without a match, a place that is no rule.
         let place = set.trailing_zeros() as usize / 2;
         let rule = self.rules.get(LINE * at + place).copied().unwrap_or(NONE);
-        super::simd::select(set == 0, NONE, rule)
+        select(set == 0, NONE, rule)
     }
 
     /// Memory, in bytes.

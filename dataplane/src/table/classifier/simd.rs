@@ -5,19 +5,6 @@
 // What older compilers lack is behind the configuration `vector`, see build.rs.
 #![allow(clippy::incompatible_msrv)]
 
-/// One of two values, without a branch where the compiler can be told so.
-#[inline(always)]
-pub(super) fn select<T>(condition: bool, yes: T, no: T) -> T {
-    #[cfg(vector)]
-    {
-        core::hint::select_unpredictable(condition, yes, no)
-    }
-    #[cfg(not(vector))]
-    {
-        if condition { yes } else { no }
-    }
-}
-
 /// What one packet is compared by, or one rule: see [`super::rows`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C, align(16))]

@@ -4,12 +4,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::LpmError;
 use super::blocks::{Block, Blocks, UNIT};
-use super::walk::{CHILD, FAR, ROOT_BITS, RUN_BITS, SKIP, STRIDE, child, parse};
+use super::walk::{
+    CHILD, FAR, FIRST_WINDOW, LIST, ROOT_BITS, RUN_BITS, SECOND_WINDOW, SKIP, STRIDE, child, is_list, parse,
+    room_of, window_of,
+};
 
 /// Bits that one half of an address has: a walk looks at the first half, and then, rarely, at the second.
 const HALF: u32 = 64;
 /// So many bits that all prefixes have in common are tested at once; fewer are left to a node.
 const SKIP_FROM: u32 = 4;
+
+/// The most ends, and so the most prefixes, of a list.
+const MOST_LISTED: usize = 16;
 
 /// A prefix, and the entry that it leads to.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +75,11 @@ impl Compiler<'_> {
         if position == HALF {
             return self.far(prefixes, default);
         }
+        if let Some(kind) = list_of(prefixes, half, position) {
+            if let Some((ends, entries)) = ranges(prefixes, half, kind, default) {
+                return self.list(kind, &ends, &entries);
+            }
+        }
         // By their order, the first and the last differ earliest, and only the first can hold all others.
         let last = prefixes.last().unwrap_or(first);
         let differ = (first.halves[half] ^ last.halves[half]).leading_zeros();
@@ -103,6 +114,21 @@ impl Compiler<'_> {
         let block = self.take(UNIT + 2)?;
         self.write(block, 0, &[wanted as u32, (wanted >> 32) as u32, default, inside]);
         Ok(child(block.first, HALF - length) | SKIP)
+    }
+
+    /// A list of ranges: where each but the last one ends, and their entries.
+    fn list(&mut self, kind: u32, ends: &[u32], entries: &[u32]) -> Result<u32, LpmError> {
+        if let [entry] = entries {
+            return Ok(*entry);
+        }
+        let kind = kind + u32::from(ends.len() > room_of(kind));
+        let room = room_of(kind);
+        let block = self.take(room + entries.len())?;
+        for at in 0..room {
+            self.write(block, at, &[ends.get(at).copied().unwrap_or(u32::MAX)]);
+        }
+        self.write(block, room, entries);
+        Ok(child(block.first, kind))
     }
 
     /// A node that goes on with the second half of the address.
@@ -158,6 +184,53 @@ impl Compiler<'_> {
     }
 }
 
+/// The kind of list that prefixes may become; of a single one a skip is smaller.
+fn list_of(prefixes: &[Prefix], half: usize, position: u32) -> Option<u32> {
+    let (kind, window) = match position {
+        SECOND_WINDOW.. => (LIST + 2, SECOND_WINDOW),
+        FIRST_WINDOW.. => (LIST, FIRST_WINDOW),
+        _ => return None,
+    };
+    let fits = |prefix: &Prefix| prefix.length_in(half) <= window + 32;
+    ((2..=MOST_LISTED).contains(&prefixes.len()) && prefixes.iter().all(fits)).then_some(kind)
+}
+
+/// The ranges that have one entry each of the values that a list of this kind compares, as far as it holds them: the last
+/// value of each but the last range, and the entries.
+fn ranges(prefixes: &[Prefix], half: usize, kind: u32, default: u32) -> Option<(Vec<u32>, Vec<u32>)> {
+    let (mut ends, mut entries) = (Vec::new(), vec![default]);
+    let mut begin = |start: u32, entry: u32| {
+        // Nothing lies ahead of it, or what began there is hidden.
+        if start == 0 || ends.last() == Some(&(start - 1)) {
+            entries.pop();
+            ends.pop();
+        }
+        if entries.last() != Some(&entry) {
+            if !entries.is_empty() {
+                ends.push(start.wrapping_sub(1));
+            }
+            entries.push(entry);
+        }
+    };
+    // Those that the present value lies in, with their last values.
+    let mut around: Vec<(u32, u32)> = Vec::new();
+    let leave = |around: &mut Vec<(u32, u32)>, begin: &mut dyn FnMut(u32, u32), before: u32| {
+        while let Some(&(last, _)) = around.last().filter(|inner| inner.0 < before) {
+            around.pop();
+            begin(last + 1, around.last().map_or(default, |outer| outer.1));
+        }
+    };
+    for prefix in prefixes {
+        let start = window_of(kind, prefix.halves[half]);
+        leave(&mut around, &mut begin, start);
+        begin(start, prefix.entry);
+        let rest = u64::MAX.checked_shr(prefix.length_in(half)).unwrap_or(0);
+        around.push((start | window_of(kind, rest), prefix.entry));
+    }
+    leave(&mut around, &mut begin, u32::MAX);
+    (ends.len() <= MOST_LISTED).then_some((ends, entries))
+}
+
 /// Equal neighbours in one: a bit for each place but the first where a new run begins, and the runs' entries.
 fn runs(entries: &[u32]) -> (u64, Vec<u32>) {
     let mut bitmap = 0;
@@ -193,6 +266,11 @@ fn blocks_below(at: usize, entries: usize, words: &[AtomicU32], found: &mut impl
         } else if shift == FAR {
             blocks_below(at, 1, words, found);
             found(Block::new(block.first, 1));
+        } else if is_list(shift) {
+            let room = room_of(shift);
+            let is_end = |word: &&AtomicU32| word.load(Ordering::Relaxed) != u32::MAX;
+            let ends = words[at..at + room].iter().filter(is_end).count();
+            found(Block::new(block.first, room + ends + 1));
         } else {
             let ones = |word: &AtomicU32| word.load(Ordering::Relaxed).count_ones() as usize;
             let runs = ones(&words[at]) + ones(&words[at + 1]) + 1;

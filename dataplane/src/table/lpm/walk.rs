@@ -5,6 +5,8 @@
 //! is a value plus one, 0 for none, or a child: the kind, a shift and the unit where its node lies.
 //!
 //! - a node of 64: a bitmap of runs over six bits of the address, then the entries of the runs
+//! - a list of ranges: where up to eight, or sixteen, of them end, in 32 bits of the address, and the entries of them and of
+//!   what follows
 //! - a skip: bits that the address must have, the entry if it does not, the entry if it does
 //! - far: an entry for the second half of an IPv6 address
 //!
@@ -30,6 +32,12 @@ pub(super) const CHILD: u32 = 1 << 31;
 pub(super) const SKIP: u32 = 1 << 30;
 /// In place of a shift: the walk goes on in the second half of the address.
 pub(super) const FAR: u32 = 63;
+/// Likewise, the first of four: a list of eight ranges and what follows; one more, of sixteen; two more, by 32 bits that
+/// begin at [`SECOND_WINDOW`] in the place of [`FIRST_WINDOW`].
+pub(super) const LIST: u32 = 59;
+/// Bits of a half ahead of those that a list compares.
+pub(super) const FIRST_WINDOW: u32 = 24;
+pub(super) const SECOND_WINDOW: u32 = 32;
 /// More nodes than any way from the root has: a reader that is in memory which was reclaimed too early ends, too.
 pub(super) const DEEPEST: u32 = 64;
 
@@ -46,6 +54,24 @@ pub(super) fn child(unit: u32, shift: u32) -> u32 {
 #[inline(always)]
 pub(super) fn parse(entry: u32) -> (usize, u32) {
     ((entry & 0x00ff_ffff) as usize * UNIT, entry >> 24 & 63)
+}
+
+#[inline(always)]
+pub(super) fn is_list(shift: u32) -> bool {
+    shift.wrapping_sub(LIST) < 4
+}
+
+/// How many ends a list has room for.
+#[inline(always)]
+pub(super) fn room_of(shift: u32) -> usize {
+    8 << (shift.wrapping_sub(LIST) & 1)
+}
+
+/// The bits of a half that a list compares.
+#[inline(always)]
+pub(super) fn window_of(shift: u32, half: u64) -> u32 {
+    let first = shift.wrapping_sub(LIST) & 2 == 0;
+    (half >> if first { SECOND_WINDOW - FIRST_WINDOW } else { 0 }) as u32
 }
 
 /// The ones of `bitmap` up to and with bit `at`.
@@ -144,6 +170,9 @@ impl Shared {
             } else if shift == FAR {
                 key = low;
                 0
+            } else if is_list(shift) {
+                let (room, key) = (room_of(shift), window_of(shift, key));
+                room + (at..at + room).filter(|&end| self.word(end) < key).count()
             } else {
                 UNIT + rank(self.word64(at), key >> shift & 63)
             };
