@@ -218,6 +218,15 @@ impl State {
         let seconds = |nanos: u64| nanos as f64 / 1e9;
         let way = |flow: &FlowRow| {
             let nat = flow.action.is(FlowAction::NAT).then(|| {
+                if flow.src.is_ipv6() {
+                    let new = flow.action.new.v6().into();
+                    let is_source = flow.action.is(FlowAction::SOURCE6);
+                    let (src, dst) = if is_source { (new, flow.dst) } else { (flow.src, new) };
+                    return json!({
+                        "source": endpoint(src, flow.key.ports.0),
+                        "destination": endpoint(dst, flow.key.ports.1),
+                    });
+                }
                 json!({
                     "source": endpoint(flow.action.new.source(), flow.action.new.source_port()),
                     "destination": endpoint(flow.action.new.destination(), flow.action.new.destination_port()),

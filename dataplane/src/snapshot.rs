@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use sluice_pkt::ethernet::Mac;
+use sluice_pkt::nptv6::PrefixPair;
 
 use crate::clock::Nanos;
 use crate::table::classifier::{Classifier, Rule};
@@ -217,6 +218,15 @@ pub struct Forward {
     pub to_port: u16,
 }
 
+/// Prefix translation for IPv6 (NPTv6, RFC 6296).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrefixNat {
+    /// The interface behind which the outside prefix is ours.
+    pub out: u16,
+    /// Both prefixes.
+    pub pair: PrefixPair,
+}
+
 /// A token-bucket policer and the packets that it counts.
 #[derive(Clone, Debug)]
 pub struct Limit {
@@ -317,6 +327,8 @@ pub struct Snapshot {
     pub source_nat: Vec<SourceNat>,
     /// Port forwards, first match wins.
     pub forwards: Vec<Forward>,
+    /// Prefix translation, first match wins; no two have outside prefixes that overlap.
+    pub prefixes: Vec<PrefixNat>,
     /// Policers; 254 at the most.
     pub limits: Vec<Limit>,
     /// ICMP that we originate, packets per second and family-independent (RFC 1812 4.3.2.8, RFC 4443 2.4(f)).

@@ -154,6 +154,8 @@ drop_reasons! {
     NatPortsExhausted = "nat_ports_exhausted",
     /// A protocol without ports, which source NAT does not translate.
     NatProtocol = "nat_protocol",
+    /// An IPv6 address that prefix translation has no counterpart for.
+    PrefixUnmappable = "prefix_unmappable",
     /// A TCP reset that belongs to no session and that NAT would have to translate.
     TcpNoSession = "tcp_no_session",
     /// An ICMP error about a packet that belongs to no session and that NAT would have to translate.

@@ -11,10 +11,11 @@ use sluice_dataplane::snapshot::{
 use sluice_dataplane::table::classifier::{self, Classifier, Rule};
 use sluice_dataplane::table::meter;
 use sluice_pkt::ethernet::Mac;
+use sluice_pkt::nptv6::PrefixPair;
 
 use super::model::{
     Action, Checksum, Config, Direction, Filtering, Host, Interface, Link, Mapping, Match, PortChoice,
-    PortRange, Prefix, SourceNat, Target,
+    PortRange, Prefix, PrefixNat, SourceNat, Target,
 };
 use super::protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name};
 
@@ -54,6 +55,7 @@ pub fn compile(config: &Config, devices: &[DeviceFacts]) -> Snapshot {
     routes(config, &mut snapshot);
     acls(config, &mut snapshot);
     nat(config, &mut snapshot);
+    snapshot.prefixes = prefixes(config);
     snapshot.limits = config.limits.iter().map(limit).collect();
     snapshot
 }
@@ -240,6 +242,18 @@ fn nat(config: &Config, snapshot: &mut Snapshot) {
             to_port: forward.to_port,
         }));
     }
+}
+
+fn prefixes(config: &Config) -> Vec<snapshot::PrefixNat> {
+    let bits = |prefix: Prefix| match prefix.address {
+        IpAddr::V6(address) => Some((address.to_bits(), prefix.length)),
+        IpAddr::V4(_) => None,
+    };
+    let compile = |rule: &PrefixNat| {
+        let pair = PrefixPair::new(bits(rule.inside)?, bits(rule.outside)?)?;
+        Some(snapshot::PrefixNat { out: index(rule.out), pair })
+    };
+    config.prefixes.iter().filter_map(compile).collect()
 }
 
 fn behavior(rule: &SourceNat) -> snapshot::NatBehavior {

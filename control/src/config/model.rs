@@ -22,6 +22,8 @@ pub struct Config {
     pub source_nat: Vec<SourceNat>,
     /// Port forwards; no two for the same address, protocol and port of an interface.
     pub forwards: Vec<Forward>,
+    /// Prefix translation for IPv6; no two outside prefixes share an address.
+    pub prefixes: Vec<PrefixNat>,
     /// Rate limits, each a token bucket of its own.
     pub limits: Vec<Limit>,
     /// ICMP messages that the gateway may originate, in packets a second.
@@ -319,6 +321,17 @@ pub enum PortChoice {
     Preserve,
     /// At random (RFC 6056).
     Random,
+}
+
+/// Prefix translation for IPv6 (RFC 6296).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PrefixNat {
+    /// Index of the interface behind which the outside prefix is ours.
+    pub out: usize,
+    /// The prefix of hosts inside.
+    pub inside: Prefix,
+    /// The one that stands for it outside, of the same length; 64 bits at the most.
+    pub outside: Prefix,
 }
 
 /// A port forward.

@@ -58,7 +58,7 @@ pub const RULE: Section = Section {
     keys: &["name", "protocol", "from", "to", "from-port", "to-port", "icmp-type", "established", "action"],
 };
 /// `[nat]`
-pub const NAT: Section = Section { name: "[nat]", keys: &["source", "forward"] };
+pub const NAT: Section = Section { name: "[nat]", keys: &["source", "forward", "prefix"] };
 /// `[[nat.source]]`
 pub const SOURCE_NAT: Section = Section {
     name: "[[nat.source]]",
@@ -67,6 +67,8 @@ pub const SOURCE_NAT: Section = Section {
 /// `[[nat.forward]]`
 pub const FORWARD: Section =
     Section { name: "[[nat.forward]]", keys: &["in", "protocol", "address", "port", "to"] };
+/// `[[nat.prefix]]`
+pub const PREFIX_NAT: Section = Section { name: "[[nat.prefix]]", keys: &["out", "inside", "outside"] };
 /// `[[limits]]`
 pub const LIMIT: Section = Section {
     name: "[[limits]]",
@@ -103,7 +105,7 @@ pub const TIMEOUTS: Section = Section {
 pub const CONTROL: Section = Section { name: "[control]", keys: &["socket"] };
 
 /// All of them, in the order of the reference.
-pub const SECTIONS: [&Section; 14] = [
+pub const SECTIONS: [&Section; 15] = [
     &FILE,
     &INTERFACE,
     &ROUTE,
@@ -112,6 +114,7 @@ pub const SECTIONS: [&Section; 14] = [
     &NAT,
     &SOURCE_NAT,
     &FORWARD,
+    &PREFIX_NAT,
     &LIMIT,
     &ICMP,
     &WORKERS,

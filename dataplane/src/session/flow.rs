@@ -63,6 +63,11 @@ impl FlowAction {
     /// The packet is an ICMP error, and the packet that it quotes is translated too.
     pub const QUOTATION: u16 = 8;
 
+    /// The source address of an IPv6 packet becomes the one in `new`.
+    pub const SOURCE6: u16 = 32;
+    /// As `SOURCE6`, the destination address.
+    pub const DESTINATION6: u16 = 64;
+
     /// The next packet of a TCP connection is looked at more closely.
     pub const WATCH: u16 = 16;
 

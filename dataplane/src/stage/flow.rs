@@ -2,14 +2,14 @@
 //!
 //! Exits: first packets to the slow path; drops where a session finds no room.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use sluice_pkt::parse::{Flags, Headers, L3};
 use sluice_pkt::translation::{End, Translation};
 use sluice_pkt::{ipv4, tcp};
 
 use super::{
-    Decision, FirstPackets, Tuple4, Tuple6, acl, addresses4, addresses6, redecide, reversed, route,
+    Decision, FirstPackets, Tuple4, Tuple6, acl, addresses4, addresses6, prefix, redecide, reversed, route,
     sessionless, tuple,
 };
 use crate::burst::{Burst, Mask};
@@ -195,7 +195,7 @@ pub fn refresh(burst: &mut Burst, stale: Mask, shard: &mut Shard, snapshot: &Sna
         let headers = burst.headers[i];
         let dst = match headers.l3 {
             L3::Ipv4 => IpAddr::V4(burst.actions[i].new.destination()),
-            _ => IpAddr::V6(Ipv6Addr::from_bits(addresses6(burst.bytes(i), &headers).1)),
+            _ => IpAddr::V6(prefix::destination_of(&burst.actions[i], burst.bytes(i), &headers)),
         };
         match route::next_hop(dst, snapshot, &mut shard.neighbors, burst.now) {
             Ok((_, next_hop)) => {
@@ -293,13 +293,17 @@ pub(super) fn compile6(
     decision: &Decision,
     snapshot: &Snapshot,
 ) -> NewSession<Key6> {
-    let mut returning = reversed(original);
+    let ends = (original.src, original.dst);
+    let mut leaving = *original;
+    (leaving.src, leaving.dst) = decision.prefix.apply(ends);
+    let mut returning = reversed(&leaving);
     returning.established = true;
     let (rule, action) = acl::decide6(snapshot, decision.egress, &returning);
     let protocol = original.protocol;
     let forward = forward_action6(decision);
-    let reply =
-        FlowAction { next_hop: NONE16, rule, limits: decision.limits[1], flags: denial(action), ..forward };
+    let (new, translated) = decision.prefix.undone(ends).compile();
+    let flags = translated | denial(action);
+    let reply = FlowAction { new, next_hop: NONE16, rule, limits: decision.limits[1], flags };
     let ports = ports(returning.src_port, returning.dst_port);
     NewSession {
         keys: [key, key6(returning.src, returning.dst, ports, protocol, decision.egress)],
@@ -376,6 +380,7 @@ fn forward_action6(decision: &Decision) -> FlowAction {
     let mut action = crate::session::plain_action(decision.next_hop);
     action.rule = decision.rule;
     action.limits = decision.limits[0];
+    (action.new, action.flags) = decision.prefix.compile();
     action
 }
 

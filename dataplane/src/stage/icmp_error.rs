@@ -15,7 +15,7 @@ use sluice_pkt::checksum::{Delta, Sum};
 use sluice_pkt::parse::{Flags, Headers, L3, Quoted, parse_quoted};
 use sluice_pkt::{icmpv4, ipv4, ipv6, tcp, udp};
 
-use super::{FirstPackets, acl, addresses4, addresses6, redecide, route};
+use super::{FirstPackets, acl, addresses4, addresses6, prefix, redecide, route};
 use crate::burst::{Burst, Mask};
 use crate::session::{Family, FlowAction, NO_LIMIT, addresses, key4, key6, ports};
 use crate::shard::Shard;
@@ -43,8 +43,8 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
             _ => find6(burst, i, &quoted, shard, snapshot),
         };
         let Some(action) = found else { continue };
-        // RFC 5508 REQ-3.
-        if action.is(FlowAction::NAT) && !checksum_is_right(burst, i) {
+        // RFC 5508 REQ-3. Prefix translation leaves wrong ones wrong.
+        if headers.l3 == L3::Ipv4 && action.is(FlowAction::NAT) && !checksum_is_right(burst, i) {
             first.mask.remove(i);
             burst.drop(i, DropReason::IcmpChecksum);
             continue;
@@ -55,10 +55,11 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
             burst.drop(i, DropReason::AclDeny);
             continue;
         }
-        let flags = if action.is(FlowAction::NAT) { FlowAction::QUOTATION } else { 0 };
+        let prefixed = action.flags & (FlowAction::SOURCE6 | FlowAction::DESTINATION6);
+        let flags = if action.is(FlowAction::NAT) { FlowAction::QUOTATION | prefixed } else { 0 };
         let dst = match headers.l3 {
             L3::Ipv4 => IpAddr::V4(action.new.destination()),
-            _ => IpAddr::V6(Ipv6Addr::from_bits(addresses6(burst.bytes(i), &headers).1)),
+            _ => IpAddr::V6(prefix::destination_of(&action, burst.bytes(i), &headers)),
         };
         match first.next_hop(dst, snapshot, &mut shard.neighbors, burst.now) {
             Ok((_, next_hop)) => {

@@ -11,6 +11,7 @@ pub mod nat;
 pub mod owner;
 pub mod parse;
 pub mod police;
+pub mod prefix;
 pub mod redecide;
 pub mod rewrite;
 pub mod route;
@@ -34,6 +35,8 @@ pub struct Decision {
     pub src: (u32, u16),
     /// IPv4 destination address and port when it leaves.
     pub dst: (u32, u16),
+    /// What prefix translation makes of an IPv6 packet.
+    pub prefix: prefix::Change,
     /// Whether a port forward changes the destination.
     pub forwarded: bool,
     /// The NAT binding of the source, or of the destination if `inbound`, or [`NONE`].
@@ -53,6 +56,7 @@ impl Decision {
         rule: NONE16,
         src: (0, 0),
         dst: (0, 0),
+        prefix: prefix::Change::None,
         forwarded: false,
         binding: NONE,
         inbound: false,

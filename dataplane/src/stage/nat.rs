@@ -1,5 +1,5 @@
 //! NAT: what a session's first packet has its addresses changed to. Destination before the route is chosen, source
-//! after. IPv4 only. Later packets are changed by `rewrite`.
+//! after. IPv4; what IPv6 has is in [`super::prefix`]. Later packets are changed by `rewrite`.
 //!
 //! Exits: drops of what cannot be translated.
 
@@ -9,7 +9,7 @@ use sluice_pkt::ipv4;
 use sluice_pkt::parse::{Flags, Headers, L3};
 use sluice_pkt::tcp::{ACK, FIN, RST, SYN};
 
-use super::{FirstPackets, addresses4, hairpin, sessionless};
+use super::{FirstPackets, addresses4, hairpin, prefix, sessionless};
 use crate::burst::Burst;
 use crate::nat::{Binding, Nat};
 use crate::shard::Shard;
@@ -21,6 +21,7 @@ pub fn destination(burst: &mut Burst, first: &mut FirstPackets, shard: &Shard, s
     for i in first.open(burst) {
         let headers = &burst.headers[i];
         if headers.l3 != L3::Ipv4 {
+            prefix::destination(burst, i, first, snapshot);
             continue;
         }
         let (src, dst) = addresses4(burst.bytes(i), headers);
@@ -127,15 +128,16 @@ fn is_from(rule: &SourceNat, src: u32) -> bool {
 
 /// Binds the source of each first packet that leaves by an interface with source NAT.
 pub fn source(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
-    if snapshot.source_nat.is_empty() {
+    if snapshot.source_nat.is_empty() && snapshot.prefixes.is_empty() {
         return;
     }
     for i in first.open(burst) {
         let headers = &burst.headers[i];
-        let decision = &mut first.decisions[i];
         if headers.l3 != L3::Ipv4 {
+            prefix::source(burst, i, first, snapshot);
             continue;
         }
+        let decision = &mut first.decisions[i];
         // A session has one binding.
         if decision.inbound {
             continue;

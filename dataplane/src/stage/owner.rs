@@ -4,7 +4,7 @@
 //! With source NAT it is the worker that the hash of the inside address names: all bindings and sessions of a host are in
 //! one place, which is what endpoint-independent mapping needs. Their answers find it by their external port, as each
 //! worker gives out the ports of its own blocks only. Without NAT it is a hash of the tuple that is the same both ways.
-//! A port forward is undone before.
+//! A port forward is undone before, and so is prefix translation.
 //!
 //! Exits: first packets whose session is another worker's.
 
@@ -12,7 +12,7 @@ use sluice_pkt::ipv4;
 use sluice_pkt::parse::{Flags, Headers, L3, parse_quoted};
 use sluice_pkt::{icmpv4, ipv6};
 
-use super::{FirstPackets, addresses4, addresses6, hairpin, nat, route};
+use super::{FirstPackets, addresses4, addresses6, hairpin, nat, prefix, route};
 use crate::burst::Burst;
 use crate::shard::Shard;
 use crate::snapshot::{Forward, Snapshot};
@@ -185,6 +185,7 @@ impl Owners {
 
     /// The owner of the session that a flow of IPv6 belongs to.
     pub fn of_flow6(&self, [src, dst]: [(u128, u16); 2], protocol: u8, snapshot: &Snapshot) -> u8 {
+        let [src, dst] = [src, dst].map(|(address, port)| (prefix::inside_of(address, snapshot), port));
         let (a, b) = (src.min(dst), src.max(dst));
         let last = u64::from(a.1) << 32 | u64::from(b.1) << 16 | u64::from(protocol);
         let words = [(a.0 >> 64) as u64, a.0 as u64, (b.0 >> 64) as u64, b.0 as u64, last];

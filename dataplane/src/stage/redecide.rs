@@ -14,7 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use sluice_pkt::parse::L3;
 use sluice_pkt::{icmpv4, icmpv6, ipv4, ipv6};
 
-use super::{Decision, Tuple4, Tuple6, acl, flow, guard, hairpin, local6, nat, police, route};
+use super::{Decision, Tuple4, Tuple6, acl, flow, guard, hairpin, local6, nat, police, prefix, route};
 use crate::burst::{Burst, Mask};
 use crate::local::neighbor::Neighbors;
 use crate::session::{Family, Flow, Key4, Key6, KeyFacts, NewSession, Session};
@@ -68,10 +68,7 @@ pub(super) fn hold_old(burst: &mut Burst, i: usize, shard: &mut Shard, snapshot:
     if !transition.is_next_hop_true(flow.stamp, shard.neighbors.epoch()) {
         let dst = match family {
             Family::V4 => IpAddr::V4(action.new.destination()),
-            Family::V6 => {
-                let (_, dst) = super::addresses6(burst.bytes(i), &burst.headers[i]);
-                IpAddr::V6(Ipv6Addr::from_bits(dst))
-            }
+            Family::V6 => IpAddr::V6(prefix::destination_of(&action, burst.bytes(i), &burst.headers[i])),
         };
         match route::next_hop(dst, snapshot, &mut shard.neighbors, burst.now) {
             Ok((_, next_hop)) => action.next_hop = next_hop,
@@ -210,7 +207,7 @@ fn again6(
     snapshot: &Snapshot,
     ask: bool,
 ) -> Option<NewSession<Key6>> {
-    let (&key, _) = shard.sessions.v6.get(session.flows[0])?;
+    let (&key, &Flow { action: old, .. }) = shard.sessions.v6.get(session.flows[0])?;
     let ([src, dst], facts) = KeyFacts::of6(key);
     let mut first: Tuple6 = opening((src, dst), &facts);
     let icmp = first.icmp.map(|(kind, _)| kind);
@@ -232,8 +229,17 @@ fn again6(
     if verdict != AclAction::Accept {
         return None;
     }
-    let egress = egress(ends[1], snapshot)?;
-    let mut decision = Decision { rule, egress, ..Decision::NONE };
+    let ends = (first.src, first.dst);
+    let mut change = prefix::change_in(ends, facts.interface, snapshot).ok()?;
+    let egress = egress(Ipv6Addr::from_bits(change.apply(ends).1).into(), snapshot)?;
+    if change == prefix::Change::None {
+        change = prefix::change_out(first.src, egress, snapshot).ok()?;
+    }
+    let (new, flags) = change.compile();
+    if new != old.new || flags & !old.flags != 0 {
+        return None;
+    }
+    let mut decision = Decision { rule, egress, prefix: change, ..Decision::NONE };
     police::choose6(&mut decision, facts.interface, snapshot, &first);
     Some(flow::compile6(key, &first, &decision, snapshot))
 }

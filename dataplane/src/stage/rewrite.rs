@@ -5,22 +5,23 @@ use sluice_pkt::parse::{Flags, Headers, L3};
 use sluice_pkt::translation::{ONE_HOP, Translation};
 use sluice_pkt::{icmpv4, ipv4, ipv6, tcp, udp};
 
-use super::icmp_error;
+use super::{icmp_error, prefix};
 use crate::arena::Frame;
 use crate::burst::Burst;
 use crate::local::neighbor::NextHop;
 use crate::session::FlowAction;
 use crate::shard::Shard;
+use crate::snapshot::Snapshot;
 
 /// Runs the stage.
-pub fn run(burst: &mut Burst, shard: &mut Shard) {
+pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
     for i in burst.live {
         let Some((frame, headers, action, egress)) = burst.leaving(i) else { continue };
         let hop = shard.neighbors.hop(action.next_hop);
         *egress = hop.egress;
         match headers.l3 {
             L3::Ipv4 => ipv4(frame.bytes_mut(), headers, action),
-            _ => ipv6(frame.bytes_mut(), headers),
+            _ => ipv6(frame.bytes_mut(), headers, action, snapshot),
         }
         put_link(frame, headers.l3_offset.into(), headers.end.into(), hop);
         let fits = frame.len() <= usize::from(hop.egress.header_len) + usize::from(hop.egress.mtu);
@@ -88,8 +89,11 @@ fn translate_transport(bytes: &mut [u8], headers: &Headers, new: &Translation) {
     }
 }
 
-fn ipv6(bytes: &mut [u8], headers: &Headers) {
+fn ipv6(bytes: &mut [u8], headers: &Headers, action: &FlowAction, snapshot: &Snapshot) {
     if let Some(mut ip) = ipv6::Header::at_mut(bytes, headers.l3_offset.into()) {
         ip.set_hop_limit(headers.ttl - 1);
+    }
+    if action.is(FlowAction::SOURCE6) || action.is(FlowAction::DESTINATION6) {
+        prefix::translate(bytes, headers, action, snapshot);
     }
 }

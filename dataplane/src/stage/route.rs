@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use sluice_pkt::icmpv4;
 use sluice_pkt::parse::{Flags, L3};
 
-use super::{FirstPackets, acl, addresses6, hairpin, local6};
+use super::{FirstPackets, acl, addresses6, hairpin, local6, prefix};
 use crate::burst::Burst;
 use crate::clock::Nanos;
 use crate::local::neighbor::Neighbors;
@@ -24,7 +24,10 @@ pub fn decide(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
         let decision = first.decisions[i];
         let dst = match headers.l3 {
             L3::Ipv4 => IpAddr::V4(Ipv4Addr::from_bits(decision.dst.0)),
-            _ => IpAddr::V6(Ipv6Addr::from_bits(addresses6(burst.bytes(i), headers).1)),
+            _ => {
+                let ends = decision.prefix.apply(addresses6(burst.bytes(i), headers));
+                IpAddr::V6(Ipv6Addr::from_bits(ends.1))
+            }
         };
         let local = match dst {
             IpAddr::V4(_) if decision.forwarded || decision.inbound => None,
@@ -67,7 +70,7 @@ pub(super) fn next_hop(
     let (egress, neighbor) = way(dst, snapshot)?;
     let next_hop = match neighbor {
         Some(neighbor) => neighbors.resolve(snapshot, egress, neighbor, now),
-        None => neighbors.ourselves(snapshot, egress, now),
+        None => neighbors.ourselves(snapshot, egress, dst.is_ipv4(), now),
     };
     let next_hop = next_hop.map_err(|reason| match reason {
         DropReason::NeighborUnreachable => Verdict::Reject(reason, Answer::HostUnreachable),
@@ -112,11 +115,11 @@ pub(super) fn way(dst: IpAddr, snapshot: &Snapshot) -> Result<(u16, Option<IpAdd
     }
 }
 
-/// The interface on whose link an IPv4 address of ours lies.
+/// The interface on whose link an IPv4 address of ours lies; behind which an IPv6 one of an outside prefix does.
 fn ours(address: IpAddr, snapshot: &Snapshot) -> Option<u16> {
     match address {
         IpAddr::V4(address) => snapshot.local4.get(&address).map(|&(interface, _)| interface),
-        IpAddr::V6(_) => None,
+        IpAddr::V6(address) => prefix::interface_of(address, snapshot),
     }
 }
 

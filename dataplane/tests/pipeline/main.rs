@@ -17,6 +17,7 @@ mod neighbors;
 mod oracle;
 mod owners;
 mod packets;
+mod prefixes;
 mod reload;
 mod sessions;
 mod totality;

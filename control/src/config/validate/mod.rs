@@ -15,6 +15,7 @@ mod limits;
 mod lint;
 mod matches;
 mod nat;
+mod nat6;
 mod routes;
 mod settings;
 
@@ -42,6 +43,7 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
         acls: acls.acls.into_iter().map(|acl| acl.value).collect(),
         source_nat: nat.sources.into_iter().map(|source| source.value).collect(),
         forwards: nat.forwards.into_iter().map(|forward| forward.value).collect(),
+        prefixes: nat.prefixes.into_iter().map(|rule| rule.value).collect(),
         limits,
         icmp_errors_per_second,
         workers,

@@ -1,11 +1,11 @@
-//! `[[nat.source]]` and `[[nat.forward]]`.
+//! `[nat]`: `[[nat.source]]` and `[[nat.forward]]`.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::interfaces::Network;
-use super::{ports, prefixes, values};
+use super::{nat6, ports, prefixes, values};
 use crate::config::model::{
-    AddressRange, Filtering, Forward, Mapping, PortChoice, PortRange, Route, SourceNat, Target,
+    AddressRange, Filtering, Forward, Mapping, PortChoice, PortRange, PrefixNat, Route, SourceNat, Target,
 };
 use crate::config::net;
 use crate::config::protocol::{TCP, UDP, protocol};
@@ -35,10 +35,11 @@ const MOST_ADDRESSES: u64 = 65_536;
 /// Most external addresses of all rules.
 const MOST_ADDRESSES_IN_ALL: u64 = 1 << 18;
 
-/// Both kinds, each rule with its place.
+/// All kinds, each rule with its place.
 pub(super) struct Nat {
     pub(super) sources: Vec<At<SourceNat>>,
     pub(super) forwards: Vec<At<Forward>>,
+    pub(super) prefixes: Vec<At<PrefixNat>>,
 }
 
 pub(super) fn read(
@@ -48,7 +49,7 @@ pub(super) fn read(
     sink: &mut Sink<'_>,
 ) -> Nat {
     let Some(nat) = file.table("nat", &schema::NAT, sink) else {
-        return Nat { sources: Vec::new(), forwards: Vec::new() };
+        return Nat { sources: Vec::new(), forwards: Vec::new(), prefixes: Vec::new() };
     };
     let mut sources = Vec::new();
     for table in nat.tables("source", &schema::SOURCE_NAT, MOST_RULES, sink) {
@@ -65,7 +66,8 @@ pub(super) fn read(
         }
     }
     check_forwards(&forwards, sink);
-    Nat { sources, forwards }
+    let prefixes = nat6::read(&nat, network, sink);
+    Nat { sources, forwards, prefixes }
 }
 
 fn pool_span(table: &Table<'_>) -> Span {
@@ -81,7 +83,7 @@ fn read_source(
     let out = network.required(table, "out", sink);
     let from = prefixes(table, "from", sink);
     for At { value, span } in from.iter().filter(|prefix| !prefix.value.is_ipv4()) {
-        sink.error(span, format!("{value} is not of IPv4")).help("NAT is for IPv4; IPv6 is routed as it is");
+        sink.error(span, format!("{value} is not of IPv4")).help("for IPv6 there is [[nat.prefix]]");
     }
     let pool = match table.string("to") {
         Some("interface") => None,
