@@ -196,14 +196,30 @@ fn translate(frame: &[u8], ports: &Ports, snapshot: &Snapshot) -> Vec<u8> {
     frame
 }
 
-/// A packet without what differs with the external port.
+/// A packet without what differs with the external port, and without the identification that NAT64 gave it: each worker
+/// numbers the packets that it makes.
 fn normal(frame: &[u8], snapshot: &Snapshot) -> Vec<u8> {
     let mut frame = frame.to_vec();
     for external in externals(&frame, snapshot) {
         put(&mut frame, external.at, 0);
         external.sums.iter().for_each(|&(at, _)| put(&mut frame, at, 0));
     }
+    if is_made_by_nat64(&frame, snapshot) {
+        let l3 = parse_head(&frame, frame.len()).map_or(0, |headers| usize::from(headers.l3_offset));
+        put(&mut frame, l3 + ipv4::IDENTIFICATION, 0);
+        put(&mut frame, l3 + ipv4::CHECKSUM, 0);
+    }
     frame
+}
+
+/// Whether it is an IPv4 packet from an external address of NAT64 that may be cut on its way, and is whole.
+fn is_made_by_nat64(frame: &[u8], snapshot: &Snapshot) -> bool {
+    let Ok(headers) = parse_head(frame, frame.len()) else { return false };
+    let Some(ip) = ipv4::Header::at(frame, headers.l3_offset.into()) else { return false };
+    let mut pools = snapshot.pools.iter().filter(|pool| pool.behavior.is_nat64);
+    headers.l3 == L3::Ipv4
+        && ip.flags_fragment() == 0
+        && pools.any(|pool| pool.addresses.contains(&ip.source()))
 }
 
 /// The flow that a packet is of, as far as order matters: addresses, protocol and ports, external ones aside.

@@ -5,6 +5,7 @@
 //! finds the binding by these, and who may send to it is for its filter to say (`nat/filter.rs`).
 
 mod filter;
+mod hosts;
 mod layout;
 
 use std::net::Ipv4Addr;
@@ -12,6 +13,7 @@ use std::net::Ipv4Addr;
 use sluice_pkt::ipv4;
 
 use self::filter::Permits;
+use self::hosts::Hosts;
 pub use self::layout::{Change, Layout};
 use crate::session::NONE;
 use crate::snapshot::{NONE16, NatBehavior, NatFiltering, NatMapping, Pool, PortChoice, Snapshot};
@@ -41,8 +43,10 @@ impl Inside {
 /// One inside endpoint's external one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Binding {
-    /// Inside address and port (or echo identifier).
+    /// Inside address and port (or echo identifier). With NAT64 the host's number ([`Nat::address_of`]) for its address.
     pub inside: (u32, u16),
+    /// Its inside is of IPv6.
+    pub is_nat64: bool,
     /// External address and port (or echo identifier).
     pub external: (u32, u16),
     /// IP protocol: TCP, UDP or ICMP.
@@ -124,12 +128,16 @@ pub struct Nat {
     /// The bindings by their external ends.
     by_external: Index,
     permits: Permits,
+    /// Hosts of NAT64.
+    hosts: Hosts,
     externals: Vec<External>,
     /// Where the pools' addresses lie in `externals`.
     layout: Layout,
     share: Share,
     random: u64,
     seed: u64,
+    /// Of the last IPv4 packet made by NAT64.
+    identification: u16,
 }
 
 /// Which external ports are a worker's to give out: all, if it is alone.
@@ -156,15 +164,18 @@ impl Nat {
         let capacity = if snapshot.pools.is_empty() { 1 } else { snapshot.sizes.sessions };
         let bindings = HashTable::with_capacity(capacity, snapshot.seed);
         let permits = if layout.filters_by_address() { capacity } else { 1 };
+        let hosts = Hosts::new(if layout.has_nat64() { capacity } else { 1 }, snapshot);
         Self {
             bindings,
             by_external: Index::with_capacity(capacity),
             permits: Permits::new(permits, snapshot.seed),
+            hosts,
             externals,
             layout,
             share: Share::default(),
             random: snapshot.seed,
             seed: snapshot.seed,
+            identification: 0,
         }
     }
 
@@ -199,6 +210,9 @@ impl Nat {
         if let Some(permits) = &mut change.permits {
             std::mem::swap(&mut self.permits, permits);
         }
+        if let Some(hosts) = &mut change.hosts {
+            std::mem::swap(&mut self.hosts, hosts);
+        }
         std::mem::swap(&mut self.layout, &mut change.layout);
     }
 
@@ -223,6 +237,7 @@ impl Nat {
         self.bindings.bytes()
             + self.by_external.bytes()
             + self.permits.bytes()
+            + self.hosts.bytes()
             + self.externals.len() * size_of::<External>()
     }
 
@@ -288,10 +303,11 @@ impl Nat {
                 continue;
             };
             let external = (external.address.to_bits(), port);
-            let NatBehavior { mapping, filtering, .. } = of.behavior;
+            let NatBehavior { mapping, filtering, is_nat64, .. } = of.behavior;
             let pool = pool.id;
             let binding = Binding {
                 inside,
+                is_nat64,
                 external,
                 protocol,
                 mapping,
@@ -307,6 +323,9 @@ impl Nat {
             let indexed =
                 self.by_external.insert(Binding::external_hash(external, protocol, self.seed), index);
             debug_assert!(indexed, "there is room for as many as there are bindings");
+            if is_nat64 {
+                self.hosts.count(inside.0, true);
+            }
             return Ok(index);
         }
         Err(DropReason::NatPortsExhausted)
@@ -338,7 +357,8 @@ impl Nat {
     fn is_in(&self, index: u32, pool: &layout::PoolLayout) -> bool {
         let Some(binding) = self.get(index) else { return false };
         let space = space(binding.protocol);
-        (binding.mapping, binding.filtering) == (pool.behavior.mapping, pool.behavior.filtering)
+        (binding.mapping, binding.filtering, binding.is_nat64)
+            == (pool.behavior.mapping, pool.behavior.filtering, pool.behavior.is_nat64)
             && space.is_some_and(|space| self.layout.has(pool, binding.address, space, binding.external.1))
     }
 
@@ -402,6 +422,9 @@ impl Nat {
         let hash = |b: &Binding| Binding::external_hash(b.external, b.protocol, seed);
         self.by_external.remove(hash(&binding), index, |at| bindings.value(at).map_or(0, hash));
         self.bindings.remove(index);
+        if binding.is_nat64 {
+            self.hosts.count(binding.inside.0, false);
+        }
         if let (Some(external), Some(space)) =
             (self.externals.get_mut(binding.address as usize), space(binding.protocol))
         {

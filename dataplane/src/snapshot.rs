@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use sluice_pkt::ethernet::Mac;
+use sluice_pkt::nat64::Embedding;
 use sluice_pkt::nptv6::PrefixPair;
 
 use crate::clock::Nanos;
@@ -156,6 +157,8 @@ pub struct NatBehavior {
     pub filtering: NatFiltering,
     /// Which external port it has.
     pub port_choice: PortChoice,
+    /// Inside are hosts of IPv6 (NAT64, RFC 6146).
+    pub is_nat64: bool,
 }
 
 /// Which sessions of one inside address and port have the same external ones (RFC 4787 4.1).
@@ -216,6 +219,26 @@ pub struct Forward {
     pub to: Ipv4Addr,
     /// The inside port of the first public one; the others follow.
     pub to_port: u16,
+}
+
+/// NAT64 for IPv6 packets to addresses of a prefix that leave by an interface, as IPv4.
+#[derive(Clone, Debug)]
+pub struct Nat64 {
+    /// Egress interface.
+    pub out: u16,
+    /// The prefix.
+    pub embedding: Embedding,
+    /// Inside prefixes as (address, mask); empty is any.
+    pub from: Vec<(u128, u128)>,
+    /// Index into [`Snapshot::pools`]; no rule with another prefix has the same.
+    pub pool: u16,
+}
+
+impl Nat64 {
+    /// Whether the rule is for packets from this address.
+    pub fn is_from(&self, src: u128) -> bool {
+        self.from.is_empty() || self.from.iter().any(|&(a, mask)| src & mask == a & mask)
+    }
 }
 
 /// Prefix translation for IPv6 (NPTv6, RFC 6296).
@@ -329,6 +352,8 @@ pub struct Snapshot {
     pub forwards: Vec<Forward>,
     /// Prefix translation, first match wins; no two have outside prefixes that overlap.
     pub prefixes: Vec<PrefixNat>,
+    /// NAT64, first match wins.
+    pub nat64: Vec<Nat64>,
     /// Policers; 254 at the most.
     pub limits: Vec<Limit>,
     /// ICMP that we originate, packets per second and family-independent (RFC 1812 4.3.2.8, RFC 4443 2.4(f)).

@@ -156,6 +156,18 @@ drop_reasons! {
     NatProtocol = "nat_protocol",
     /// An IPv6 address that prefix translation has no counterpart for.
     PrefixUnmappable = "prefix_unmappable",
+    /// An IPv6 address that stands for no IPv4 address which NAT64 may send to.
+    Nat64Address = "nat64_address",
+    /// No rule of NAT64 is for packets that leave by that interface.
+    Nat64NoRule = "nat64_no_rule",
+    /// A fragment of an ICMP message, which cannot be told in the other family.
+    Nat64Fragment = "nat64_fragment",
+    /// An IPv6 extension header that IPv4 cannot do without: routing with segments left, or authentication.
+    Nat64Extension = "nat64_extension",
+    /// A fragment of a UDP datagram without a checksum, which IPv6 demands.
+    Nat64Checksum = "nat64_checksum",
+    /// An ICMP error that the other family has no counterpart for.
+    Nat64Icmp = "nat64_icmp",
     /// A TCP reset that belongs to no session and that NAT would have to translate.
     TcpNoSession = "tcp_no_session",
     /// An ICMP error about a packet that belongs to no session and that NAT would have to translate.

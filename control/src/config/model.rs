@@ -269,12 +269,14 @@ pub struct Match {
     pub icmp_types: Vec<IcmpType>,
 }
 
-/// A source NAT rule.
+/// A source NAT rule, or one of NAT64.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SourceNat {
     /// Index of the egress interface.
     pub out: usize,
-    /// Inside sources, IPv4; empty for any.
+    /// With NAT64 the prefix that IPv4 addresses stand in: IPv6 packets to it leave as IPv4.
+    pub prefix: Option<Prefix>,
+    /// Inside sources, of IPv4, with NAT64 of IPv6; empty for any.
     pub from: Vec<Prefix>,
     /// External addresses, in order and without overlap. Two rules have the same pool, or pools that share nothing.
     pub pool: Vec<AddressRange>,

@@ -58,7 +58,7 @@ pub const RULE: Section = Section {
     keys: &["name", "protocol", "from", "to", "from-port", "to-port", "icmp-type", "established", "action"],
 };
 /// `[nat]`
-pub const NAT: Section = Section { name: "[nat]", keys: &["source", "forward", "prefix"] };
+pub const NAT: Section = Section { name: "[nat]", keys: &["source", "forward", "nat64", "prefix"] };
 /// `[[nat.source]]`
 pub const SOURCE_NAT: Section = Section {
     name: "[[nat.source]]",
@@ -67,6 +67,11 @@ pub const SOURCE_NAT: Section = Section {
 /// `[[nat.forward]]`
 pub const FORWARD: Section =
     Section { name: "[[nat.forward]]", keys: &["in", "protocol", "address", "port", "to"] };
+/// `[[nat.nat64]]`
+pub const NAT64: Section = Section {
+    name: "[[nat.nat64]]",
+    keys: &["out", "prefix", "from", "to", "ports", "mapping", "filtering", "port-choice"],
+};
 /// `[[nat.prefix]]`
 pub const PREFIX_NAT: Section = Section { name: "[[nat.prefix]]", keys: &["out", "inside", "outside"] };
 /// `[[limits]]`
@@ -105,7 +110,7 @@ pub const TIMEOUTS: Section = Section {
 pub const CONTROL: Section = Section { name: "[control]", keys: &["socket"] };
 
 /// All of them, in the order of the reference.
-pub const SECTIONS: [&Section; 15] = [
+pub const SECTIONS: [&Section; 16] = [
     &FILE,
     &INTERFACE,
     &ROUTE,
@@ -114,6 +119,7 @@ pub const SECTIONS: [&Section; 15] = [
     &NAT,
     &SOURCE_NAT,
     &FORWARD,
+    &NAT64,
     &PREFIX_NAT,
     &LIMIT,
     &ICMP,

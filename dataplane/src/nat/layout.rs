@@ -51,7 +51,7 @@ pub(super) struct Reserved {
 
 impl PoolLayout {
     fn is_same(&self, other: &Self) -> bool {
-        let behavior = |of: &Self| (of.behavior.mapping, of.behavior.filtering);
+        let behavior = |of: &Self| (of.behavior.mapping, of.behavior.filtering, of.behavior.is_nat64);
         self.order == other.order && self.ports == other.ports && behavior(self) == behavior(other)
     }
 }
@@ -150,6 +150,11 @@ impl Layout {
         self.pools.iter().any(|pool| pool.behavior.filtering == NatFiltering::AddressDependent)
     }
 
+    /// Whether some pool is of NAT64.
+    pub(super) fn has_nat64(&self) -> bool {
+        self.pools.iter().any(|pool| pool.behavior.is_nat64)
+    }
+
     /// All that port forwards have.
     pub(super) fn reserved(&self) -> &[Reserved] {
         &self.reserved
@@ -196,6 +201,8 @@ pub struct Change {
     pub(super) bindings: Option<(HashTable<Key, super::Binding>, Index)>,
     /// For the first pool that filters by address.
     pub(super) permits: Option<Permits>,
+    /// For the first pool of NAT64.
+    pub(super) hosts: Option<super::Hosts>,
 }
 
 impl Change {
@@ -214,6 +221,7 @@ impl Change {
         };
         let first = old.pools.is_empty() && !layout.pools.is_empty();
         let first_permits = !old.filters_by_address() && layout.filters_by_address();
+        let first_hosts = !old.has_nat64() && layout.has_nat64();
         let (room, seed) = (snapshot.sizes.sessions, snapshot.seed);
         Self {
             externals: Vec::with_capacity(layout.slots.len()),
@@ -222,6 +230,7 @@ impl Change {
             taken: without(&layout.reserved, &old.reserved),
             bindings: first.then(|| (HashTable::with_capacity(room, seed), Index::with_capacity(room))),
             permits: first_permits.then(|| Permits::new(room, seed)),
+            hosts: first_hosts.then(|| super::Hosts::new(room, snapshot)),
             layout,
         }
     }

@@ -8,6 +8,7 @@ pub mod guard;
 pub mod hairpin;
 pub mod icmp_error;
 pub mod nat;
+pub mod nat64;
 pub mod owner;
 pub mod parse;
 pub mod police;
@@ -37,6 +38,8 @@ pub struct Decision {
     pub dst: (u32, u16),
     /// What prefix translation makes of an IPv6 packet.
     pub prefix: prefix::Change,
+    /// Whether it leaves in the other family (NAT64).
+    pub cross: nat64::Cross,
     /// Whether a port forward changes the destination.
     pub forwarded: bool,
     /// The NAT binding of the source, or of the destination if `inbound`, or [`NONE`].
@@ -57,6 +60,7 @@ impl Decision {
         src: (0, 0),
         dst: (0, 0),
         prefix: prefix::Change::None,
+        cross: nat64::Cross::No,
         forwarded: false,
         binding: NONE,
         inbound: false,

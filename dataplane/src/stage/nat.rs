@@ -9,7 +9,7 @@ use sluice_pkt::ipv4;
 use sluice_pkt::parse::{Flags, Headers, L3};
 use sluice_pkt::tcp::{ACK, FIN, RST, SYN};
 
-use super::{FirstPackets, addresses4, hairpin, prefix, sessionless};
+use super::{FirstPackets, addresses4, hairpin, nat64, prefix, sessionless};
 use crate::burst::Burst;
 use crate::nat::{Binding, Nat};
 use crate::shard::Shard;
@@ -22,6 +22,7 @@ pub fn destination(burst: &mut Burst, first: &mut FirstPackets, shard: &Shard, s
         let headers = &burst.headers[i];
         if headers.l3 != L3::Ipv4 {
             prefix::destination(burst, i, first, snapshot);
+            nat64::destination(burst, i, first, snapshot);
             continue;
         }
         let (src, dst) = addresses4(burst.bytes(i), headers);
@@ -41,8 +42,15 @@ pub fn destination(burst: &mut Burst, first: &mut FirstPackets, shard: &Shard, s
             continue;
         }
         if let Some(binding) = admitted(ends, &burst.headers[i], interface, &shard.nat, snapshot) {
-            decision.dst = shard.nat.get(binding).map_or(dst, |binding| binding.inside);
             (decision.binding, decision.inbound) = (binding, true);
+            match nat64::inbound(binding, decision.src, &shard.nat, snapshot) {
+                Some(Ok(ends)) => {
+                    decision.cross = nat64::Cross::ToV6;
+                    burst.ends6[i] = ends;
+                }
+                Some(Err(reason)) => burst.drop(i, reason),
+                None => decision.dst = shard.nat.get(binding).map_or(dst, |binding| binding.inside),
+            }
         } else if let Some(verdict) = refused(burst, i, ends, shard, snapshot) {
             burst.decide(i, verdict);
         }
@@ -70,6 +78,9 @@ pub(super) fn admitted(
 /// Whether a rule still gives a binding to its inside endpoint. After a reload there may be others, which are about to end.
 pub(super) fn is_given_out(binding: u32, nat: &Nat, snapshot: &Snapshot) -> bool {
     let Some(&Binding { inside, .. }) = nat.get(binding) else { return false };
+    if let Some((host, _)) = nat.inside6(binding) {
+        return nat64::is_given_out(binding, host, nat, snapshot);
+    }
     snapshot.source_nat.iter().any(|rule| is_from(rule, inside.0) && nat.is_of(binding, rule.pool))
 }
 
@@ -128,13 +139,16 @@ fn is_from(rule: &SourceNat, src: u32) -> bool {
 
 /// Binds the source of each first packet that leaves by an interface with source NAT.
 pub fn source(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
-    if snapshot.source_nat.is_empty() && snapshot.prefixes.is_empty() {
+    if snapshot.source_nat.is_empty() && snapshot.prefixes.is_empty() && snapshot.nat64.is_empty() {
         return;
     }
     for i in first.open(burst) {
         let headers = &burst.headers[i];
         if headers.l3 != L3::Ipv4 {
-            prefix::source(burst, i, first, snapshot);
+            match first.decisions[i].cross {
+                nat64::Cross::ToV4 => nat64::source(burst, i, first, shard, snapshot),
+                _ => prefix::source(burst, i, first, snapshot),
+            }
             continue;
         }
         let decision = &mut first.decisions[i];

@@ -12,7 +12,7 @@ use sluice_pkt::ipv4;
 use sluice_pkt::parse::{Flags, Headers, L3, parse_quoted};
 use sluice_pkt::{icmpv4, ipv6};
 
-use super::{FirstPackets, addresses4, addresses6, hairpin, nat, prefix, route};
+use super::{FirstPackets, addresses4, addresses6, hairpin, nat, nat64, prefix, route};
 use crate::burst::Burst;
 use crate::shard::Shard;
 use crate::snapshot::{Forward, Snapshot};
@@ -185,6 +185,11 @@ impl Owners {
 
     /// The owner of the session that a flow of IPv6 belongs to.
     pub fn of_flow6(&self, [src, dst]: [(u128, u16); 2], protocol: u8, snapshot: &Snapshot) -> u8 {
+        for (inside, outside) in [(src.0, dst.0), (dst.0, src.0)] {
+            if nat64::embedding(outside, snapshot).is_some() {
+                return self.of_words(&[(inside >> 64) as u64, inside as u64], snapshot);
+            }
+        }
         let [src, dst] = [src, dst].map(|(address, port)| (prefix::inside_of(address, snapshot), port));
         let (a, b) = (src.min(dst), src.max(dst));
         let last = u64::from(a.1) << 32 | u64::from(b.1) << 16 | u64::from(protocol);

@@ -5,7 +5,7 @@ use sluice_pkt::parse::{Flags, Headers, L3};
 use sluice_pkt::translation::{ONE_HOP, Translation};
 use sluice_pkt::{icmpv4, ipv4, ipv6, tcp, udp};
 
-use super::{icmp_error, prefix};
+use super::{icmp_error, nat64, prefix};
 use crate::arena::Frame;
 use crate::burst::Burst;
 use crate::local::neighbor::NextHop;
@@ -16,6 +16,10 @@ use crate::snapshot::Snapshot;
 /// Runs the stage.
 pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
     for i in burst.live {
+        if burst.actions[i].flags & (FlowAction::TO_V4 | FlowAction::TO_V6) != 0 {
+            cross(burst, i, shard, snapshot);
+            continue;
+        }
         let Some((frame, headers, action, egress)) = burst.leaving(i) else { continue };
         let hop = shard.neighbors.hop(action.next_hop);
         *egress = hop.egress;
@@ -27,6 +31,24 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
         let fits = frame.len() <= usize::from(hop.egress.header_len) + usize::from(hop.egress.mtu);
         burst.ready.add_if(i, fits);
     }
+}
+
+/// Turns a packet into one of the other family.
+fn cross(burst: &mut Burst, i: usize, shard: &mut Shard, snapshot: &Snapshot) {
+    let (ends6, ingress) = (burst.ends6[i], burst.interfaces[i]);
+    let came_by = snapshot.interfaces.get(usize::from(ingress)).map_or(0, |interface| interface.mtu);
+    let Some((frame, headers, action, egress)) = burst.leaving(i) else { return };
+    let hop = shard.neighbors.hop(action.next_hop);
+    *egress = hop.egress;
+    let longest = if action.is(FlowAction::TO_V4) {
+        let identification = shard.nat.next_identification();
+        nat64::rewrite::to_v4(frame, headers, action, hop, came_by, identification);
+        hop.egress.mtu
+    } else {
+        nat64::rewrite::to_v6(frame, headers, action, &ends6, hop, came_by, snapshot)
+    };
+    let fits = frame.len() <= usize::from(hop.egress.header_len) + usize::from(longest);
+    burst.ready.add_if(i, fits);
 }
 
 /// Puts the link header in the place of a packet's own, from `l3` to `end` in its frame. Ethernet padding stays behind:

@@ -13,6 +13,7 @@ mod lab;
 mod link;
 mod model;
 mod nat;
+mod nat64;
 mod neighbors;
 mod oracle;
 mod owners;

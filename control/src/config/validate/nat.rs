@@ -1,4 +1,4 @@
-//! `[nat]`: `[[nat.source]]` and `[[nat.forward]]`.
+//! `[nat]`: `[[nat.source]]`, `[[nat.nat64]]` and `[[nat.forward]]`.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -57,6 +57,14 @@ pub(super) fn read(
             sources.push(At { value: source, span: pool_span(&table) });
         }
     }
+    for table in nat.tables("nat64", &schema::NAT64, MOST_RULES, sink) {
+        let prefix = nat6::nat64_prefix(&table, network, routes, sink);
+        let source = read_source(&table, network, routes, sink);
+        if let (Some(prefix), Some(source)) = (prefix, source) {
+            let source = SourceNat { prefix: Some(prefix), ..source };
+            sources.push(At { value: source, span: pool_span(&table) });
+        }
+    }
     check_pools(&sources, sink);
     let mut forwards = Vec::new();
     for table in nat.tables("forward", &schema::FORWARD, MOST_RULES, sink) {
@@ -67,6 +75,7 @@ pub(super) fn read(
     }
     check_forwards(&forwards, sink);
     let prefixes = nat6::read(&nat, network, sink);
+    nat6::check_together(&prefixes, &sources, sink);
     Nat { sources, forwards, prefixes }
 }
 
@@ -82,8 +91,13 @@ fn read_source(
 ) -> Option<SourceNat> {
     let out = network.required(table, "out", sink);
     let from = prefixes(table, "from", sink);
-    for At { value, span } in from.iter().filter(|prefix| !prefix.value.is_ipv4()) {
-        sink.error(span, format!("{value} is not of IPv4")).help("for IPv6 there is [[nat.prefix]]");
+    let is_nat64 = table.section.name == schema::NAT64.name;
+    for At { value, span } in from.iter().filter(|prefix| prefix.value.is_ipv4() == is_nat64) {
+        let (family, help) = match is_nat64 {
+            true => ("IPv6", "for IPv4 there is [[nat.source]]"),
+            false => ("IPv4", "for IPv6 there are [[nat.nat64]] and [[nat.prefix]]"),
+        };
+        sink.error(span, format!("{value} is not of {family}")).help(help);
     }
     let pool = match table.string("to") {
         Some("interface") => None,
@@ -108,6 +122,7 @@ fn read_source(
     };
     Some(SourceNat {
         out,
+        prefix: None,
         from: values(&from),
         pool: check_pool(pool, network, routes, sink),
         ports: range,
@@ -224,7 +239,7 @@ fn check_pools(sources: &[At<SourceNat>], sink: &mut Sink<'_>) {
                 && range.first <= other.last
                 && other.first <= range.last
                 && mine.ports.overlaps(theirs.ports)
-                && (mine.pool != theirs.pool || mine.ports != theirs.ports)
+                && (mine.pool != theirs.pool || mine.ports != theirs.ports || mine.prefix != theirs.prefix)
         });
         if let Some(&(earlier, other)) = clash {
             sink.error(
@@ -232,7 +247,10 @@ fn check_pools(sources: &[At<SourceNat>], sink: &mut Sink<'_>) {
                 format!("the pool's {range}, ports {}, overlaps another pool", mine.ports),
             )
             .also(&sources[earlier].span, format!("{other}, ports {}, is here", sources[earlier].value.ports))
-            .help("pools are the same, or share no address, or share no port");
+            .help(match mine.prefix == sources[earlier].value.prefix {
+                true => "pools are the same, or share no address, or share no port",
+                false => "pools of NAT64 share no port with others: give each a range of `ports` of its own",
+            });
         }
     }
 }

@@ -1,11 +1,12 @@
-//! `[[nat.prefix]]`: prefix translation for IPv6.
+//! `[[nat.prefix]]`: prefix translation for IPv6. The prefix of `[[nat.nat64]]`.
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use sluice_pkt::nat64::{self, Embedding};
 use sluice_pkt::nptv6;
 
 use super::interfaces::Network;
-use crate::config::model::{Prefix, PrefixNat};
+use crate::config::model::{Prefix, PrefixNat, Route};
 use crate::config::net;
 use crate::config::reader::{At, Table, text};
 use crate::config::report::{Sink, quote};
@@ -23,6 +24,37 @@ pub(super) fn read(nat: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) 
     }
     check_overlaps(&rules, sink);
     rules
+}
+
+/// Outside prefixes and prefixes of NAT64 share no address.
+pub(super) fn check_together(
+    rules: &[At<PrefixNat>],
+    sources: &[At<crate::config::model::SourceNat>],
+    sink: &mut Sink<'_>,
+) {
+    let used =
+        |source: &At<crate::config::model::SourceNat>| Some((source.value.prefix?, source.span.clone()));
+    let nat64: Vec<_> = sources.iter().filter_map(used).collect();
+    for (later, (prefix, span)) in nat64.iter().enumerate() {
+        if let Some(rule) = rules
+            .iter()
+            .find(|rule| rule.value.outside.overlaps(*prefix) || rule.value.inside.overlaps(*prefix))
+        {
+            sink.error(
+                span,
+                format!("the prefix {prefix} of NAT64 shares addresses with a prefix that is translated"),
+            )
+            .also(&rule.span, format!("{} for {} is here", rule.value.outside, rule.value.inside))
+            .help("give each a prefix of its own");
+        }
+        if let Some((other, at)) =
+            nat64[..later].iter().find(|(other, _)| other != prefix && other.overlaps(*prefix))
+        {
+            sink.error(span, format!("the prefix {prefix} overlaps another of NAT64"))
+                .also(at, format!("{other} is here"))
+                .help("prefixes are the same, or share no address");
+        }
+    }
 }
 
 fn read_rule(table: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -> Option<At<PrefixNat>> {
@@ -98,4 +130,52 @@ fn check_overlaps(rules: &[At<PrefixNat>], sink: &mut Sink<'_>) {
             .help("an inside address has one outside address at an interface");
         }
     }
+}
+
+/// The prefix that IPv4 addresses stand in; the well-known one if none is given.
+pub(super) fn nat64_prefix(
+    table: &Table<'_>,
+    network: &Network<'_>,
+    routes: &[At<Route>],
+    sink: &mut Sink<'_>,
+) -> Option<Prefix> {
+    let given = table.one("prefix", text(embedding), sink);
+    if given.is_none() && table.has("prefix") {
+        return None;
+    }
+    let well_known = Prefix { address: Ipv6Addr::from_bits(nat64::WELL_KNOWN).into(), length: 96 };
+    let prefix = given.as_ref().map_or(well_known, |given| given.value);
+    let span = given.map_or(table.span.clone(), |given| given.span);
+    for interface in 0..network.interfaces.len() {
+        if let Some((subnet, name, at)) = network.subnet_in(prefix, interface) {
+            sink.error(&span, format!("the prefix {prefix} shares addresses with the subnet {subnet}"))
+                .also(at, format!("of `{name}`"))
+                .help("the prefix stands for IPv4 addresses alone: take one that nothing else has");
+        }
+    }
+    if let Some(route) = routes.iter().find(|route| prefix.covers(route.value.to)) {
+        sink.error(&span, format!("the prefix {prefix} has a route of its own"))
+            .also(&route.span, format!("to {}", route.value.to))
+            .help("packets to it leave as IPv4, by the routes of IPv4: leave the route out");
+    }
+    Some(prefix)
+}
+
+fn embedding(text: &str) -> Result<Prefix, Wrong> {
+    let prefix = net::prefix(text)?;
+    let found = match prefix.address {
+        IpAddr::V6(address) => {
+            Embedding::new(address.to_bits(), prefix.length).filter(|_| is_unicast_or_well_known(address))
+        }
+        IpAddr::V4(_) => None,
+    };
+    match found {
+        Some(_) => Ok(prefix),
+        None => Err(Wrong::new(format!("{} is no prefix for IPv4 addresses (RFC 6052)", quote(text)))
+            .help("\"64:ff9b::/96\", or a prefix of yours of 32, 40, 48, 56, 64 or 96 bits, of which bits 64 to 71 are zero")),
+    }
+}
+
+fn is_unicast_or_well_known(address: Ipv6Addr) -> bool {
+    is_unicast(address) || address.segments()[..2] == [0x64, 0xff9b]
 }
