@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Write};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -159,7 +159,7 @@ enum NatCommand {
     #[command(after_help = "Example: sluice nat where 100.64.0.7 --config /etc/sluice/sluice.toml")]
     Where {
         /// The inside address
-        subscriber: Ipv4Addr,
+        subscriber: IpAddr,
         /// When, with the offset from UTC; a log alone can tell
         #[arg(value_name = "TIME", value_parser = time)]
         time: Option<u64>,

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, BufRead};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::nat::{Binding, BlockRow, EventKind};
@@ -28,7 +28,7 @@ pub enum Query {
     /// Where does this inside address appear outside?
     Where {
         /// The inside address.
-        subscriber: Ipv4Addr,
+        subscriber: IpAddr,
     },
 }
 
@@ -48,7 +48,7 @@ pub enum Ground {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hit {
     /// The inside address.
-    pub inside: Ipv4Addr,
+    pub inside: IpAddr,
     /// The inside port, of a binding.
     pub inside_port: Option<u16>,
     /// The external address.
@@ -67,7 +67,7 @@ pub struct Hit {
 
 impl Query {
     /// Whether ports of an inside address are asked for.
-    fn matches(&self, inside: Ipv4Addr, external: Ipv4Addr, ports: (u16, u16)) -> bool {
+    fn matches(&self, inside: IpAddr, external: Ipv4Addr, ports: (u16, u16)) -> bool {
         match *self {
             Self::Who { address, port } => address == external && (ports.0..=ports.1).contains(&port),
             Self::Where { subscriber } => subscriber == inside,
@@ -80,11 +80,12 @@ impl Query {
             let Allocation::Deterministic(plan) = &pool.allocation else { return None };
             let inside = match *self {
                 Self::Who { address, port } => plan.subscriber(pool.position(address)?, port)?,
-                Self::Where { subscriber } => subscriber.to_bits(),
+                Self::Where { subscriber: IpAddr::V4(subscriber) } => subscriber.to_bits(),
+                Self::Where { .. } => return None,
             };
             let (position, ports) = plan.block(inside)?;
             let external = *pool.addresses.get(position)?;
-            let inside = Ipv4Addr::from_bits(inside);
+            let inside = Ipv4Addr::from_bits(inside).into();
             Some(Hit::new(inside, external, ports, Ground::Deterministic))
         };
         snapshot.pools.iter().filter_map(hit).collect()
@@ -92,14 +93,15 @@ impl Query {
 
     /// The answer of a block that is taken.
     pub fn of_block(&self, block: &BlockRow) -> Option<Hit> {
-        let BlockRow { inside, external, ports, .. } = *block;
+        let BlockRow { external, ports, .. } = *block;
+        let inside = block.inside.into();
         self.matches(inside, external, ports).then(|| Hit::new(inside, external, ports, Ground::Block))
     }
 
-    /// The answer of a live binding.
-    pub fn of_binding(&self, binding: &Binding) -> Option<Hit> {
-        let (inside, external) =
-            (Ipv4Addr::from_bits(binding.inside.0), Ipv4Addr::from_bits(binding.external.0));
+    /// The answer of a live binding; with NAT64, and its inside address.
+    pub fn of_binding(&self, binding: &Binding, inside6: Option<Ipv6Addr>) -> Option<Hit> {
+        let inside = inside6.map_or_else(|| Ipv4Addr::from_bits(binding.inside.0).into(), IpAddr::V6);
+        let external = Ipv4Addr::from_bits(binding.external.0);
         let ports = (binding.external.1, binding.external.1);
         let hit = Hit {
             inside_port: Some(binding.inside.1),
@@ -143,13 +145,13 @@ impl Query {
 }
 
 impl Hit {
-    fn new(inside: Ipv4Addr, external: Ipv4Addr, (first, last): (u16, u16), by: Ground) -> Self {
+    fn new(inside: IpAddr, external: Ipv4Addr, (first, last): (u16, u16), by: Ground) -> Self {
         let ports = if first == last { first.to_string() } else { format!("{first}-{last}") };
         Self { inside, inside_port: None, external, ports, protocol: None, by, from: None, until: None }
     }
 }
 
-type Key = (Ground, u8, Ipv4Addr, u16, Ipv4Addr, (u16, u16));
+type Key = (Ground, u8, IpAddr, u16, Ipv4Addr, (u16, u16));
 
 /// A time during which a block or a binding was there.
 struct Span {
@@ -223,7 +225,7 @@ mod tests {
     fn a_configuration_answers_both_ways() {
         let (config, _) = config::load_str("test.toml", CONFIG).unwrap();
         let snapshot = config::compile(&config, &[]);
-        let subscriber = Ipv4Addr::new(100, 64, 0, 65);
+        let subscriber = Ipv4Addr::new(100, 64, 0, 65).into();
         let found = Query::Where { subscriber }.of_snapshot(&snapshot);
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].external, found[0].ports.as_str()), (address(17), "2024-3023"));
@@ -240,7 +242,7 @@ mod tests {
             at,
             kind,
             protocol: 0,
-            inside: Ipv4Addr::new(100, 64, 0, inside),
+            inside: Ipv4Addr::new(100, 64, 0, inside).into(),
             inside_port: 0,
             external: address(1),
             ports,
@@ -260,7 +262,11 @@ mod tests {
         let log = lines.join("\n");
         let ask = |query: Query, time| {
             let hits = query.of_log(log.as_bytes(), time).unwrap();
-            hits.iter().map(|hit| hit.inside.octets()[3]).collect::<Vec<_>>()
+            let last = |hit: &Hit| match hit.inside {
+                IpAddr::V4(inside) => inside.octets()[3],
+                IpAddr::V6(_) => 0,
+            };
+            hits.iter().map(last).collect::<Vec<_>>()
         };
         let who = |time| ask(Query::Who { address: address(1), port: 1100 }, time);
         assert_eq!(who(Some(9)), [0u8; 0]);
@@ -270,7 +276,7 @@ mod tests {
         assert_eq!(who(Some(35)), [3]);
         assert_eq!(who(Some(40)), [0u8; 0], "the gateway has started anew");
         assert_eq!(who(None), [1, 3]);
-        let subscriber = Ipv4Addr::new(100, 64, 0, 2);
+        let subscriber = Ipv4Addr::new(100, 64, 0, 2).into();
         let hits = Query::Where { subscriber }.of_log(log.as_bytes(), None).unwrap();
         assert_eq!(
             (hits[0].ports.as_str(), hits[0].from.as_deref(), hits[0].until.as_deref()),

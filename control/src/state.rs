@@ -206,7 +206,7 @@ impl State {
         for row in self.list(Question::Blocks)?.iter().chain(&self.list(Question::Bindings)?) {
             hits.extend(match row {
                 Row::Block(block) => query.of_block(block),
-                Row::Binding(binding) => query.of_binding(binding),
+                Row::Binding(binding, inside6) => query.of_binding(binding, *inside6),
                 _ => None,
             });
         }
@@ -247,9 +247,12 @@ impl State {
     fn row(row: &Row, snapshot: &Snapshot) -> Value {
         match row {
             Row::Session(session) => Self::session(session, snapshot),
-            Row::Binding(binding) => json!({
+            Row::Binding(binding, inside6) => json!({
                 "protocol": protocol(binding.protocol),
-                "inside": endpoint(std::net::Ipv4Addr::from_bits(binding.inside.0), binding.inside.1),
+                "inside": match inside6 {
+                    Some(host) => endpoint(*host, binding.inside.1),
+                    None => endpoint(std::net::Ipv4Addr::from_bits(binding.inside.0), binding.inside.1),
+                },
                 "external": endpoint(std::net::Ipv4Addr::from_bits(binding.external.0), binding.external.1),
                 "sessions": binding.sessions,
             }),
@@ -274,13 +277,8 @@ impl State {
 
     fn session(session: &SessionRow, snapshot: &Snapshot) -> Value {
         let seconds = |nanos: u64| nanos as f64 / 1e9;
-        let way = |flow: &FlowRow| {
-            let nat = flow.action.is(FlowAction::NAT).then(|| {
-                json!({
-                    "source": endpoint(flow.action.new.source(), flow.action.new.source_port()),
-                    "destination": endpoint(flow.action.new.destination(), flow.action.new.destination_port()),
-                })
-            });
+        let way = |flow: &FlowRow, other: Option<&FlowRow>| {
+            let nat = flow.action.is(FlowAction::NAT).then(|| Self::translated(flow, other));
             let rule = snapshot.rules.get(usize::from(flow.action.rule));
             json!({
                 "in": name(snapshot, flow.key.interface),
@@ -294,15 +292,35 @@ impl State {
                 "idle_seconds": seconds(flow.idle),
             })
         };
+        let [forward, reply] = [0, 1].map(|direction| session.flows[direction].as_ref());
         let protocol_number =
             session.flows.iter().flatten().map(|flow| flow.key.protocol).next().unwrap_or(0);
         json!({
             "protocol": protocol(protocol_number),
             "state": session.state.name(),
             "age_seconds": seconds(session.age),
-            "forward": session.flows[0].as_ref().map(way),
-            "reply": session.flows[1].as_ref().map(way),
+            "forward": forward.map(|flow| way(flow, reply)),
+            "reply": reply.map(|flow| way(flow, forward)),
         })
+    }
+
+    /// The ends that a flow's packets leave with. Those of IPv4 that become IPv6 stand at the session's other flow.
+    fn translated(flow: &FlowRow, other: Option<&FlowRow>) -> Value {
+        let (new, ports) = (&flow.action.new, flow.key.ports);
+        let ends: [(IpAddr, u16); 2] = match other {
+            Some(other) if flow.action.is(FlowAction::TO_V6) => {
+                [(other.dst, other.key.ports.1), (other.src, other.key.ports.0)]
+            }
+            _ if flow.action.is(FlowAction::SOURCE6) => [(new.v6().into(), ports.0), (flow.dst, ports.1)],
+            _ if flow.action.is(FlowAction::DESTINATION6) => {
+                [(flow.src, ports.0), (new.v6().into(), ports.1)]
+            }
+            _ => {
+                [(new.source().into(), new.source_port()), (new.destination().into(), new.destination_port())]
+            }
+        };
+        let [source, destination] = ends.map(|(address, port)| endpoint(address, port));
+        json!({ "source": source, "destination": destination })
     }
 
     fn interfaces(&self, counters: &Counters, snapshot: &Snapshot) -> Value {

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::BufReader;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -113,8 +113,9 @@ fn a_log_tells_who_had_a_port() {
     for (inside, address, port) in seen {
         let ask = |query: Query| query.of_log(BufReader::new(text.as_bytes()), None).unwrap();
         let who = ask(Query::Who { address, port });
-        assert_eq!((who.len(), who[0].inside), (1, inside));
-        assert_eq!(ask(Query::Where { subscriber: inside }), who);
+        let subscriber = IpAddr::V4(inside);
+        assert_eq!((who.len(), who[0].inside), (1, subscriber));
+        assert_eq!(ask(Query::Where { subscriber }), who);
     }
     assert_eq!(worker.shard().nat.recorded(), (50, 0));
 }

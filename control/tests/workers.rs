@@ -212,12 +212,17 @@ fn normal(frame: &[u8], snapshot: &Snapshot) -> Vec<u8> {
     frame
 }
 
-/// Where the header of a fragment stands that leaves from behind NAT: each worker has identifications of its own.
+/// Where the header of a packet stands that leaves from behind NAT with an identification of the worker's own: a fragment, or
+/// what NAT64 has made and may be cut on its way.
 fn renamed(frame: &[u8], snapshot: &Snapshot) -> Option<usize> {
     let headers = parse_head(frame, frame.len()).ok()?;
     let ip = ipv4::Header::at(frame, headers.l3_offset.into())?;
-    let is_nat = snapshot.pools.iter().any(|pool| pool.addresses.contains(&ip.source()));
-    (headers.l3 == L3::Ipv4 && headers.flags.has(Flags::FRAGMENT) && is_nat).then(|| headers.l3_offset.into())
+    let mut pools = snapshot.pools.iter().filter(|pool| pool.addresses.contains(&ip.source()));
+    let is_renamed = match headers.flags.has(Flags::FRAGMENT) {
+        true => pools.next().is_some(),
+        false => ip.flags_fragment() == 0 && pools.any(|pool| pool.behavior.is_nat64),
+    };
+    (headers.l3 == L3::Ipv4 && is_renamed).then(|| headers.l3_offset.into())
 }
 
 /// The flow that a packet is of, as far as order matters: addresses, protocol and ports, external ones aside.

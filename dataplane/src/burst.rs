@@ -6,7 +6,7 @@ use sluice_pkt::parse::{Headers, ParseError, parse_head};
 use crate::arena::Frame;
 use crate::clock::Nanos;
 use crate::local::neighbor::Egress;
-use crate::session::{FlowAction, NONE};
+use crate::session::{Ends6, FlowAction, NONE};
 use crate::verdict::{Answer, DropReason, Verdict};
 
 /// The most packets a burst holds.
@@ -120,6 +120,8 @@ pub struct Burst {
     pub interfaces: [u16; BURST],
     /// What is done to each packet, once its flow is known.
     pub actions: [FlowAction; BURST],
+    /// The ends that each packet leaves with whose action says [`FlowAction::TO_V6`].
+    pub ends6: [Ends6; BURST],
     /// The record of each packet's flow in the table of its family, or [`NONE`] for a packet without a session.
     pub flows: [u32; BURST],
     /// Packets that leave as they are; of those that are to leave and are not in it, something is wanted still.
@@ -142,6 +144,7 @@ impl Default for Burst {
             headers: [Headers::default(); BURST],
             interfaces: [0; BURST],
             actions: [FlowAction::default(); BURST],
+            ends6: [Ends6::default(); BURST],
             flows: [NONE; BURST],
             egress: [Egress::default(); BURST],
             frames: [const { None }; BURST],

@@ -251,13 +251,17 @@ pub(crate) fn take_answers(burst: &mut Burst, shard: &mut Shard) -> bool {
             }
             match outcome {
                 Outcome::Flow(lease) => {
+                    burst.ends6[i] = lease.ends6;
                     burst.actions[i] = localize(lease.action, policy, sessions.policy);
                     // Of two workers, one may have adopted a configuration and the other not yet: then it is for once.
                     if policy == sessions.policy {
                         burst.flows[i] = sessions.adopt(&key, headers.protocol, &lease, owner as u8, now);
                     }
                 }
-                Outcome::Once(action) => burst.actions[i] = localize(action, policy, sessions.policy),
+                Outcome::Once(action, ends6) => {
+                    burst.actions[i] = localize(action, policy, sessions.policy);
+                    burst.ends6[i] = ends6;
+                }
                 Outcome::Verdict(verdict) => burst.decide(i, verdict),
             }
         }
@@ -309,7 +313,7 @@ pub(crate) fn answer(burst: &mut Burst, shard: &mut Shard) {
             };
             match sessions.lease(family, burst.flows[i], asker) {
                 Some(lease) => Outcome::Flow(lease),
-                None => Outcome::Once(burst.actions[i]),
+                None => Outcome::Once(burst.actions[i], burst.ends6[i]),
             }
         } else {
             Outcome::Verdict(burst.verdicts[i])

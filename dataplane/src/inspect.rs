@@ -69,8 +69,8 @@ pub struct SessionRow {
 pub enum Row {
     /// For [`Question::Sessions`].
     Session(SessionRow),
-    /// For [`Question::Bindings`].
-    Binding(Binding),
+    /// For [`Question::Bindings`]; with NAT64, and the inside address.
+    Binding(Binding, Option<Ipv6Addr>),
     /// For [`Question::Externals`]: ports in use for TCP, UDP and ICMP.
     External(Ipv4Addr, [u32; 3]),
     /// For [`Question::Blocks`].
@@ -148,7 +148,10 @@ impl Inspected {
                 }
                 Question::Blocks => shard.nat.block(at).map(Row::Block),
                 Question::Subscribers => shard.nat.subscriber(at).map(Row::Subscriber),
-                _ => shard.nat.get(at).map(|binding| Row::Binding(*binding)),
+                _ => shard.nat.get(at).map(|binding| {
+                    let inside = shard.nat.inside6(at).map(|(host, _)| Ipv6Addr::from_bits(host));
+                    Row::Binding(*binding, inside)
+                }),
             };
             if let Some(row) = row {
                 let _ = self.rows.try_push(row);
@@ -189,7 +192,7 @@ fn session_row(session: &Session, shard: &Shard, now: Nanos) -> SessionRow {
     let since = |then: u32| Nanos::from(ticks(now).wrapping_sub(then)) << 24;
     let flow = |direction: usize| {
         let index = session.flows[direction];
-        let (src, dst, key, flow) = match session.family {
+        let (src, dst, key, flow) = match session.family_of(direction) {
             _ if index == NONE => return None,
             Family::V4 => {
                 let (key, flow) = shard.sessions.v4.get(index)?;

@@ -15,6 +15,7 @@ mod events;
 mod external;
 mod filter;
 mod fixed;
+mod hosts;
 mod layout;
 mod renew;
 mod subscribers;
@@ -35,6 +36,7 @@ pub use self::external::Share;
 use self::external::{External, Wish};
 use self::filter::Permits;
 pub use self::fixed::{StaticNat, StaticTable};
+use self::hosts::Hosts;
 pub use self::layout::Layout;
 use self::layout::Way;
 use self::subscribers::Subscribers;
@@ -53,6 +55,8 @@ pub struct Nat {
     /// The bindings by their external ends.
     by_external: Index,
     permits: Permits,
+    /// Hosts of NAT64.
+    hosts: Hosts,
     externals: Vec<External>,
     /// Where the pools' addresses lie in `externals`.
     layout: Layout,
@@ -83,6 +87,7 @@ impl Nat {
             bindings: HashTable::with_capacity(capacity, snapshot.seed),
             by_external: Index::with_capacity(capacity),
             permits: Permits::new(room(layout.filters_by_address()), snapshot.seed),
+            hosts: Hosts::new(room(layout.has_nat64()), snapshot),
             externals,
             share,
             blocks,
@@ -137,6 +142,7 @@ impl Nat {
         self.bindings.bytes()
             + self.by_external.bytes()
             + self.permits.bytes()
+            + self.hosts.bytes()
             + self.externals.iter().map(External::bytes).sum::<usize>()
             + self.subscribers.bytes()
             + self.blocks.bytes()
@@ -228,7 +234,7 @@ impl Nat {
         let layout = self.layout.pools.get(usize::from(pool)).ok_or(DropReason::NatPortsExhausted)?;
         let id = layout.id;
         let subscriber = self.subscribers.enter(layout, inside.0)?;
-        let NatBehavior { mapping, filtering, port_choice } = of.behavior;
+        let NatBehavior { mapping, filtering, port_choice, is_nat64 } = of.behavior;
         let wish = Wish { choice: port_choice, inside: inside.1, parity: protocol == ipv4::UDP };
         let bound = self
             .subscribers
@@ -239,6 +245,7 @@ impl Nat {
                 let address = self.externals.get(slot as usize).map_or(0, |e| e.address.to_bits());
                 let binding = Binding {
                     inside,
+                    is_nat64,
                     external: (address, port),
                     protocol,
                     mapping,
@@ -271,6 +278,9 @@ impl Nat {
         let hash = Binding::external_hash(binding.external, binding.protocol, self.seed);
         let indexed = self.by_external.insert(hash, index);
         debug_assert!(indexed, "there is room for as many as there are bindings");
+        if binding.is_nat64 {
+            self.hosts.count(binding.inside.0, true);
+        }
         self.record_binding(&binding, EventKind::BindingCreated);
         Ok(index)
     }
@@ -323,6 +333,9 @@ impl Nat {
         self.by_external.remove(hash(&binding), index, |at| bindings.value(at).map_or(0, hash));
         self.bindings.remove(index);
         self.record_binding(&binding, EventKind::BindingReleased);
+        if binding.is_nat64 {
+            self.hosts.count(binding.inside.0, false);
+        }
         self.give_port(&binding);
         self.subscribers.leave(binding.subscriber);
     }
@@ -333,7 +346,7 @@ impl Nat {
                 at: self.now,
                 kind,
                 protocol: binding.protocol,
-                inside: Ipv4Addr::from_bits(binding.inside.0),
+                inside: self.inside_address(binding),
                 inside_port: binding.inside.1,
                 external: Ipv4Addr::from_bits(binding.external.0),
                 ports: (binding.external.1, binding.external.1),

@@ -44,7 +44,7 @@ fn leave(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut 
     probe.stage("route", || route::run(burst, shard));
     probe.stage("police", || police::run(burst, shard, snapshot));
     probe.stage("account", || flow::account(burst, shard));
-    probe.stage("rewrite", || rewrite::run(burst, shard));
+    probe.stage("rewrite", || rewrite::run(burst, shard, snapshot));
 }
 
 /// The slow path: decides what becomes of packets that belong to no flow yet. One after the other, as the session that

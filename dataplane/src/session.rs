@@ -6,6 +6,7 @@
 
 mod batch;
 mod copies;
+mod cross;
 mod flow;
 mod renew;
 mod tcp;
@@ -15,6 +16,7 @@ use sluice_pkt::ipv4;
 pub use self::batch::Batch;
 pub use self::copies::{Activity, Ended, Lease, SessionId};
 use self::copies::{Copies, LAG};
+pub use self::cross::Ends6;
 pub use self::flow::{
     Direction, Flow, FlowAction, FlowKey, Key4, Key6, KeyFacts, NO_LIMIT, addresses, key4, key6,
     plain_action, ports, ticks,
@@ -45,8 +47,10 @@ pub enum Family {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Session {
     live: bool,
-    /// Which table its flows are in.
+    /// Which table its forward flow is in.
     pub family: Family,
+    /// The other one is in the other table (NAT64).
+    pub crosses: bool,
     /// IP protocol.
     pub protocol: u8,
     /// Which directions keep it alive, a bit each: where it has a NAT binding, only packets from inside (RFC 4787 REQ-6).
@@ -156,6 +160,14 @@ pub struct NewSession<K> {
     pub inbound: bool,
 }
 
+impl<K: Into<FlowKey>> NewSession<K> {
+    /// The same, for keys of either family.
+    pub fn any(self) -> NewSession<FlowKey> {
+        let Self { keys, actions, protocol, binding, permit, inbound } = self;
+        NewSession { keys: keys.map(Into::into), actions, protocol, binding, permit, inbound }
+    }
+}
+
 /// The sessions of one worker.
 pub struct Sessions {
     /// Flows of IPv4 sessions.
@@ -179,32 +191,6 @@ pub struct Sessions {
 struct Sweep {
     at: u32,
     last: Nanos,
-}
-
-/// A table of flows that holds keys of one family.
-pub trait Table {
-    /// The key.
-    type Key: Copy;
-    /// Which family it is.
-    const FAMILY: Family;
-    /// The table of `sessions`.
-    fn of(sessions: &mut Sessions) -> &mut HashTable<Self::Key, Flow>;
-}
-
-impl Table for Key4 {
-    type Key = Self;
-    const FAMILY: Family = Family::V4;
-    fn of(sessions: &mut Sessions) -> &mut HashTable<Self, Flow> {
-        &mut sessions.v4
-    }
-}
-
-impl Table for Key6 {
-    type Key = Self;
-    const FAMILY: Family = Family::V6;
-    fn of(sessions: &mut Sessions) -> &mut HashTable<Self, Flow> {
-        &mut sessions.v6
-    }
 }
 
 impl Sessions {
@@ -274,8 +260,9 @@ impl Sessions {
     /// Where a live session stands, its latest packets included.
     pub fn state(&self, session: &Session) -> State {
         let mut seen = *session;
-        for (total, &flow) in seen.packets.iter_mut().zip(&session.flows) {
-            *total += self.flow(session.family, flow).map_or(0, |f| u64::from(f.packets));
+        let families = [0, 1].map(|direction| session.family_of(direction));
+        for ((total, &flow), family) in seen.packets.iter_mut().zip(&session.flows).zip(families) {
+            *total += self.flow(family, flow).map_or(0, |f| u64::from(f.packets));
         }
         seen.state()
     }
@@ -305,10 +292,11 @@ impl Sessions {
         counters: &mut Counters,
     ) -> Option<u32>
     where
-        K: Table<Key = K> + crate::table::key::Key,
+        K: Into<FlowKey> + Copy,
     {
-        for key in &new.keys {
-            if let Some(flow) = K::of(self).find(key).and_then(|i| K::of(self).value(i)) {
+        let keys: [FlowKey; 2] = new.keys.map(Into::into);
+        for key in &keys {
+            if let Some(flow) = self.find(key).and_then(|i| self.flow(key.family(), i)) {
                 let (session, is_copy) = (flow.session(), flow.is_copy());
                 if is_copy {
                     self.remove_copy(session);
@@ -339,15 +327,15 @@ impl Sessions {
             };
             flow.action.watch(new.protocol == ipv4::TCP);
             // A packet whose reply has the very same tuple (a host that talks to itself) has one flow.
-            let same = direction == 1 && K::of(self).find(&new.keys[1]) == Some(flows[0]);
-            flows[direction] =
-                if same { NONE } else { K::of(self).insert(new.keys[direction], flow).unwrap_or(NONE) };
+            let same = direction == 1 && keys[0] == keys[1];
+            flows[direction] = if same { NONE } else { self.insert(&keys[direction], flow).unwrap_or(NONE) };
         }
         let generation = self.slab[index as usize].generation.wrapping_add(1);
         self.slab[index as usize] = Session {
             live: true,
             generation,
-            family: K::FAMILY,
+            family: keys[0].family(),
+            crosses: keys[0].family() != keys[1].family(),
             protocol: new.protocol,
             flows,
             binding: new.binding,
@@ -374,11 +362,8 @@ impl Sessions {
         let Some(session) = self.slab.get_mut(index as usize).filter(|s| s.live) else { return };
         session.live = false;
         let session = *session;
-        for (flow, carriers) in session.flows.into_iter().zip(session.carriers) {
-            let key = match session.family {
-                Family::V4 => self.v4.remove(flow).map(|(key, _)| FlowKey::V4(key)),
-                Family::V6 => self.v6.remove(flow).map(|(key, _)| FlowKey::V6(key)),
-            };
+        for (direction, (flow, carriers)) in session.flows.into_iter().zip(session.carriers).enumerate() {
+            let key = self.remove_flow(session.family_of(direction), flow).map(|(key, _)| key);
             if let Some(key) = key.filter(|_| carriers != 0 && self.ended.len() < ENDED) {
                 let id = SessionId { index, generation: session.generation };
                 self.ended.push_back(Ended { carriers, id, key });
@@ -394,10 +379,11 @@ impl Sessions {
     pub fn follow_tcp(&mut self, index: u32, direction: Direction, segment: Segment) {
         let Some(mut session) = self.get(index).copied() else { return };
         let flow = session.flows[direction as usize];
-        let passed = self.flow(session.family, flow).map_or(0, |flow| flow.bytes);
+        let family = session.family_of(direction as usize);
+        let passed = self.flow(family, flow).map_or(0, |flow| flow.bytes);
         session.tcp.follow(segment, direction, session.bytes[direction as usize] + passed);
         for (direction, flow) in [Direction::Forward, Direction::Reply].into_iter().zip(session.flows) {
-            if let Some(flow) = self.flow_mut(session.family, flow) {
+            if let Some(flow) = self.flow_mut(session.family_of(direction as usize), flow) {
                 flow.action.watch(!session.tcp.has_acknowledged(direction));
             }
         }
@@ -434,8 +420,8 @@ impl Sessions {
     #[inline]
     fn fetch(&self, index: u32) {
         let Some(session) = self.slab.get(index as usize) else { return };
-        for flow in session.flows {
-            match session.family {
+        for (direction, flow) in session.flows.into_iter().enumerate() {
+            match session.family_of(direction) {
                 Family::V4 => self.v4.prefetch_record(flow),
                 Family::V6 => self.v6.prefetch_record(flow),
             }
@@ -454,7 +440,7 @@ impl Sessions {
         let Some(mut session) = self.slab.get(index as usize).filter(|s| s.live).copied() else { return };
         let mut idle = u32::MAX;
         for direction in 0..2 {
-            if let Some(flow) = self.flow_mut(session.family, session.flows[direction]) {
+            if let Some(flow) = self.flow_mut(session.family_of(direction), session.flows[direction]) {
                 session.packets[direction] += u64::from(std::mem::take(&mut flow.packets));
                 session.bytes[direction] += std::mem::take(&mut flow.bytes);
                 if session.kept_by >> direction & 1 == 1 {

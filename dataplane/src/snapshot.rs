@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use sluice_pkt::ethernet::Mac;
+use sluice_pkt::nat64::Embedding;
+use sluice_pkt::nptv6::PrefixPair;
 
 use crate::clock::Nanos;
 use crate::nat::{Deterministic, NatLog, StaticTable};
@@ -214,6 +216,8 @@ pub struct NatBehavior {
     pub filtering: NatFiltering,
     /// Which external port it has.
     pub port_choice: PortChoice,
+    /// Inside are hosts of IPv6 (NAT64, RFC 6146).
+    pub is_nat64: bool,
 }
 
 /// Which sessions of one inside address and port have the same external ones (RFC 4787 4.1).
@@ -304,6 +308,35 @@ pub struct Forward {
     pub to: Ipv4Addr,
     /// The inside port of the first public one; the others follow.
     pub to_port: u16,
+}
+
+/// NAT64 for IPv6 packets to addresses of a prefix that leave by an interface, as IPv4.
+#[derive(Clone, Debug)]
+pub struct Nat64 {
+    /// Egress interface.
+    pub out: u16,
+    /// The prefix.
+    pub embedding: Embedding,
+    /// Inside prefixes as (address, mask); empty is any.
+    pub from: Vec<(u128, u128)>,
+    /// Index into [`Snapshot::pools`]; no rule with another prefix has the same.
+    pub pool: u16,
+}
+
+impl Nat64 {
+    /// Whether the rule is for packets from this address.
+    pub fn is_from(&self, src: u128) -> bool {
+        self.from.is_empty() || self.from.iter().any(|&(a, mask)| src & mask == a & mask)
+    }
+}
+
+/// Prefix translation for IPv6 (NPTv6, RFC 6296).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PrefixNat {
+    /// The interface behind which the outside prefix is ours.
+    pub out: u16,
+    /// Both prefixes.
+    pub pair: PrefixPair,
 }
 
 /// A token-bucket policer and the packets that it counts.
@@ -412,6 +445,10 @@ pub struct Snapshot {
     pub forwards: Vec<Forward>,
     /// What of NAT is recorded for logs.
     pub nat_log: NatLog,
+    /// Prefix translation, first match wins; no two have outside prefixes that overlap.
+    pub prefixes: Vec<PrefixNat>,
+    /// NAT64, first match wins.
+    pub nat64: Vec<Nat64>,
     /// Policers; 254 at the most.
     pub limits: Vec<Limit>,
     /// ICMP that we originate, packets per second and family-independent (RFC 1812 4.3.2.8, RFC 4443 2.4(f)).

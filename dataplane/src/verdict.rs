@@ -157,6 +157,7 @@ drop_reasons! {
     /// The inside address has as many sessions as it may.
     NatSessionLimit = "nat_session_limit",
     /// An ICMP message that source NAT cannot translate: it is neither a query nor an error, or the answer to no query.
+    /// With NAT64 also a protocol other than TCP, UDP and ping.
     NatProtocol = "nat_protocol",
     /// Another inside host speaks with that remote address by that protocol, which has no ports to tell them apart.
     NatRemoteTaken = "nat_remote_taken",
@@ -164,6 +165,20 @@ drop_reasons! {
     NatKernelAddress = "nat_kernel_address",
     /// An authentication header (IPsec AH), which covers the addresses that NAT would have to change.
     NatAuthenticated = "nat_authenticated",
+    /// An IPv6 address that prefix translation has no counterpart for.
+    PrefixUnmappable = "prefix_unmappable",
+    /// An IPv6 address that stands for no IPv4 address which NAT64 may send to.
+    Nat64Address = "nat64_address",
+    /// No rule of NAT64 is for packets that leave by that interface.
+    Nat64NoRule = "nat64_no_rule",
+    /// A fragment of an ICMP message, which cannot be told in the other family.
+    Nat64Fragment = "nat64_fragment",
+    /// An IPv6 extension header that IPv4 cannot do without: routing with segments left, or authentication.
+    Nat64Extension = "nat64_extension",
+    /// A fragment of a UDP datagram without a checksum, which IPv6 demands.
+    Nat64Checksum = "nat64_checksum",
+    /// An ICMP error that the other family has no counterpart for.
+    Nat64Icmp = "nat64_icmp",
     /// A TCP reset that belongs to no session and that NAT would have to translate.
     TcpNoSession = "tcp_no_session",
     /// An ICMP error about a packet that belongs to no session and that NAT would have to translate.

@@ -156,6 +156,16 @@ impl Delta {
         if self.0 == 0 { Self::NONE } else { self }
     }
 
+    /// Two bytes that are kept in its place, and are no difference.
+    pub(crate) const fn from_bytes(bytes: [u8; 2]) -> Self {
+        Self(u16::from_ne_bytes(bytes))
+    }
+
+    /// What [`from_bytes`](Self::from_bytes) was made of.
+    pub(crate) const fn to_bytes(self) -> [u8; 2] {
+        self.0.to_ne_bytes()
+    }
+
     /// The checksum field after the change. For UDP there is [`apply_udp`](Self::apply_udp).
     #[inline]
     pub const fn apply(self, field: u16) -> u16 {

@@ -1,6 +1,6 @@
 //! What NAT makes of a packet's ends, ready to be written.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::checksum::Delta;
 use crate::ipv4;
@@ -45,6 +45,24 @@ impl Translation {
             // ICMP has no pseudo-header in its checksum.
             transport: if protocol == ipv4::ICMP { ports } else { addresses + ports },
         }
+    }
+
+    /// Of packets of IPv6, one of whose addresses becomes this one.
+    pub const fn of_v6(address: Ipv6Addr) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address.octets();
+        Self {
+            addresses: [a, b, c, d, e, f, g, h],
+            ports: [i, j, k, l],
+            header: Delta::from_bytes([m, n]),
+            transport: Delta::from_bytes([o, p]),
+        }
+    }
+
+    /// What [`of_v6`](Self::of_v6) was made of.
+    pub const fn v6(&self) -> Ipv6Addr {
+        let ([a, b, c, d, e, f, g, h], [i, j, k, l]) = (self.addresses, self.ports);
+        let ([m, n], [o, p]) = (self.header.to_bytes(), self.transport.to_bytes());
+        Ipv6Addr::from_bits(u128::from_be_bytes([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]))
     }
 
     /// The source address; destination address and ports: as they lie in the packet, the first byte lowest.
@@ -95,6 +113,13 @@ mod tests {
         let new = Translation::new(ipv4::UDP, old, ends);
         assert_eq!([(new.source(), new.source_port()), (new.destination(), new.destination_port())], ends);
         assert_eq!(size_of::<Translation>(), 16);
+    }
+
+    #[test]
+    fn an_ipv6_address_fits() {
+        for bits in [0, 1, u128::MAX, 0x2001_0db8_0102_0304_0506_0708_090a_0b0c] {
+            assert_eq!(Translation::of_v6(Ipv6Addr::from_bits(bits)).v6().to_bits(), bits);
+        }
     }
 
     #[test]

@@ -12,10 +12,12 @@ use sluice_dataplane::snapshot::{
 use sluice_dataplane::table::classifier::{self, Classifier, Rule};
 use sluice_dataplane::table::meter;
 use sluice_pkt::ethernet::Mac;
+use sluice_pkt::nat64::Embedding;
+use sluice_pkt::nptv6::PrefixPair;
 
 use super::model::{
     Action, Allocation, Checksum, Config, Direction, Filtering, Host, Interface, Link, Mapping, Match,
-    NatRecords, PortChoice, PortRange, Prefix, SourceNat, Target,
+    NatRecords, PortChoice, PortRange, Prefix, PrefixNat, SourceNat, Target,
 };
 use super::protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name};
 
@@ -55,6 +57,7 @@ pub fn compile(config: &Config, devices: &[DeviceFacts]) -> Snapshot {
     routes(config, &mut snapshot);
     acls(config, &mut snapshot);
     nat(config, &mut snapshot);
+    snapshot.prefixes = prefixes(config);
     snapshot.limits = config.limits.iter().map(limit).collect();
     snapshot
 }
@@ -238,8 +241,17 @@ fn nat(config: &Config, snapshot: &mut Snapshot) {
             });
             index(snapshot.pools.len() - 1)
         });
-        let from = rule.from.iter().filter_map(|&prefix| u32::mask(prefix)).collect();
-        snapshot.source_nat.push(snapshot::SourceNat { out: index(rule.out), from, pool });
+        let out = index(rule.out);
+        match rule.prefix.and_then(embedding) {
+            Some(embedding) => {
+                let from = rule.from.iter().filter_map(|&prefix| u128::mask(prefix)).collect();
+                snapshot.nat64.push(snapshot::Nat64 { out, embedding, from, pool });
+            }
+            None => {
+                let from = rule.from.iter().filter_map(|&prefix| u32::mask(prefix)).collect();
+                snapshot.source_nat.push(snapshot::SourceNat { out, from, pool });
+            }
+        }
         for address in snapshot.pools.get(usize::from(pool)).into_iter().flat_map(|pool| &pool.addresses) {
             snapshot.local4.entry(*address).or_insert((index(rule.out), LocalUse::Nat));
         }
@@ -283,8 +295,28 @@ fn statics(config: &Config, snapshot: &mut Snapshot) {
     }));
 }
 
+fn embedding(prefix: Prefix) -> Option<Embedding> {
+    match prefix.address {
+        IpAddr::V6(address) => Embedding::new(address.to_bits(), prefix.length),
+        IpAddr::V4(_) => None,
+    }
+}
+
+fn prefixes(config: &Config) -> Vec<snapshot::PrefixNat> {
+    let bits = |prefix: Prefix| match prefix.address {
+        IpAddr::V6(address) => Some((address.to_bits(), prefix.length)),
+        IpAddr::V4(_) => None,
+    };
+    let compile = |rule: &PrefixNat| {
+        let pair = PrefixPair::new(bits(rule.inside)?, bits(rule.outside)?)?;
+        Some(snapshot::PrefixNat { out: index(rule.out), pair })
+    };
+    config.prefixes.iter().filter_map(compile).collect()
+}
+
 fn behavior(rule: &SourceNat) -> snapshot::NatBehavior {
     snapshot::NatBehavior {
+        is_nat64: rule.prefix.is_some(),
         mapping: match rule.mapping {
             Mapping::EndpointIndependent => NatMapping::EndpointIndependent,
             Mapping::AddressAndPortDependent => NatMapping::AddressAndPortDependent,

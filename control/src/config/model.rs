@@ -31,6 +31,8 @@ pub struct Config {
     pub forwards: Vec<Forward>,
     /// Where NAT is logged.
     pub nat_log: Option<NatLog>,
+    /// Prefix translation for IPv6; no two outside prefixes share an address.
+    pub prefixes: Vec<PrefixNat>,
     /// Rate limits, each a token bucket of its own.
     pub limits: Vec<Limit>,
     /// ICMP messages that the gateway may originate, in packets a second.

@@ -58,7 +58,8 @@ pub const RULE: Section = Section {
     keys: &["name", "protocol", "from", "to", "from-port", "to-port", "icmp-type", "established", "action"],
 };
 /// `[nat]`
-pub const NAT: Section = Section { name: "[nat]", keys: &["source", "static", "exempt", "forward", "log"] };
+pub const NAT: Section =
+    Section { name: "[nat]", keys: &["source", "static", "exempt", "forward", "nat64", "prefix", "log"] };
 /// `[[nat.source]]`
 pub const SOURCE_NAT: Section = Section {
     name: "[[nat.source]]",
@@ -89,6 +90,13 @@ pub const NAT_LOG: Section =
 /// `[[nat.forward]]`
 pub const FORWARD: Section =
     Section { name: "[[nat.forward]]", keys: &["in", "protocol", "address", "port", "to"] };
+/// `[[nat.nat64]]`
+pub const NAT64: Section = Section {
+    name: "[[nat.nat64]]",
+    keys: &["out", "prefix", "from", "to", "ports", "mapping", "filtering", "port-choice"],
+};
+/// `[[nat.prefix]]`
+pub const PREFIX_NAT: Section = Section { name: "[[nat.prefix]]", keys: &["out", "inside", "outside"] };
 /// `[[limits]]`
 pub const LIMIT: Section = Section {
     name: "[[limits]]",
@@ -125,7 +133,7 @@ pub const TIMEOUTS: Section = Section {
 pub const CONTROL: Section = Section { name: "[control]", keys: &["socket"] };
 
 /// All of them, in the order of the reference.
-pub const SECTIONS: [&Section; 17] = [
+pub const SECTIONS: [&Section; 19] = [
     &FILE,
     &INTERFACE,
     &ROUTE,
@@ -136,6 +144,8 @@ pub const SECTIONS: [&Section; 17] = [
     &STATIC_NAT,
     &NAT_EXEMPTION,
     &FORWARD,
+    &NAT64,
+    &PREFIX_NAT,
     &NAT_LOG,
     &LIMIT,
     &ICMP,

@@ -1,6 +1,7 @@
 //! Records as IPFIX messages (RFC 7011) with the information elements of RFC 8158. Over UDP, templates are sent again and again,
 //! as a collector may have missed them or have started later.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use sluice_dataplane::nat::EventKind;
@@ -16,12 +17,14 @@ const VERSION: u16 = 10;
 const TEMPLATE_SET: u16 = 2;
 const BLOCK: u16 = 256;
 const BINDING: u16 = 257;
+const BINDING6: u16 = 258;
 
 // Information elements, and their lengths in bytes.
 const OBSERVATION_TIME_MILLISECONDS: (u16, u16) = (323, 8);
 const NAT_EVENT: (u16, u16) = (230, 1);
 const PROTOCOL_IDENTIFIER: (u16, u16) = (4, 1);
 const SOURCE_IPV4_ADDRESS: (u16, u16) = (8, 4);
+const SOURCE_IPV6_ADDRESS: (u16, u16) = (27, 16);
 const POST_NAT_SOURCE_IPV4_ADDRESS: (u16, u16) = (225, 4);
 const SOURCE_TRANSPORT_PORT: (u16, u16) = (7, 2);
 const POST_NAPT_SOURCE_TRANSPORT_PORT: (u16, u16) = (227, 2);
@@ -45,6 +48,16 @@ const BINDING_FIELDS: [(u16, u16); 7] = [
     SOURCE_TRANSPORT_PORT,
     POST_NAPT_SOURCE_TRANSPORT_PORT,
 ];
+/// Of NAT64.
+const BINDING6_FIELDS: [(u16, u16); 7] = [
+    OBSERVATION_TIME_MILLISECONDS,
+    NAT_EVENT,
+    PROTOCOL_IDENTIFIER,
+    SOURCE_IPV6_ADDRESS,
+    POST_NAT_SOURCE_IPV4_ADDRESS,
+    SOURCE_TRANSPORT_PORT,
+    POST_NAPT_SOURCE_TRANSPORT_PORT,
+];
 
 /// The exporting process of one observation domain.
 #[derive(Clone, Debug)]
@@ -64,7 +77,8 @@ impl Exporter {
     pub fn templates(&self, seconds: u32) -> Vec<u8> {
         let mut message = self.begin(seconds);
         let start = begin_set(&mut message, TEMPLATE_SET);
-        for (template, fields) in [(BLOCK, &BLOCK_FIELDS[..]), (BINDING, &BINDING_FIELDS[..])] {
+        for template in [BLOCK, BINDING, BINDING6] {
+            let fields = fields(template);
             put16(&mut message, template);
             put16(&mut message, fields.len() as u16);
             for &(element, length) in fields {
@@ -82,7 +96,7 @@ impl Exporter {
         let mut set: Option<(u16, usize)> = None;
         let mut taken = 0;
         for record in records {
-            let template = template(record.kind);
+            let template = template(record);
             let header = if set.is_some_and(|(of, _)| of == template) { 0 } else { 4 };
             if message.len() + header + length(template) > LONGEST {
                 break;
@@ -114,21 +128,31 @@ impl Exporter {
     }
 }
 
-fn template(kind: EventKind) -> u16 {
-    match kind {
+fn template(record: &Record) -> u16 {
+    match record.kind {
         EventKind::BlockAllocated | EventKind::BlockReleased => BLOCK,
+        EventKind::BindingCreated | EventKind::BindingReleased if record.inside.is_ipv6() => BINDING6,
         EventKind::BindingCreated | EventKind::BindingReleased => BINDING,
     }
 }
 
+fn fields(template: u16) -> &'static [(u16, u16)] {
+    match template {
+        BLOCK => &BLOCK_FIELDS,
+        BINDING => &BINDING_FIELDS,
+        _ => &BINDING6_FIELDS,
+    }
+}
+
 fn length(template: u16) -> usize {
-    let fields = if template == BLOCK { &BLOCK_FIELDS[..] } else { &BINDING_FIELDS[..] };
-    fields.iter().map(|&(_, length)| usize::from(length)).sum()
+    fields(template).iter().map(|&(_, length)| usize::from(length)).sum()
 }
 
 /// The values of natEvent.
-fn nat_event(kind: EventKind) -> u8 {
-    match kind {
+fn nat_event(record: &Record) -> u8 {
+    match record.kind {
+        EventKind::BindingCreated if record.inside.is_ipv6() => 10,
+        EventKind::BindingReleased if record.inside.is_ipv6() => 11,
         EventKind::BindingCreated => 8,
         EventKind::BindingReleased => 9,
         EventKind::BlockAllocated => 16,
@@ -138,13 +162,17 @@ fn nat_event(kind: EventKind) -> u8 {
 
 fn put(message: &mut Vec<u8>, record: &Record) {
     message.extend((record.at / 1000).to_be_bytes());
-    message.push(nat_event(record.kind));
-    if template(record.kind) == BINDING {
+    let is_block = template(record) == BLOCK;
+    message.push(nat_event(record));
+    if !is_block {
         message.push(record.protocol);
     }
-    message.extend(record.inside.octets());
+    match record.inside {
+        IpAddr::V4(inside) => message.extend(inside.octets()),
+        IpAddr::V6(inside) => message.extend(inside.octets()),
+    }
     message.extend(record.external.octets());
-    if template(record.kind) == BINDING {
+    if !is_block {
         put16(message, record.inside_port);
         put16(message, record.ports.0);
     } else {
@@ -194,7 +222,7 @@ mod tests {
     #[derive(Default)]
     struct Collector {
         templates: HashMap<u16, Vec<(u16, u16)>>,
-        records: Vec<HashMap<u16, u64>>,
+        records: Vec<HashMap<u16, u128>>,
     }
 
     impl Collector {
@@ -220,7 +248,7 @@ mod tests {
                     let mut record = HashMap::new();
                     for &(element, length) in &self.templates[&id] {
                         let value = message[at..at + usize::from(length)].iter();
-                        record.insert(element, value.fold(0, |sum, &byte| sum << 8 | u64::from(byte)));
+                        record.insert(element, value.fold(0, |sum, &byte| sum << 8 | u128::from(byte)));
                         at += usize::from(length);
                     }
                     self.records.push(record);
@@ -251,10 +279,15 @@ mod tests {
             }
             prop_assert_eq!(collector.records.len(), records.len());
             for (sent, got) in records.iter().zip(&collector.records) {
-                prop_assert_eq!(got[&323], sent.at / 1000);
-                prop_assert_eq!(got[&8], u64::from(sent.inside.to_bits()));
-                prop_assert_eq!(got[&225], u64::from(sent.external.to_bits()));
+                prop_assert_eq!(got[&323], u128::from(sent.at / 1000));
+                match sent.inside {
+                    IpAddr::V4(inside) => prop_assert_eq!(got[&8], u128::from(inside.to_bits())),
+                    IpAddr::V6(inside) => prop_assert_eq!(got[&27], inside.to_bits()),
+                }
+                prop_assert_eq!(got[&225], u128::from(sent.external.to_bits()));
                 prop_assert_eq!(got[&230], match sent.kind {
+                    EventKind::BindingCreated if sent.inside.is_ipv6() => 10,
+                    EventKind::BindingReleased if sent.inside.is_ipv6() => 11,
                     EventKind::BindingCreated => 8,
                     EventKind::BindingReleased => 9,
                     EventKind::BlockAllocated => 16,
@@ -264,7 +297,7 @@ mod tests {
                     prop_assert_eq!((got[&361], got[&362]), (sent.ports.0.into(), sent.ports.1.into()));
                 } else {
                     prop_assert_eq!((got[&7], got[&227]), (sent.inside_port.into(), sent.ports.0.into()));
-                    prop_assert_eq!(got[&4], u64::from(sent.protocol));
+                    prop_assert_eq!(got[&4], u128::from(sent.protocol));
                 }
                 // No destination (RFC 6888 REQ-12).
                 prop_assert!([11, 12, 226, 228].iter().all(|element| !got.contains_key(element)));

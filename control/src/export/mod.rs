@@ -8,7 +8,7 @@ mod sink;
 pub mod syslog;
 pub mod wall;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -35,8 +35,8 @@ pub struct Record {
     pub kind: EventKind,
     /// IP protocol of a binding; 0 for a block, which is for all.
     pub protocol: u8,
-    /// Inside address.
-    pub inside: Ipv4Addr,
+    /// Inside address, with NAT64 of IPv6.
+    pub inside: IpAddr,
     /// Inside port or echo identifier of a binding.
     pub inside_port: u16,
     /// External address.
@@ -189,6 +189,8 @@ fn note(figures: &Figures, result: Result<(), std::io::Error>) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -203,14 +205,18 @@ mod tests {
         ];
         let protocol = prop_oneof![Just(1u8), Just(6), Just(17)];
         let ends = (any::<u32>(), any::<u16>(), any::<u32>(), any::<(u16, u16)>());
-        (0..1u64 << 52, kind, protocol, ends).prop_map(
-            |(at, kind, protocol, (inside, inside_port, external, (a, b)))| {
+        let host = proptest::option::of(any::<u128>());
+        (0..1u64 << 52, kind, protocol, ends, host).prop_map(
+            |(at, kind, protocol, (inside, inside_port, external, (a, b)), host)| {
                 let is_block = matches!(kind, EventKind::BlockAllocated | EventKind::BlockReleased);
                 Record {
                     at,
                     kind,
                     protocol: if is_block { 0 } else { protocol },
-                    inside: Ipv4Addr::from_bits(inside),
+                    inside: match host.filter(|_| !is_block) {
+                        Some(host) => Ipv6Addr::from_bits(host).into(),
+                        None => Ipv4Addr::from_bits(inside).into(),
+                    },
                     inside_port: if is_block { 0 } else { inside_port },
                     external: Ipv4Addr::from_bits(external),
                     ports: if is_block { (a.min(b), a.max(b)) } else { (a, a) },

@@ -271,7 +271,7 @@ mod tests {
             at: 1_767_225_600_000_000 + u64::from(i),
             kind: EventKind::BlockAllocated,
             protocol: 0,
-            inside: Ipv4Addr::new(100, 64, 0, 1),
+            inside: Ipv4Addr::new(100, 64, 0, 1).into(),
             inside_port: 0,
             external: Ipv4Addr::new(203, 0, 113, 1),
             ports: (i, i + 1),

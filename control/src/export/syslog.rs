@@ -1,7 +1,7 @@
 //! Records as lines of syslog (RFC 5424), and back. The message is made of words `KEY=VALUE`, so that it can still be read when
 //! a syslog server has put another header before it.
 
-use std::net::Ipv4Addr;
+use std::net::{SocketAddr, SocketAddrV4};
 
 use sluice_dataplane::nat::EventKind;
 
@@ -53,9 +53,9 @@ impl Sender {
                 format!("event={name} inside={inside} external={external} ports={first}-{last}")
             }
             EventKind::BindingCreated | EventKind::BindingReleased => format!(
-                "event={name} protocol={} inside={inside}:{} external={external}:{first}",
+                "event={name} protocol={} inside={} external={external}:{first}",
                 protocol_name(record.protocol),
-                record.inside_port
+                SocketAddr::new(*inside, record.inside_port)
             ),
         };
         self.compose(record.at, name, &message)
@@ -115,13 +115,12 @@ pub fn parse(line: &str) -> Option<Line> {
             }
         }
         EventKind::BindingCreated | EventKind::BindingReleased => {
-            let end = |text: &str| -> Option<(Ipv4Addr, u16)> {
-                let (address, port) = text.rsplit_once(':')?;
-                Some((address.parse().ok()?, port.parse().ok()?))
-            };
-            let ((inside, inside_port), (external, port)) = (end(inside)?, end(external)?);
+            let inside: SocketAddr = inside.parse().ok()?;
+            let external: SocketAddrV4 = external.parse().ok()?;
             let protocol = protocol_number(value("protocol")?)?;
-            Record { at, kind, protocol, inside, inside_port, external, ports: (port, port) }
+            let ports = (external.port(), external.port());
+            let (inside, inside_port, external) = (inside.ip(), inside.port(), *external.ip());
+            Record { at, kind, protocol, inside, inside_port, external, ports }
         }
     };
     Some(Line::Record(record))
@@ -129,6 +128,8 @@ pub fn parse(line: &str) -> Option<Line> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use proptest::prelude::*;
 
     use super::*;
@@ -141,7 +142,7 @@ mod tests {
             at: 1_767_225_600_000_007,
             kind: EventKind::BlockAllocated,
             protocol: 0,
-            inside: Ipv4Addr::new(100, 64, 0, 7),
+            inside: Ipv4Addr::new(100, 64, 0, 7).into(),
             inside_port: 0,
             external: Ipv4Addr::new(203, 0, 113, 1),
             ports: (1024, 1535),
@@ -164,6 +165,9 @@ mod tests {
             "<134>1 2026-01-01T00:00:00.000007Z gw sluice 42 binding-released [meta sequenceId=\"2\"] \
              event=binding-released protocol=udp inside=100.64.0.7:5000 external=203.0.113.1:1030"
         );
+        let host = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7);
+        let line = sender.line(&Record { inside: host.into(), ..binding });
+        assert!(line.ends_with("protocol=udp inside=[2001:db8::7]:5000 external=203.0.113.1:1030"), "{line}");
         assert!(Sender::new("a b", 1).line(&block).contains("Z - sluice 1 "));
     }
 

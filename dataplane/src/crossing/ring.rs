@@ -7,7 +7,7 @@ use sluice_pkt::parse::Headers;
 use super::pending::Token;
 use crate::arena::Frame;
 use crate::local::neighbor::Told;
-use crate::session::{Activity, FlowAction, FlowKey, Lease, SessionId};
+use crate::session::{Activity, Ends6, FlowAction, FlowKey, Lease, SessionId};
 use crate::stage::fragment::{DatagramKey, FirstFragment};
 use crate::verdict::Verdict;
 
@@ -35,7 +35,7 @@ pub(super) enum Outcome {
     /// The frame belongs to a session; the worker where it arrived carries this direction from now on.
     Flow(Lease),
     /// This is to be done with this frame, and nothing follows from it for others.
-    Once(FlowAction),
+    Once(FlowAction, Ends6),
     /// This becomes of it.
     Verdict(Verdict),
 }

@@ -273,8 +273,14 @@ impl Neighbors {
     ///
     /// # Errors
     /// There is no room for it.
-    pub fn ourselves(&mut self, snapshot: &Snapshot, interface: u16, now: Nanos) -> Result<u16, DropReason> {
-        let key = key_of_ourselves(interface);
+    pub fn ourselves(
+        &mut self,
+        snapshot: &Snapshot,
+        interface: u16,
+        is_ipv4: bool,
+        now: Nanos,
+    ) -> Result<u16, DropReason> {
+        let key = key_of_ourselves(interface, is_ipv4);
         if let Some(index) = self.table.find(&key) {
             return Ok(index as u16);
         }

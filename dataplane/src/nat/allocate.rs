@@ -167,7 +167,15 @@ impl Nat {
             return;
         }
         if let Some(BlockRow { inside, external, ports, .. }) = self.block(index) {
-            self.recorder.record(Event { at, kind, protocol: 0, inside, inside_port: 0, external, ports });
+            self.recorder.record(Event {
+                at,
+                kind,
+                protocol: 0,
+                inside: inside.into(),
+                inside_port: 0,
+                external,
+                ports,
+            });
         }
     }
 

@@ -24,8 +24,10 @@ impl Inside {
 /// One inside endpoint's external one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Binding {
-    /// Inside address and port (or echo identifier).
+    /// Inside address and port (or echo identifier). With NAT64 the host's number ([`Nat::address_of`](super::Nat::address_of)) for its address.
     pub inside: (u32, u16),
+    /// Its inside is of IPv6.
+    pub is_nat64: bool,
     /// External address and port (or echo identifier).
     pub external: (u32, u16),
     /// IP protocol: TCP, UDP or ICMP.

@@ -5,6 +5,7 @@ use super::binding::{Binding, Key};
 use super::blocks::{Blocks, Grid, Rests};
 use super::external::{External, Share};
 use super::filter::Permits;
+use super::hosts::Hosts;
 use super::layout::{Layout, Reserved, Way};
 use super::subscribers::Subscribers;
 use crate::snapshot::Snapshot;
@@ -30,6 +31,8 @@ pub struct Change {
     pub(super) bindings: Option<(HashTable<Key, Binding>, Index)>,
     /// For the first pool that filters by address.
     pub(super) permits: Option<Permits>,
+    /// For the first pool of NAT64.
+    pub(super) hosts: Option<Hosts>,
     /// For the first pool that keeps account of inside addresses.
     pub(super) subscribers: Option<Subscribers>,
     /// For the first pool that is given out in blocks.
@@ -60,6 +63,7 @@ impl Change {
         let first = old.pools.is_empty() && !layout.pools.is_empty();
         let first_accounts = !old.has_accounts && layout.has_accounts;
         let first_blocks = !old.has_blocks && layout.has_blocks;
+        let first_hosts = !old.has_nat64() && layout.has_nat64();
         let first_permits = !old.filters_by_address() && layout.filters_by_address();
         let (room, seed) = (snapshot.sizes.sessions, snapshot.seed);
         Self {
@@ -71,6 +75,7 @@ impl Change {
             taken: without(&layout.reserved, &old.reserved),
             bindings: first.then(|| (HashTable::with_capacity(room, seed), Index::with_capacity(room))),
             permits: first_permits.then(|| Permits::new(room, seed)),
+            hosts: first_hosts.then(|| Hosts::new(room, snapshot)),
             subscribers: first_accounts.then(|| Subscribers::new(room, seed)),
             blocks: first_blocks.then(|| room_for_blocks(room)),
             layout,

@@ -2,7 +2,7 @@
 //! reads them. A ring that is full costs a record, which is counted, and never time. No record has a destination in it
 //! (RFC 6888 REQ-12).
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ringbuf::traits::{Consumer, Producer, Split};
 use ringbuf::{HeapCons, HeapProd, HeapRb};
@@ -58,8 +58,8 @@ pub struct Event {
     pub kind: EventKind,
     /// IP protocol of a binding; 0 for a block, which is for all.
     pub protocol: u8,
-    /// Inside address.
-    pub inside: Ipv4Addr,
+    /// Inside address, with NAT64 of IPv6.
+    pub inside: IpAddr,
     /// Inside port or echo identifier of a binding.
     pub inside_port: u16,
     /// External address.
@@ -130,7 +130,7 @@ mod tests {
             at: 0,
             kind: EventKind::BlockAllocated,
             protocol: 0,
-            inside: Ipv4Addr::new(100, 64, 0, 1),
+            inside: Ipv4Addr::new(100, 64, 0, 1).into(),
             inside_port: 0,
             external: Ipv4Addr::new(203, 0, 113, 1),
             ports: (1024, 1535),

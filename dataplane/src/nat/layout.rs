@@ -73,7 +73,7 @@ pub(super) struct Reserved {
 
 impl PoolLayout {
     fn is_same(&self, other: &Self) -> bool {
-        let behavior = |of: &Self| (of.behavior.mapping, of.behavior.filtering);
+        let behavior = |of: &Self| (of.behavior.mapping, of.behavior.filtering, of.behavior.is_nat64);
         self.order == other.order
             && self.ports == other.ports
             && behavior(self) == behavior(other)
@@ -247,6 +247,11 @@ impl Layout {
     /// Whether some pool asks which remote addresses its bindings have sessions with.
     pub(super) fn filters_by_address(&self) -> bool {
         self.pools.iter().any(|pool| pool.behavior.filtering == NatFiltering::AddressDependent)
+    }
+
+    /// Whether some pool is of NAT64.
+    pub(super) fn has_nat64(&self) -> bool {
+        self.pools.iter().any(|pool| pool.behavior.is_nat64)
     }
 }
 

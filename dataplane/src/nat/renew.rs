@@ -40,6 +40,9 @@ impl Nat {
         if let Some(permits) = &mut change.permits {
             std::mem::swap(&mut self.permits, permits);
         }
+        if let Some(hosts) = &mut change.hosts {
+            std::mem::swap(&mut self.hosts, hosts);
+        }
         if let Some(subscribers) = &mut change.subscribers {
             std::mem::swap(&mut self.subscribers, subscribers);
         }
@@ -85,7 +88,8 @@ impl Nat {
         let Some(binding) = self.get(index) else { return false };
         let Some(space) = space(binding.protocol) else { return false };
         let (slot, port) = (binding.slot, binding.external.1);
-        (binding.mapping, binding.filtering) == (pool.behavior.mapping, pool.behavior.filtering)
+        (binding.mapping, binding.filtering, binding.is_nat64)
+            == (pool.behavior.mapping, pool.behavior.filtering, pool.behavior.is_nat64)
             && self.layout.has(pool, slot, space, port)
             && match &pool.allocation {
                 Allocation::Ports => binding.block == NONE,

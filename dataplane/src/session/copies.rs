@@ -6,7 +6,7 @@
 
 use super::flow::{Direction, Flow, FlowAction, FlowKey, ticks};
 use super::tcp::{SAMPLE, Segment};
-use super::{Family, NONE, Sessions};
+use super::{Ends6, Family, NONE, Sessions};
 use crate::clock::{Nanos, SECOND};
 use crate::snapshot::Timeouts;
 
@@ -37,6 +37,8 @@ pub struct Lease {
     pub id: SessionId,
     /// Which way.
     pub direction: Direction,
+    /// What its packets leave with if they become IPv6.
+    pub ends6: Ends6,
 }
 
 /// A session has ended: for the carriers of one of its directions.
@@ -83,6 +85,7 @@ struct Copy {
     unwatched: u32,
     flow: u32,
     id: SessionId,
+    ends6: Ends6,
     /// The generation of the configuration by which it was decided.
     policy: u32,
 }
@@ -109,6 +112,10 @@ impl Copies {
         Self { slab, free, room, ..Self::default() }
     }
 
+    pub(super) fn ends6(&self, index: u32) -> Option<Ends6> {
+        self.slab.get(index as usize).map(|copy| copy.ends6)
+    }
+
     pub(super) fn bytes(&self) -> usize {
         self.slab.capacity() * size_of::<Copy>() + self.free.capacity() * size_of::<u32>()
     }
@@ -125,10 +132,12 @@ impl Sessions {
     pub fn lease(&mut self, family: Family, flow: u32, carrier: u8) -> Option<Lease> {
         let record = self.flow(family, flow).filter(|record| !record.is_copy())?;
         let (action, index, direction) = (record.action, record.session(), record.direction());
+        let crosses = action.is(FlowAction::TO_V6);
+        let ends6 = crosses.then(|| self.ends6(record)).flatten().unwrap_or_default();
         let session = self.slab.get_mut(index as usize)?;
         session.carriers[direction as usize] |= 1 << carrier;
         let id = SessionId { index, generation: session.generation };
-        Some(Lease { action, id, direction })
+        Some(Lease { action, id, direction, ends6 })
     }
 
     /// Whether a flow is from before the present configuration.
@@ -194,17 +203,21 @@ impl Sessions {
             self.copies.free.push(index);
             return NONE;
         };
-        let (id, direction, policy) = (lease.id, lease.direction, self.policy);
-        *copy = Copy { live: true, family, protocol, owner, direction, flow, id, policy, ..Copy::default() };
+        let (id, direction, policy, ends6) = (lease.id, lease.direction, self.policy, lease.ends6);
+        *copy = Copy {
+            live: true,
+            family,
+            protocol,
+            owner,
+            direction,
+            flow,
+            id,
+            ends6,
+            policy,
+            ..Copy::default()
+        };
         self.copies.live += 1;
         flow
-    }
-
-    fn find(&self, key: &FlowKey) -> Option<u32> {
-        match key {
-            FlowKey::V4(key) => self.v4.find(key),
-            FlowKey::V6(key) => self.v6.find(key),
-        }
     }
 
     /// A free index; the copy that is idle the longest, of a few, makes room if there is none.
@@ -316,7 +329,7 @@ impl Sessions {
         session.carriers[direction] |= 1 << carrier;
         session.packets[direction] += u64::from(activity.packets);
         session.bytes[direction] += activity.bytes;
-        let (family, flow) = (session.family, session.flows[direction]);
+        let (family, flow) = (session.family_of(direction), session.flows[direction]);
         if let Some(flow) = self.flow_mut(family, flow) {
             if flow.last_seen.wrapping_sub(activity.last_seen) > u32::MAX / 2 {
                 flow.last_seen = activity.last_seen;

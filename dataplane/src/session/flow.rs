@@ -63,6 +63,16 @@ impl FlowAction {
     /// The packet is an ICMP error, and the packet that it quotes is translated too.
     pub const QUOTATION: u16 = 8;
 
+    /// The source address of an IPv6 packet becomes the one in `new`.
+    pub const SOURCE6: u16 = 32;
+    /// As `SOURCE6`, the destination address.
+    pub const DESTINATION6: u16 = 64;
+
+    /// An IPv6 packet leaves as IPv4, with the ends in `new` (NAT64).
+    pub const TO_V4: u16 = 128;
+    /// An IPv4 packet leaves as IPv6, with ends that are found at its session ([`Sessions::ends6`](super::Sessions::ends6)).
+    pub const TO_V6: u16 = 256;
+
     /// The next packet of a TCP connection is looked at more closely.
     pub const WATCH: u16 = 16;
 

@@ -1,7 +1,6 @@
 //! Sessions from the time of another configuration: what a new decision changes about them.
 
-use super::{Flow, FlowAction, NONE, NewSession, Sessions, Table};
-use crate::table::key::Key;
+use super::{Flow, FlowAction, FlowKey, NONE, NewSession, Sessions};
 
 impl Sessions {
     /// Whether the session was decided under another configuration than the present one.
@@ -14,28 +13,28 @@ impl Sessions {
     /// changed, if the answers would be those of another session.
     pub fn renew<K>(&mut self, index: u32, new: &NewSession<K>) -> bool
     where
-        K: Table<Key = K> + Key,
+        K: Into<FlowKey> + Copy,
     {
         let Some(session) = self.get(index).copied() else { return false };
         let stamp = self.stamp.wrapping_sub(1);
         let [forward, mut reply] = session.flows;
-        let [key, answers] = new.keys;
-        let table = K::of(self);
+        let [key, answers]: [FlowKey; 2] = new.keys.map(Into::into);
+        let families = [session.family, answers.family()];
         // A host that talks to itself: both ways have one flow.
         let wanted = (answers != key).then_some(answers);
-        if table.get(reply).map(|(key, _)| *key) != wanted {
-            if wanted.is_some_and(|key| table.find(&key).is_some()) {
+        if self.key_of(session.family_of(1), reply) != wanted {
+            if wanted.is_some_and(|key| self.find(&key).is_some()) {
                 return false;
             }
-            let last_seen = table.value(forward).map_or(0, |flow| flow.last_seen);
-            let record = match table.remove(reply) {
+            let last_seen = self.flow(session.family, forward).map_or(0, |flow| flow.last_seen);
+            let record = match self.remove_flow(session.family_of(1), reply) {
                 Some((_, record)) => record,
                 None => Flow { last_seen, session: index << 1 | 1, ..Flow::default() },
             };
-            reply = wanted.and_then(|key| table.insert(key, record).ok()).unwrap_or(NONE);
+            reply = wanted.and_then(|key| self.insert(&key, record).ok()).unwrap_or(NONE);
         }
-        for (flow, action) in [forward, reply].into_iter().zip(new.actions) {
-            if let Some(flow) = table.value_mut(flow) {
+        for ((flow, action), family) in [forward, reply].into_iter().zip(new.actions).zip(families) {
+            if let Some(flow) = self.flow_mut(family, flow) {
                 let watched = flow.action.is(FlowAction::WATCH);
                 (flow.action, flow.stamp) = (action, stamp);
                 flow.action.watch(watched);

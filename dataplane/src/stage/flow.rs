@@ -2,21 +2,21 @@
 //!
 //! Exits: first packets to the slow path; drops where a session finds no room.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use sluice_pkt::parse::{Flags, Headers, L3};
 use sluice_pkt::translation::{End, Translation};
-use sluice_pkt::{ipv4, tcp};
+use sluice_pkt::{icmpv4, ipv4, tcp};
 
 use super::{
-    Decision, FirstPackets, Tuple4, Tuple6, acl, addresses4, addresses6, redecide, reversed, route,
-    sessionless, tuple,
+    Decision, FirstPackets, Tuple4, Tuple6, acl, addresses4, addresses6, nat64, prefix, redecide, reversed,
+    route, sessionless, tuple,
 };
 use crate::burst::{Burst, Mask};
 use crate::crossing;
 use crate::session::{
-    Batch, Family, Flow, FlowAction, FlowKey, Key4, Key6, NONE, NewSession, Segment, addresses, key4, key6,
-    ports, ticks,
+    Batch, Ends6, Family, Flow, FlowAction, FlowKey, Key4, Key6, NONE, NewSession, Segment, addresses, key4,
+    key6, ports, ticks,
 };
 use crate::shard::Shard;
 use crate::snapshot::{AclAction, NONE16, Snapshot};
@@ -80,6 +80,10 @@ fn look_up_all(burst: &mut Burst, mask: Mask, asked: bool, shard: &mut Shard, sn
     for i in found.followed {
         follow_tcp(burst, i, shard);
     }
+    for i in found.to_v6 {
+        let flow = shard.sessions.flow(Family::V4, burst.flows[i]);
+        burst.ends6[i] = flow.and_then(|flow| shard.sessions.ends6(flow)).unwrap_or_default();
+    }
     found.unknown = found.unknown.or(errors);
     found
 }
@@ -113,6 +117,8 @@ struct Found {
     stale: Mask,
     /// TCP that opens or ends, or is watched.
     followed: Mask,
+    /// They leave as IPv6, and came as IPv4.
+    to_v6: Mask,
 }
 
 impl Found {
@@ -121,6 +127,7 @@ impl Found {
             unknown: self.unknown.without(mask),
             stale: self.stale.without(mask),
             followed: self.followed.without(mask),
+            to_v6: self.to_v6.without(mask),
         }
     }
 
@@ -129,6 +136,7 @@ impl Found {
             unknown: self.unknown.or(other.unknown),
             stale: self.stale.or(other.stale),
             followed: self.followed.or(other.followed),
+            to_v6: self.to_v6.or(other.to_v6),
         }
     }
 }
@@ -157,6 +165,7 @@ fn look_up<K: Key>(
         result.stale.add_if(i, flow.stamp != stamp);
         let followed = burst.headers[i].tcp_flags & OPENS_OR_ENDS != 0 || flow.action.is(FlowAction::WATCH);
         result.followed.add_if(i, followed);
+        result.to_v6.add_if(i, flow.action.is(FlowAction::TO_V6));
     }
     result
 }
@@ -185,6 +194,17 @@ fn follow_tcp(burst: &Burst, i: usize, shard: &mut Shard) {
     }
 }
 
+/// Where a packet goes when it leaves.
+pub(super) fn destination_of(burst: &Burst, i: usize, action: &FlowAction) -> IpAddr {
+    if let Some(dst) = nat64::destination_of(action, &burst.ends6[i]) {
+        return dst;
+    }
+    match burst.headers[i].l3 {
+        L3::Ipv4 => IpAddr::V4(action.new.destination()),
+        _ => IpAddr::V6(prefix::destination_of(action, burst.bytes(i), &burst.headers[i])),
+    }
+}
+
 /// Chooses the next hop of flows anew, as the index that they hold may mean another neighbour by now.
 pub fn refresh(burst: &mut Burst, stale: Mask, shard: &mut Shard, snapshot: &Snapshot) {
     shard.sessions.stamp = shard.neighbors.epoch();
@@ -193,10 +213,7 @@ pub fn refresh(burst: &mut Burst, stale: Mask, shard: &mut Shard, snapshot: &Sna
             continue;
         }
         let headers = burst.headers[i];
-        let dst = match headers.l3 {
-            L3::Ipv4 => IpAddr::V4(burst.actions[i].new.destination()),
-            _ => IpAddr::V6(Ipv6Addr::from_bits(addresses6(burst.bytes(i), &headers).1)),
-        };
+        let dst = destination_of(burst, i, &burst.actions[i]);
         match route::next_hop(dst, snapshot, &mut shard.neighbors, burst.now) {
             Ok((_, next_hop)) => {
                 burst.actions[i].next_hop = next_hop;
@@ -216,7 +233,9 @@ pub fn install(burst: &mut Burst, first: &FirstPackets, shard: &mut Shard, snaps
     for i in first.open(burst) {
         let headers = burst.headers[i];
         let decision = &first.decisions[i];
-        if sessionless(&headers) {
+        if decision.cross != nat64::Cross::No {
+            install64(burst, i, decision, shard, snapshot);
+        } else if sessionless(&headers) {
             burst.actions[i] = forward_action(burst.bytes(i), &headers, decision);
         } else if headers.l3 == L3::Ipv4 {
             install4(burst, i, decision, shard, snapshot);
@@ -293,13 +312,17 @@ pub(super) fn compile6(
     decision: &Decision,
     snapshot: &Snapshot,
 ) -> NewSession<Key6> {
-    let mut returning = reversed(original);
+    let ends = (original.src, original.dst);
+    let mut leaving = *original;
+    (leaving.src, leaving.dst) = decision.prefix.apply(ends);
+    let mut returning = reversed(&leaving);
     returning.established = true;
     let (rule, action) = acl::decide6(snapshot, decision.egress, &returning);
     let protocol = original.protocol;
     let forward = forward_action6(decision);
-    let reply =
-        FlowAction { next_hop: NONE16, rule, limits: decision.limits[1], flags: denial(action), ..forward };
+    let (new, translated) = decision.prefix.undone(ends).compile();
+    let flags = translated | denial(action);
+    let reply = FlowAction { new, next_hop: NONE16, rule, limits: decision.limits[1], flags };
     let ports = ports(returning.src_port, returning.dst_port);
     NewSession {
         keys: [key, key6(returning.src, returning.dst, ports, protocol, decision.egress)],
@@ -311,14 +334,109 @@ pub(super) fn compile6(
     }
 }
 
+/// A session with a flow of each family.
+fn install64(burst: &mut Burst, i: usize, decision: &Decision, shard: &mut Shard, snapshot: &Snapshot) {
+    let (bytes, headers, ingress) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
+    match decision.cross {
+        nat64::Cross::ToV6 => {
+            let key = key_of4(bytes, headers, ingress);
+            let original = tuple(addresses4(bytes, headers), bytes, headers);
+            let new = compile46(key, &original, burst.ends6[i], decision, snapshot);
+            create(burst, i, &new, decision.src.0, shard);
+        }
+        _ => {
+            let key = key_of6(bytes, headers, ingress);
+            let original = tuple(addresses6(bytes, headers), bytes, headers);
+            create(burst, i, &compile64(key, &original, decision, snapshot), decision.dst.0, shard);
+        }
+    }
+}
+
+/// As [`compile4`], for a first packet of IPv6 that leaves as IPv4.
+pub(super) fn compile64(
+    key: Key6,
+    original: &Tuple6,
+    decision: &Decision,
+    snapshot: &Snapshot,
+) -> NewSession<FlowKey> {
+    let protocol = nat64::protocol4(original.protocol);
+    let returning = Tuple4 {
+        src: decision.dst.0,
+        dst: decision.src.0,
+        src_port: decision.dst.1,
+        dst_port: decision.src.1,
+        protocol,
+        has_ports: original.has_ports,
+        icmp: original.icmp.map(|_| (icmpv4::ECHO_REPLY, 0)),
+        established: true,
+    };
+    let (rule, action) = acl::decide4(snapshot, decision.egress, &returning);
+    let mut forward = forward_action6(decision);
+    let new = ends(&reversed(&returning));
+    forward.new = Translation::new(protocol, new, new);
+    forward.flags |= FlowAction::NAT | FlowAction::TO_V4;
+    let flags = FlowAction::NAT | FlowAction::TO_V6 | denial(action);
+    let reply =
+        FlowAction { new: Translation::NONE, next_hop: NONE16, rule, limits: decision.limits[1], flags };
+    let ports = ports(returning.src_port, returning.dst_port);
+    let answers = key4(addresses(returning.src, returning.dst), ports, protocol, decision.egress);
+    NewSession {
+        keys: [key.into(), answers.into()],
+        actions: [forward, reply],
+        protocol: original.protocol,
+        binding: decision.binding,
+        permit: NONE,
+        inbound: false,
+    }
+}
+
+/// As [`compile4`], for a first packet of IPv4 that leaves as IPv6, to a binding.
+pub(super) fn compile46(
+    key: Key4,
+    original: &Tuple4,
+    leaves: Ends6,
+    decision: &Decision,
+    snapshot: &Snapshot,
+) -> NewSession<FlowKey> {
+    let protocol = nat64::protocol6(original.protocol);
+    let returning = Tuple6 {
+        src: leaves.dst,
+        dst: leaves.src,
+        src_port: leaves.ports.1,
+        dst_port: leaves.ports.0,
+        protocol,
+        has_ports: original.has_ports,
+        icmp: None,
+        established: true,
+    };
+    let (rule, action) = acl::decide6(snapshot, decision.egress, &returning);
+    let mut forward = forward_action6(decision);
+    forward.flags |= FlowAction::NAT | FlowAction::TO_V6;
+    let new = ends(&reversed(original));
+    let flags = FlowAction::NAT | FlowAction::TO_V4 | denial(action);
+    let new = Translation::new(original.protocol, new, new);
+    let reply = FlowAction { new, next_hop: NONE16, rule, limits: decision.limits[1], flags };
+    let ports = ports(returning.src_port, returning.dst_port);
+    let answers = key6(returning.src, returning.dst, ports, protocol, decision.egress);
+    NewSession {
+        keys: [key.into(), answers.into()],
+        actions: [forward, reply],
+        protocol: original.protocol,
+        binding: decision.binding,
+        permit: NONE,
+        inbound: true,
+    }
+}
+
 fn create<K>(burst: &mut Burst, i: usize, new: &NewSession<K>, remote: u32, shard: &mut Shard)
 where
-    K: crate::session::Table<Key = K> + Key,
+    K: Into<FlowKey> + Copy,
 {
     // A session may take the place of one whose answers are the same packets, as that is the same conversation by another
     // way; but one that is not translated never that of one which is: it is forged, or goes past NAT.
-    let answers = K::of(&mut shard.sessions);
-    let rival = answers.find(&new.keys[1]).and_then(|flow| answers.value(flow));
+    let answers: FlowKey = new.keys[1].into();
+    let rival = shard.sessions.find(&answers);
+    let rival = rival.and_then(|flow| shard.sessions.flow(answers.family(), flow));
     if rival.is_some_and(|flow| flow.action.is(FlowAction::NAT)) && !new.actions[0].is(FlowAction::NAT) {
         return burst.drop(i, DropReason::SessionConflict);
     }
@@ -376,6 +494,7 @@ fn forward_action6(decision: &Decision) -> FlowAction {
     let mut action = crate::session::plain_action(decision.next_hop);
     action.rule = decision.rule;
     action.limits = decision.limits[0];
+    (action.new, action.flags) = decision.prefix.compile();
     action
 }
 

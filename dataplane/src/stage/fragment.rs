@@ -8,6 +8,7 @@
 
 mod datagrams;
 mod identification;
+mod split6;
 
 use sluice_pkt::checksum::Sum;
 use sluice_pkt::parse::{Flags, Headers, L3, fragment_header};
@@ -25,6 +26,7 @@ pub use self::datagrams::Fragments;
 use self::datagrams::Piece;
 pub(crate) use self::datagrams::{DatagramKey, FirstFragment};
 pub(in crate::stage) use self::identification::renew;
+pub(super) use self::split6::split6;
 
 /// Which datagram a fragment belongs to (RFC 791 3.2, RFC 8200 4.5), and by which interface it came.
 fn datagram(bytes: &[u8], headers: &Headers, interface: u16) -> DatagramKey {

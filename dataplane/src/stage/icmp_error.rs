@@ -15,9 +15,9 @@ use sluice_pkt::checksum::{Delta, Sum};
 use sluice_pkt::parse::{Flags, Headers, L3, Quoted, parse_quoted};
 use sluice_pkt::{icmpv4, ipv4, ipv6, tcp, udp};
 
-use super::{FirstPackets, acl, addresses4, addresses6, redecide, route};
+use super::{FirstPackets, acl, addresses4, addresses6, nat64, prefix, redecide, route};
 use crate::burst::{Burst, Mask};
-use crate::session::{Family, FlowAction, NO_LIMIT, addresses, key4, key6, ports};
+use crate::session::{Ends6, Family, FlowAction, NO_LIMIT, addresses, key4, key6, ports};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
@@ -42,9 +42,14 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
             L3::Ipv4 => find4(burst, i, &quoted, shard, snapshot),
             _ => find6(burst, i, &quoted, shard, snapshot),
         };
-        let Some(action) = found else { continue };
-        // RFC 5508 REQ-3.
-        if action.is(FlowAction::NAT) && !checksum_is_right(burst, i) {
+        let Some((action, ends6)) = found else { continue };
+        burst.ends6[i] = ends6;
+        // RFC 5508 REQ-3. Prefix translation leaves wrong ones wrong.
+        if action.is(FlowAction::NAT)
+            && !action.is(FlowAction::SOURCE6)
+            && !action.is(FlowAction::DESTINATION6)
+            && !checksum_is_right(burst, i)
+        {
             first.mask.remove(i);
             burst.drop(i, DropReason::IcmpChecksum);
             continue;
@@ -55,10 +60,20 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
             burst.drop(i, DropReason::AclDeny);
             continue;
         }
-        let flags = if action.is(FlowAction::NAT) { FlowAction::QUOTATION } else { 0 };
+        let crosses = FlowAction::TO_V4 | FlowAction::TO_V6;
+        if action.flags & crosses != 0 && !nat64::rewrite::has_counterpart(burst.bytes(i), &headers) {
+            burst.drop(i, DropReason::Nat64Icmp);
+            continue;
+        }
+        let prefixed = action.flags & (FlowAction::SOURCE6 | FlowAction::DESTINATION6 | crosses);
+        let flags = if action.is(FlowAction::NAT) { FlowAction::QUOTATION | prefixed } else { 0 };
         let dst = match headers.l3 {
+            _ if action.flags & crosses != 0 => match nat64::destination_of(&action, &ends6) {
+                Some(dst) => dst,
+                None => continue,
+            },
             L3::Ipv4 => IpAddr::V4(action.new.destination()),
-            _ => IpAddr::V6(Ipv6Addr::from_bits(addresses6(burst.bytes(i), &headers).1)),
+            _ => IpAddr::V6(prefix::destination_of(&action, burst.bytes(i), &headers)),
         };
         match first.next_hop(dst, snapshot, &mut shard.neighbors, burst.now) {
             Ok((_, next_hop)) => {
@@ -72,9 +87,18 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
 
 /// Whether the message is what its sender wrote, as far as one piece of it tells.
 fn checksum_is_right(burst: &Burst, i: usize) -> bool {
-    let headers = &burst.headers[i];
-    let message = burst.bytes(i).get(headers.l4_offset.into()..headers.end.into());
-    headers.flags.has(Flags::FRAGMENT) || message.is_none_or(|message| Sum::of(message).fold() == 0xffff)
+    let (bytes, headers) = (burst.bytes(i), &burst.headers[i]);
+    let message = bytes.get(headers.l4_offset.into()..headers.end.into());
+    let pseudo = match headers.l3 {
+        L3::Ipv4 => Sum::default(),
+        _ => {
+            let len = headers.end.saturating_sub(headers.l4_offset);
+            let ip = ipv6::Header::at(bytes, headers.l3_offset.into());
+            ip.map_or_else(Sum::default, |ip| ip.pseudo_header(headers.protocol, len.into()))
+        }
+    };
+    headers.flags.has(Flags::FRAGMENT)
+        || message.is_none_or(|message| pseudo.add_bytes(message).fold() == 0xffff)
 }
 
 /// The action of the flow that an error travels with. It may come in by another interface than the session's packets, as
@@ -85,7 +109,7 @@ fn find4(
     quoted: &Quoted,
     shard: &mut Shard,
     snapshot: &Snapshot,
-) -> Option<FlowAction> {
+) -> Option<(FlowAction, Ends6)> {
     let bytes = burst.bytes(i);
     let at = usize::from(burst.headers[i].l4_offset) + icmpv4::LEN;
     let ip = ipv4::Header::at(bytes, at)?;
@@ -100,7 +124,9 @@ fn find4(
         if shard.transition.is_some() && redecide::flow_anew(Family::V4, flow, shard, snapshot) {
             flow = shard.sessions.v4.find(&key)?;
         }
-        shard.sessions.v4.value(flow).map(|flow| flow.action)
+        let flow = shard.sessions.v4.value(flow)?;
+        let crosses = flow.action.is(FlowAction::TO_V6);
+        Some((flow.action, if crosses { shard.sessions.ends6(flow)? } else { Ends6::default() }))
     })
 }
 
@@ -110,7 +136,7 @@ fn find6(
     quoted: &Quoted,
     shard: &mut Shard,
     snapshot: &Snapshot,
-) -> Option<FlowAction> {
+) -> Option<(FlowAction, Ends6)> {
     let bytes = burst.bytes(i);
     let at = usize::from(burst.headers[i].l4_offset) + icmpv4::LEN;
     let ip = ipv6::Header::at(bytes, at)?;
@@ -125,7 +151,7 @@ fn find6(
         if shard.transition.is_some() && redecide::flow_anew(Family::V6, flow, shard, snapshot) {
             flow = shard.sessions.v6.find(&key)?;
         }
-        shard.sessions.v6.value(flow).map(|flow| flow.action)
+        shard.sessions.v6.value(flow).map(|flow| (flow.action, Ends6::default()))
     })
 }
 

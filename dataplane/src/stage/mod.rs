@@ -8,10 +8,12 @@ pub mod guard;
 pub mod hairpin;
 pub mod icmp_error;
 pub mod nat;
+pub mod nat64;
 pub mod owner;
 pub mod parse;
 pub mod police;
 mod portless;
+pub mod prefix;
 pub mod redecide;
 pub mod rewrite;
 pub mod route;
@@ -35,6 +37,10 @@ pub struct Decision {
     pub src: (u32, u16),
     /// IPv4 destination address and port when it leaves.
     pub dst: (u32, u16),
+    /// What prefix translation makes of an IPv6 packet.
+    pub prefix: prefix::Change,
+    /// Whether it leaves in the other family (NAT64).
+    pub cross: nat64::Cross,
     /// Whether a port forward or static NAT changes the destination.
     pub forwarded: bool,
     /// Whether the source address changes without a binding: by static NAT, or for a protocol without ports.
@@ -56,6 +62,8 @@ impl Decision {
         rule: NONE16,
         src: (0, 0),
         dst: (0, 0),
+        prefix: prefix::Change::None,
+        cross: nat64::Cross::No,
         forwarded: false,
         rewritten: false,
         binding: NONE,

@@ -1,5 +1,5 @@
 //! NAT: what a session's first packet has its addresses changed to. Destination before the route is chosen, source
-//! after. IPv4 only. Later packets are changed by `rewrite`.
+//! after. IPv4; what IPv6 has is in [`super::prefix`]. Later packets are changed by `rewrite`.
 //!
 //! Exits: drops of what cannot be translated.
 
@@ -9,7 +9,7 @@ use sluice_pkt::ipv4;
 use sluice_pkt::parse::{Flags, Headers, L3};
 use sluice_pkt::tcp::{ACK, FIN, RST, SYN};
 
-use super::{Decision, FirstPackets, addresses4, hairpin, portless, sessionless};
+use super::{Decision, FirstPackets, addresses4, hairpin, nat64, portless, prefix, sessionless};
 use crate::burst::Burst;
 use crate::nat::{Binding, Nat};
 use crate::shard::Shard;
@@ -21,6 +21,8 @@ pub fn destination(burst: &mut Burst, first: &mut FirstPackets, shard: &Shard, s
     for i in first.open(burst) {
         let headers = &burst.headers[i];
         if headers.l3 != L3::Ipv4 {
+            prefix::destination(burst, i, first, snapshot);
+            nat64::destination(burst, i, first, snapshot);
             continue;
         }
         let (src, dst) = addresses4(burst.bytes(i), headers);
@@ -52,8 +54,15 @@ pub fn destination(burst: &mut Burst, first: &mut FirstPackets, shard: &Shard, s
                 burst.drop(i, DropReason::NatSessionLimit);
                 continue;
             }
-            decision.dst = shard.nat.get(binding).map_or(dst, |binding| binding.inside);
             (decision.binding, decision.inbound) = (binding, true);
+            match nat64::inbound(binding, decision.src, &shard.nat, snapshot) {
+                Some(Ok(ends)) => {
+                    decision.cross = nat64::Cross::ToV6;
+                    burst.ends6[i] = ends;
+                }
+                Some(Err(reason)) => burst.drop(i, reason),
+                None => decision.dst = shard.nat.get(binding).map_or(dst, |binding| binding.inside),
+            }
         } else if let Some(verdict) = refused(burst, i, ends, shard, snapshot) {
             burst.decide(i, verdict);
         }
@@ -80,10 +89,13 @@ pub(super) fn admitted(
 
 /// Whether a rule still gives a binding to its inside endpoint. After a reload there may be others, which are about to end.
 pub(super) fn is_given_out(binding: u32, nat: &Nat, snapshot: &Snapshot) -> bool {
+    if let Some((host, _)) = nat.inside6(binding) {
+        return nat64::is_given_out(binding, host, nat, snapshot);
+    }
     pool_of(binding, nat, snapshot).is_some()
 }
 
-/// The pool from which a rule gives a binding to its inside endpoint.
+/// The pool from which a rule gives a binding to its inside endpoint, which is of IPv4.
 fn pool_of(binding: u32, nat: &Nat, snapshot: &Snapshot) -> Option<u16> {
     let &Binding { inside, .. } = nat.get(binding)?;
     let gives = |rule: &&SourceNat| is_from(rule, inside.0) && nat.is_of(binding, rule.pool);
@@ -186,15 +198,20 @@ fn is_from(rule: &SourceNat, src: u32) -> bool {
 
 /// Binds the source of each first packet that leaves by an interface with source NAT.
 pub fn source(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
-    if snapshot.source_nat.is_empty() && snapshot.statics.is_empty() {
+    let has_some = !snapshot.source_nat.is_empty() || !snapshot.statics.is_empty();
+    if !has_some && snapshot.prefixes.is_empty() && snapshot.nat64.is_empty() {
         return;
     }
     for i in first.open(burst) {
         let headers = &burst.headers[i];
-        let decision = &mut first.decisions[i];
         if headers.l3 != L3::Ipv4 {
+            match first.decisions[i].cross {
+                nat64::Cross::ToV4 => nat64::source(burst, i, first, shard, snapshot),
+                _ => prefix::source(burst, i, first, snapshot),
+            }
             continue;
         }
+        let decision = &mut first.decisions[i];
         // A session has one binding.
         if decision.inbound {
             continue;

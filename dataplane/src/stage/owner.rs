@@ -6,7 +6,7 @@
 //! worker gives out the ports of its own blocks only, or, where NAT is deterministic, by the subscriber whose port it is.
 //! Where the protocol has no ports it is the hash of the remote address, so that one worker knows which external addresses
 //! are taken there. Without NAT it is a hash of the tuple that is the same both ways. A port forward and static NAT are
-//! undone before.
+//! undone before, and so is prefix translation.
 //!
 //! Exits: first packets whose session is another worker's.
 
@@ -15,7 +15,7 @@ use sluice_pkt::parse::{Flags, Headers, L3, parse_quoted};
 use sluice_pkt::{icmpv4, ipv6};
 
 use super::nat::Source;
-use super::{FirstPackets, addresses4, addresses6, hairpin, nat, portless, route};
+use super::{FirstPackets, addresses4, addresses6, hairpin, nat, nat64, portless, prefix, route};
 use crate::burst::Burst;
 use crate::shard::Shard;
 use crate::snapshot::{Allocation, Forward, Pool, Snapshot};
@@ -245,6 +245,12 @@ impl Owners {
 
     /// The owner of the session that a flow of IPv6 belongs to.
     pub fn of_flow6(&self, [src, dst]: [(u128, u16); 2], protocol: u8, snapshot: &Snapshot) -> u8 {
+        for (inside, outside) in [(src.0, dst.0), (dst.0, src.0)] {
+            if nat64::embedding(outside, snapshot).is_some() {
+                return self.of_words(&[(inside >> 64) as u64, inside as u64], snapshot);
+            }
+        }
+        let [src, dst] = [src, dst].map(|(address, port)| (prefix::inside_of(address, snapshot), port));
         let (a, b) = (src.min(dst), src.max(dst));
         let last = u64::from(a.1) << 32 | u64::from(b.1) << 16 | u64::from(protocol);
         let words = [(a.0 >> 64) as u64, a.0 as u64, (b.0 >> 64) as u64, b.0 as u64, last];

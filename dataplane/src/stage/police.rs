@@ -5,13 +5,13 @@
 //!
 //! Exits: drops.
 
-use sluice_pkt::parse::L3;
+use sluice_pkt::parse::{Headers, L3};
 
-use super::{Decision, FirstPackets, Tuple4, Tuple6, addresses4, addresses6, reversed, tuple};
+use super::{Decision, FirstPackets, Tuple4, Tuple6, addresses4, addresses6, nat64, reversed, tuple};
 use crate::burst::Burst;
 use crate::clock::Nanos;
 use crate::counters::LimitCount;
-use crate::session::NO_LIMIT;
+use crate::session::{Ends6, NO_LIMIT};
 use crate::shard::Shard;
 use crate::snapshot::{Limit, Snapshot};
 use crate::table::classifier::{Address, Rule, Tuple};
@@ -123,7 +123,9 @@ pub fn classify(burst: &Burst, first: &mut FirstPackets, snapshot: &Snapshot) {
     for i in first.open(burst) {
         let (bytes, headers, ingress) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
         let decision = &mut first.decisions[i];
-        if headers.l3 == L3::Ipv4 {
+        if decision.cross != nat64::Cross::No {
+            choose_crossing(decision, ingress, snapshot, (bytes, headers), burst.ends6[i]);
+        } else if headers.l3 == L3::Ipv4 {
             let inside = tuple(addresses4(bytes, headers), bytes, headers);
             choose4(decision, ingress, snapshot, inside);
         } else {
@@ -137,6 +139,58 @@ pub fn classify(burst: &Burst, first: &mut FirstPackets, snapshot: &Snapshot) {
 pub(super) fn choose4(decision: &mut Decision, ingress: u16, snapshot: &Snapshot, mut inside: Tuple4) {
     (inside.dst, inside.dst_port) = decision.dst;
     choose(decision, ingress, snapshot, &inside, |limit| &limit.v4);
+}
+
+/// As [`choose4`], for a session that goes from one family to the other: each interface's limits see the packets as they
+/// are there.
+fn choose_crossing(
+    decision: &mut Decision,
+    ingress: u16,
+    snapshot: &Snapshot,
+    (bytes, headers): (&[u8], &Headers),
+    ends6: Ends6,
+) {
+    match decision.cross {
+        nat64::Cross::ToV6 => {
+            let arrives = tuple(addresses4(bytes, headers), bytes, headers);
+            choose46(decision, ingress, snapshot, arrives, ends6);
+        }
+        _ => choose64(decision, ingress, snapshot, tuple(addresses6(bytes, headers), bytes, headers)),
+    }
+}
+
+/// As [`choose4`], for a first packet of IPv4 that leaves as IPv6.
+pub(super) fn choose46(
+    decision: &mut Decision,
+    ingress: u16,
+    snapshot: &Snapshot,
+    arrives: Tuple4,
+    leaves: Ends6,
+) {
+    let protocol = nat64::protocol6(arrives.protocol);
+    let (src_port, dst_port) = leaves.ports;
+    let (has_ports, icmp, established) = (arrives.has_ports, None, false);
+    let (src, dst) = (leaves.src, leaves.dst);
+    let leaves = Tuple6 { src, dst, protocol, src_port, dst_port, has_ports, icmp, established };
+    choose6(decision, ingress, snapshot, &leaves);
+    let out = decision.limits;
+    choose(decision, ingress, snapshot, &arrives, |limit| &limit.v4);
+    let come = decision.limits;
+    decision.limits = [[come[0][0], out[0][1]], [out[1][0], come[1][1]]];
+}
+
+/// As [`choose4`], for a first packet of IPv6 that leaves as IPv4.
+pub(super) fn choose64(decision: &mut Decision, ingress: u16, snapshot: &Snapshot, arrives: Tuple6) {
+    let ((src, src_port), (dst, dst_port)) = (decision.src, decision.dst);
+    let icmp = arrives.icmp.map(|_| (sluice_pkt::icmpv4::ECHO_REQUEST, 0));
+    let protocol = nat64::protocol4(arrives.protocol);
+    let (has_ports, established) = (arrives.has_ports, false);
+    let leaves = Tuple4 { src, dst, protocol, src_port, dst_port, has_ports, icmp, established };
+    choose(decision, ingress, snapshot, &leaves, |limit| &limit.v4);
+    let out = decision.limits;
+    choose6(decision, ingress, snapshot, &arrives);
+    let come = decision.limits;
+    decision.limits = [[come[0][0], out[0][1]], [out[1][0], come[1][1]]];
 }
 
 /// As [`choose4`].

@@ -15,10 +15,12 @@ use sluice_pkt::parse::L3;
 use sluice_pkt::{icmpv4, icmpv6, ipv4, ipv6};
 
 use super::nat::Source;
-use super::{Decision, Tuple4, Tuple6, acl, flow, guard, hairpin, local6, nat, police, portless, route};
+use super::{
+    Decision, Tuple4, Tuple6, acl, flow, guard, hairpin, local6, nat, nat64, police, portless, prefix, route,
+};
 use crate::burst::{Burst, Mask};
 use crate::local::neighbor::Neighbors;
-use crate::session::{Family, Flow, FlowAction, Key4, Key6, KeyFacts, NewSession, Session};
+use crate::session::{Family, Flow, FlowAction, FlowKey, KeyFacts, NewSession, Session};
 use crate::shard::Shard;
 use crate::snapshot::{AclAction, Snapshot};
 use crate::table::classifier::Tuple;
@@ -67,13 +69,7 @@ pub(super) fn hold_old(burst: &mut Burst, i: usize, shard: &mut Shard, snapshot:
     }
     let mut action = transition.translate(flow.action);
     if !transition.is_next_hop_true(flow.stamp, shard.neighbors.epoch()) {
-        let dst = match family {
-            Family::V4 => IpAddr::V4(action.new.destination()),
-            Family::V6 => {
-                let (_, dst) = super::addresses6(burst.bytes(i), &burst.headers[i]);
-                IpAddr::V6(Ipv6Addr::from_bits(dst))
-            }
-        };
+        let dst = flow::destination_of(burst, i, &action);
         match route::next_hop(dst, snapshot, &mut shard.neighbors, burst.now) {
             Ok((_, next_hop)) => action.next_hop = next_hop,
             Err(verdict) => burst.decide(i, verdict),
@@ -86,16 +82,8 @@ pub(super) fn hold_old(burst: &mut Burst, i: usize, shard: &mut Shard, snapshot:
 /// Decides a session anew: it goes on under the present configuration, or ends. True if it goes on.
 pub fn session_anew(index: u32, shard: &mut Shard, snapshot: &Snapshot) -> bool {
     let Some(session) = shard.sessions.get(index).copied() else { return false };
-    let kept = match session.family {
-        Family::V4 => {
-            let new = again4(index, &session, shard, snapshot, true);
-            new.is_some_and(|new| shard.sessions.renew(index, &new))
-        }
-        Family::V6 => {
-            let new = again6(index, &session, shard, snapshot, true);
-            new.is_some_and(|new| shard.sessions.renew(index, &new))
-        }
-    };
+    let new = again(index, &session, shard, snapshot, true);
+    let kept = new.is_some_and(|new| shard.sessions.renew(index, &new));
     if !kept {
         shard.sessions.end(index, &mut shard.nat, &mut shard.counters);
         shard.counters.sessions_ended_by_policy += 1;
@@ -127,13 +115,26 @@ fn opening<A>((src, dst): (A, A), facts: &KeyFacts) -> Tuple<A> {
 
 /// The session as its first packet would make it now. `None` if it would make none, or one that leads elsewhere. `ask`
 /// whether others count that are as old: they are decided first.
+fn again(
+    index: u32,
+    session: &Session,
+    shard: &mut Shard,
+    snapshot: &Snapshot,
+    ask: bool,
+) -> Option<NewSession<FlowKey>> {
+    match session.family {
+        Family::V4 => again4(index, session, shard, snapshot, ask),
+        Family::V6 => again6(index, session, shard, snapshot, ask),
+    }
+}
+
 fn again4(
     index: u32,
     session: &Session,
     shard: &mut Shard,
     snapshot: &Snapshot,
     ask: bool,
-) -> Option<NewSession<Key4>> {
+) -> Option<NewSession<FlowKey>> {
     let (&key, &Flow { action: old, .. }) = shard.sessions.v4.get(session.flows[0])?;
     let ([src, dst], facts) = KeyFacts::of4(key);
     let mut first: Tuple4 = opening((src, dst), &facts);
@@ -177,7 +178,12 @@ fn again4(
     } else if let Some(inside) = nat::behind(facts.interface, first.dst, snapshot) {
         decision.dst.0 = inside;
         decision.forwarded = true;
+    } else if inbound && session.crosses {
+        return again46(index, session, key, &first, decision, shard, snapshot);
     } else if inbound {
+        if shard.nat.inside6(session.binding).is_some() {
+            return None;
+        }
         decision.dst = shard.nat.get(session.binding)?.inside;
         (decision.binding, decision.inbound) = (session.binding, true);
     }
@@ -200,8 +206,60 @@ fn again4(
     if session.binding != decision.binding || !is_same {
         return None;
     }
+    if session.crosses {
+        return None;
+    }
     police::choose4(&mut decision, facts.interface, snapshot, first);
-    Some(flow::compile4(key, &first, &decision, snapshot))
+    Some(flow::compile4(key, &first, &decision, snapshot).any())
+}
+
+/// As [`again4`], for one that came from outside to a binding of NAT64.
+fn again46(
+    index: u32,
+    session: &Session,
+    key: crate::session::Key4,
+    first: &Tuple4,
+    mut decision: Decision,
+    shard: &Shard,
+    snapshot: &Snapshot,
+) -> Option<NewSession<FlowKey>> {
+    let ends = nat64::inbound(session.binding, decision.src, &shard.nat, snapshot)?.ok()?;
+    decision.cross = nat64::Cross::ToV6;
+    let flow = shard.sessions.v4.value(session.flows[0]).filter(|flow| flow.session() == index)?;
+    if shard.sessions.ends6(flow) != Some(ends) {
+        return None;
+    }
+    decision.egress = egress(Ipv6Addr::from_bits(ends.dst).into(), snapshot)?;
+    (decision.binding, decision.inbound) = (session.binding, true);
+    let interface = KeyFacts::of4(key).1.interface;
+    police::choose46(&mut decision, interface, snapshot, *first, ends);
+    Some(flow::compile46(key, first, ends, &decision, snapshot).any())
+}
+
+/// As [`again4`], for one from inside that leaves as IPv4.
+fn again64(
+    session: &Session,
+    key: crate::session::Key6,
+    first: &Tuple6,
+    rule: u16,
+    shard: &mut Shard,
+    snapshot: &Snapshot,
+) -> Option<NewSession<FlowKey>> {
+    let &Flow { action: old, .. } = shard.sessions.v6.value(session.flows[0])?;
+    let dst = nat64::target(first.dst, snapshot)?.ok()?;
+    let protocol = nat64::protocol4(first.protocol);
+    let mut decision = Decision { rule, dst: (dst, first.dst_port), ..Decision::NONE };
+    let address = Ipv4Addr::from_bits(dst);
+    if address != old.new.destination() || nat64::is_ours(decision.dst, protocol, snapshot) {
+        return None;
+    }
+    decision.egress = egress(address.into(), snapshot)?;
+    let nat64 = nat64::rule(snapshot, (first.src, first.dst), decision.egress)?;
+    let may = shard.nat.keep(session.binding, nat64.pool, decision.dst);
+    let binding = shard.nat.get(session.binding).filter(|_| may)?;
+    (decision.binding, decision.src) = (session.binding, binding.external);
+    police::choose64(&mut decision, KeyFacts::of6(key).1.interface, snapshot, *first);
+    Some(flow::compile64(key, first, &decision, snapshot).any())
 }
 
 /// Finds what the source becomes when it leaves, as it would for the first packet. False if it cannot be what it was.
@@ -241,8 +299,8 @@ fn again6(
     shard: &mut Shard,
     snapshot: &Snapshot,
     ask: bool,
-) -> Option<NewSession<Key6>> {
-    let (&key, _) = shard.sessions.v6.get(session.flows[0])?;
+) -> Option<NewSession<FlowKey>> {
+    let (&key, &Flow { action: old, .. }) = shard.sessions.v6.get(session.flows[0])?;
     let ([src, dst], facts) = KeyFacts::of6(key);
     let mut first: Tuple6 = opening((src, dst), &facts);
     let icmp = first.icmp.map(|(kind, _)| kind);
@@ -264,10 +322,33 @@ fn again6(
     if verdict != AclAction::Accept {
         return None;
     }
-    let egress = egress(ends[1], snapshot)?;
-    let mut decision = Decision { rule, egress, ..Decision::NONE };
+    let owner = |shard: &Shard| {
+        let crossing = shard.crossing.as_ref()?;
+        let ends = [(first.src, first.src_port), (first.dst, first.dst_port)];
+        Some(crossing.owners().of_flow6(ends, facts.protocol, snapshot) == crossing.me())
+    };
+    if owner(shard) == Some(false) {
+        return None;
+    }
+    if session.crosses {
+        return again64(session, key, &first, rule, shard, snapshot);
+    }
+    if nat64::target(first.dst, snapshot).is_some() {
+        return None;
+    }
+    let ends = (first.src, first.dst);
+    let mut change = prefix::change_in(ends, facts.interface, snapshot).ok()?;
+    let egress = egress(Ipv6Addr::from_bits(change.apply(ends).1).into(), snapshot)?;
+    if change == prefix::Change::None {
+        change = prefix::change_out(first.src, egress, snapshot).ok()?;
+    }
+    let (new, flags) = change.compile();
+    if new != old.new || flags & !old.flags != 0 {
+        return None;
+    }
+    let mut decision = Decision { rule, egress, prefix: change, ..Decision::NONE };
     police::choose6(&mut decision, facts.interface, snapshot, &first);
-    Some(flow::compile6(key, &first, &decision, snapshot))
+    Some(flow::compile6(key, &first, &decision, snapshot).any())
 }
 
 /// Whether a flow is not this session's own.
@@ -290,10 +371,7 @@ fn is_still_live(
     }
     let session = flow.session();
     let Some(known) = shard.sessions.get(session).copied().filter(|_| ask) else { return false };
-    match known.family {
-        Family::V4 => again4(session, &known, shard, snapshot, false).is_some(),
-        Family::V6 => again6(session, &known, shard, snapshot, false).is_some(),
-    }
+    again(session, &known, shard, snapshot, false).is_some()
 }
 
 /// The interface by which packets to this address leave, if they do.

@@ -5,17 +5,22 @@ use sluice_pkt::parse::{Flags, Headers, L3};
 use sluice_pkt::translation::{ONE_HOP, Translation};
 use sluice_pkt::{icmpv4, ipv4, ipv6, tcp, udp};
 
-use super::{fragment, icmp_error};
+use super::{fragment, icmp_error, nat64, prefix};
 use crate::arena::Frame;
 use crate::burst::Burst;
 use crate::local::neighbor::NextHop;
 use crate::session::FlowAction;
 use crate::shard::Shard;
+use crate::snapshot::Snapshot;
 
 /// Runs the stage.
-pub fn run(burst: &mut Burst, shard: &mut Shard) {
+pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
     for i in burst.live {
         let interface = burst.interfaces[i];
+        if burst.actions[i].flags & (FlowAction::TO_V4 | FlowAction::TO_V6) != 0 {
+            cross(burst, i, shard, snapshot);
+            continue;
+        }
         let Some((frame, headers, action, egress)) = burst.leaving(i) else { continue };
         let hop = shard.neighbors.hop(action.next_hop);
         *egress = hop.egress;
@@ -26,12 +31,29 @@ pub fn run(burst: &mut Burst, shard: &mut Shard) {
         }
         match headers.l3 {
             L3::Ipv4 => ipv4(frame.bytes_mut(), headers, action),
-            _ => ipv6(frame.bytes_mut(), headers),
+            _ => ipv6(frame.bytes_mut(), headers, action, snapshot),
         }
         put_link(frame, headers.l3_offset.into(), headers.end.into(), hop);
         let fits = frame.len() <= usize::from(hop.egress.header_len) + usize::from(hop.egress.mtu);
         burst.ready.add_if(i, fits);
     }
+}
+
+/// Turns a packet into one of the other family.
+fn cross(burst: &mut Burst, i: usize, shard: &mut Shard, snapshot: &Snapshot) {
+    let (ends6, ingress) = (burst.ends6[i], burst.interfaces[i]);
+    let came_by = snapshot.interfaces.get(usize::from(ingress)).map_or(0, |interface| interface.mtu);
+    let Some((frame, headers, action, egress)) = burst.leaving(i) else { return };
+    let hop = shard.neighbors.hop(action.next_hop);
+    *egress = hop.egress;
+    let longest = if action.is(FlowAction::TO_V4) {
+        nat64::rewrite::to_v4(frame, headers, action, hop, came_by, &mut shard.fragments);
+        hop.egress.mtu
+    } else {
+        nat64::rewrite::to_v6(frame, headers, action, &ends6, hop, came_by, snapshot)
+    };
+    let fits = frame.len() <= usize::from(hop.egress.header_len) + usize::from(longest);
+    burst.ready.add_if(i, fits);
 }
 
 /// Puts the link header in the place of a packet's own, from `l3` to `end` in its frame. Ethernet padding stays behind:
@@ -108,8 +130,11 @@ fn translate_transport(bytes: &mut [u8], headers: &Headers, new: &Translation) {
     }
 }
 
-fn ipv6(bytes: &mut [u8], headers: &Headers) {
+fn ipv6(bytes: &mut [u8], headers: &Headers, action: &FlowAction, snapshot: &Snapshot) {
     if let Some(mut ip) = ipv6::Header::at_mut(bytes, headers.l3_offset.into()) {
         ip.set_hop_limit(headers.ttl - 1);
+    }
+    if action.is(FlowAction::SOURCE6) || action.is(FlowAction::DESTINATION6) {
+        prefix::translate(bytes, headers, action, snapshot);
     }
 }

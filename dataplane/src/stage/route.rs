@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use sluice_pkt::icmpv4;
 use sluice_pkt::parse::{Flags, L3};
 
-use super::{FirstPackets, acl, addresses6, hairpin, local6};
+use super::{FirstPackets, acl, addresses6, hairpin, local6, nat64, prefix};
 use crate::burst::Burst;
 use crate::clock::Nanos;
 use crate::local::neighbor::Neighbors;
@@ -22,11 +22,27 @@ pub fn decide(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
     for i in first.open(burst) {
         let (headers, interface) = (&burst.headers[i], burst.interfaces[i]);
         let decision = first.decisions[i];
+        let crosses = decision.cross != nat64::Cross::No;
         let dst = match headers.l3 {
-            L3::Ipv4 => IpAddr::V4(Ipv4Addr::from_bits(decision.dst.0)),
-            _ => IpAddr::V6(Ipv6Addr::from_bits(addresses6(burst.bytes(i), headers).1)),
+            L3::Ipv4 => match decision.cross {
+                nat64::Cross::ToV6 => IpAddr::V6(Ipv6Addr::from_bits(burst.ends6[i].dst)),
+                _ => IpAddr::V4(Ipv4Addr::from_bits(decision.dst.0)),
+            },
+            _ if crosses => IpAddr::V4(Ipv4Addr::from_bits(decision.dst.0)),
+            _ => {
+                let ends = decision.prefix.apply(addresses6(burst.bytes(i), headers));
+                IpAddr::V6(Ipv6Addr::from_bits(ends.1))
+            }
         };
         let local = match dst {
+            _ if crosses && headers.l3 == L3::Ipv4 => None,
+            IpAddr::V4(dst) if crosses => {
+                if nat64::is_ours((dst.to_bits(), decision.dst.1), headers.protocol, snapshot) {
+                    burst.reject(i, DropReason::NatNoSession, Answer::NoRoute);
+                    continue;
+                }
+                None
+            }
             IpAddr::V4(_) if decision.forwarded || decision.inbound => None,
             IpAddr::V4(dst) => {
                 let ends = [decision.src, decision.dst];
@@ -67,7 +83,7 @@ pub(super) fn next_hop(
     let (egress, neighbor) = way(dst, snapshot)?;
     let next_hop = match neighbor {
         Some(neighbor) => neighbors.resolve(snapshot, egress, neighbor, now),
-        None => neighbors.ourselves(snapshot, egress, now),
+        None => neighbors.ourselves(snapshot, egress, dst.is_ipv4(), now),
     };
     let next_hop = next_hop.map_err(|reason| match reason {
         DropReason::NeighborUnreachable => Verdict::Reject(reason, Answer::HostUnreachable),
@@ -112,11 +128,11 @@ pub(super) fn way(dst: IpAddr, snapshot: &Snapshot) -> Result<(u16, Option<IpAdd
     }
 }
 
-/// The interface on whose link an IPv4 address of ours lies.
+/// The interface on whose link an IPv4 address of ours lies; behind which an IPv6 one of an outside prefix does.
 fn ours(address: IpAddr, snapshot: &Snapshot) -> Option<u16> {
     match address {
         IpAddr::V4(address) => snapshot.local4.get(&address).map(|&(interface, _)| interface),
-        IpAddr::V6(_) => None,
+        IpAddr::V6(address) => prefix::interface_of(address, snapshot),
     }
 }
 
@@ -164,6 +180,16 @@ pub fn run(burst: &mut Burst, shard: &mut Shard) {
             continue;
         }
         let hop = shard.neighbors.hop(action.next_hop);
+        if action.is(FlowAction::TO_V4) || action.is(FlowAction::TO_V6) {
+            let verdict = nat64::check(burst.bytes(i), headers, action, hop.egress.mtu);
+            if verdict != Verdict::Forward {
+                burst.decide(i, verdict);
+            } else if !hop.resolved {
+                let next_hop = action.next_hop;
+                burst.decide(i, Verdict::Hold(next_hop.into()));
+            }
+            continue;
+        }
         if headers.end - headers.l3_offset > hop.egress.mtu && headers.flags.has(Flags::DONT_FRAGMENT) {
             let mtu = hop.egress.mtu;
             burst.reject(i, DropReason::PacketTooBig, Answer::TooBig(mtu));

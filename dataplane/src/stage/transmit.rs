@@ -1,6 +1,8 @@
 //! Transmit: carries every packet's verdict out. This is the one place where a packet's life ends, so that each is counted
 //! once.
 
+use sluice_pkt::ipv6;
+
 use super::fragment;
 use crate::arena::{Frame, FramePool};
 use crate::burst::Burst;
@@ -96,7 +98,15 @@ fn cut(burst: &mut Burst, i: usize, shard: &mut Shard) {
             pool.give(piece);
         }
     };
-    match fragment::split(frame, header_len.into(), mtu, pool, emit) {
+    let l3 = usize::from(header_len);
+    let is_ipv6 = frame.bytes().get(l3).is_some_and(|byte| byte >> 4 == 6);
+    let outcome = if is_ipv6 {
+        // Only what NAT64 has made is ever too long here.
+        fragment::split6(frame, l3, mtu.min(ipv6::MIN_MTU), pool, emit)
+    } else {
+        fragment::split(frame, l3, mtu, pool, emit)
+    };
+    match outcome {
         Ok(extra) => shard.counters.split_extra += extra,
         Err((frame, reason)) => discard(frame, reason, shard),
     }

@@ -9,12 +9,14 @@ use sluice_dataplane::nat::Deterministic;
 
 use super::{AddressRange, Match, PortRange, Prefix};
 
-/// A source NAT rule.
+/// A source NAT rule, or one of NAT64.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SourceNat {
     /// Index of the egress interface.
     pub out: usize,
-    /// Inside sources, IPv4; empty for any.
+    /// With NAT64 the prefix that IPv4 addresses stand in: IPv6 packets to it leave as IPv4.
+    pub prefix: Option<Prefix>,
+    /// Inside sources, of IPv4, with NAT64 of IPv6; empty for any.
     pub from: Vec<Prefix>,
     /// External addresses, in order and without overlap. Two rules have the same pool, or pools that share nothing.
     pub pool: Vec<AddressRange>,
@@ -172,6 +174,17 @@ pub struct NatExemption {
     pub out: usize,
     /// Which packets, IPv4.
     pub matches: Match,
+}
+
+/// Prefix translation for IPv6 (RFC 6296).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PrefixNat {
+    /// Index of the interface behind which the outside prefix is ours.
+    pub out: usize,
+    /// The prefix of hosts inside.
+    pub inside: Prefix,
+    /// The one that stands for it outside, of the same length; 64 bits at the most.
+    pub outside: Prefix,
 }
 
 /// A port forward.

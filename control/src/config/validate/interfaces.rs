@@ -121,6 +121,15 @@ impl<'t> Network<'t> {
         addresses.iter().any(|prefix| prefix.address == address).then_some(interface)
     }
 
+    /// A subnet of this interface that shares addresses with `prefix`: its network, the interface's name, and where it stands.
+    pub(super) fn subnet_in(&self, prefix: Prefix, interface: usize) -> Option<(Prefix, &str, &Span)> {
+        let mine =
+            |subnet: &&Subnet| subnet.interface == interface && subnet.prefix.network().overlaps(prefix);
+        let subnet = self.subnets.iter().find(mine)?;
+        let name = self.interfaces.get(interface)?.name.as_str();
+        Some((subnet.prefix.network(), name, &subnet.span))
+    }
+
     /// The interface whose subnet `prefix` is.
     pub(super) fn connected(&self, prefix: Prefix) -> Option<usize> {
         let subnet = self.subnet(prefix.address)?;

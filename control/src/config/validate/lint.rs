@@ -58,7 +58,10 @@ fn hidden_sources(nat: &Nat, budget: &mut Budget, sink: &mut Sink<'_>) {
             if !budget.spend(1 + earlier.value.from.len() * later.value.from.len()) {
                 return;
             }
-            if earlier.value.out == later.value.out && covers_prefixes(&earlier.value.from, &later.value.from)
+            let alike = earlier.value.prefix == later.value.prefix;
+            if alike
+                && earlier.value.out == later.value.out
+                && covers_prefixes(&earlier.value.from, &later.value.from)
             {
                 sink.warning(&later.span, "no packet reaches this source NAT rule")
                     .also(&earlier.span, "this one takes them all")

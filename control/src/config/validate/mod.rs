@@ -15,6 +15,7 @@ mod limits;
 mod lint;
 mod matches;
 mod nat;
+mod nat6;
 mod nat_log;
 mod nat_ports;
 mod nat_static;
@@ -49,6 +50,7 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
         nat_exemptions: nat.exemptions,
         forwards: nat.forwards.into_iter().map(|forward| forward.value).collect(),
         nat_log: nat.log,
+        prefixes: nat.prefixes.into_iter().map(|rule| rule.value).collect(),
         limits,
         icmp_errors_per_second,
         workers,

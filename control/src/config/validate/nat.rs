@@ -1,4 +1,4 @@
-//! `[[nat.source]]` and `[[nat.forward]]`; the others are in `nat_static`.
+//! `[[nat.source]]`, `[[nat.nat64]]` and `[[nat.forward]]`; the others are in `nat_static` and `nat6`.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use sluice_dataplane::stage::owner::block_owner;
 
 use super::interfaces::Network;
-use super::{nat_log, nat_ports, nat_static, ports, prefixes, values};
+use super::{nat_log, nat_ports, nat_static, nat6, ports, prefixes, values};
 use crate::config::model::{
     AddressRange, Allocation, Filtering, Forward, Mapping, NatExemption, NatLog, PortChoice, PortRange,
-    Route, SourceNat, StaticNat, Target,
+    PrefixNat, Route, SourceNat, StaticNat, Target,
 };
 use crate::config::net;
 use crate::config::protocol::{TCP, UDP, protocol};
@@ -46,6 +46,7 @@ pub(super) struct Nat {
     pub(super) statics: Vec<At<StaticNat>>,
     pub(super) exemptions: Vec<NatExemption>,
     pub(super) forwards: Vec<At<Forward>>,
+    pub(super) prefixes: Vec<At<PrefixNat>>,
     pub(super) log: Option<NatLog>,
 }
 
@@ -64,6 +65,14 @@ pub(super) fn read(
             sources.push(At { value: source, span: pool_span(&table) });
         }
     }
+    for table in nat.tables("nat64", &schema::NAT64, MOST_RULES, sink) {
+        let prefix = nat6::nat64_prefix(&table, network, routes, sink);
+        let source = read_source(&table, network, routes, sink);
+        if let (Some(prefix), Some(source)) = (prefix, source) {
+            let source = SourceNat { prefix: Some(prefix), ..source };
+            sources.push(At { value: source, span: pool_span(&table) });
+        }
+    }
     check_pools(&sources, sink);
     let mut forwards = Vec::new();
     for table in nat.tables("forward", &schema::FORWARD, MOST_RULES, sink) {
@@ -73,9 +82,11 @@ pub(super) fn read(
         }
     }
     check_forwards(&forwards, sink);
+    let prefixes = nat6::read(&nat, network, sink);
+    nat6::check_together(&prefixes, &sources, sink);
     let log = nat_log::read(&nat, sink);
     let (statics, exemptions) = nat_static::read(&nat, network, routes, sink);
-    let nat = Nat { sources, statics, exemptions, forwards, log };
+    let nat = Nat { sources, statics, exemptions, forwards, prefixes, log };
     nat_static::check(&nat, network, sink);
     nat
 }
@@ -92,8 +103,13 @@ fn read_source(
 ) -> Option<SourceNat> {
     let out = network.required(table, "out", sink);
     let from = prefixes(table, "from", sink);
-    for At { value, span } in from.iter().filter(|prefix| !prefix.value.is_ipv4()) {
-        sink.error(span, format!("{value} is not of IPv4")).help("NAT is for IPv4; IPv6 is routed as it is");
+    let is_nat64 = table.section.name == schema::NAT64.name;
+    for At { value, span } in from.iter().filter(|prefix| prefix.value.is_ipv4() == is_nat64) {
+        let (family, help) = match is_nat64 {
+            true => ("IPv6", "for IPv4 there is [[nat.source]]"),
+            false => ("IPv4", "for IPv6 there are [[nat.nat64]] and [[nat.prefix]]"),
+        };
+        sink.error(span, format!("{value} is not of {family}")).help(help);
     }
     let pool = match table.string("to") {
         Some("interface") => None,
@@ -118,6 +134,7 @@ fn read_source(
     };
     let source = SourceNat {
         out,
+        prefix: None,
         from: values(&from),
         pool: check_pool(pool, network, routes, sink),
         ports: range,
@@ -129,7 +146,8 @@ fn read_source(
         max_sessions: None,
     };
     nat_ports::check_kernel(table, &source, network, sink);
-    nat_ports::read(table, source, sink)
+    // Accounts and blocks are for inside addresses of IPv4.
+    if is_nat64 { Some(source) } else { nat_ports::read(table, source, sink) }
 }
 
 fn warn_of_mapping(mapping: Option<&At<Mapping>>, sink: &mut Sink<'_>) {
@@ -250,7 +268,7 @@ fn check_pools(sources: &[At<SourceNat>], sink: &mut Sink<'_>) {
                 && range.first <= other.last
                 && other.first <= range.last
                 && (mine.ports.overlaps(theirs.ports) || mine.is_cut() || theirs.is_cut())
-                && (mine.pool != theirs.pool || mine.ports != theirs.ports)
+                && (mine.pool != theirs.pool || mine.ports != theirs.ports || mine.prefix != theirs.prefix)
         });
         if let Some(&(earlier, other)) = clash {
             let theirs = &sources[earlier].value;
@@ -259,9 +277,12 @@ fn check_pools(sources: &[At<SourceNat>], sink: &mut Sink<'_>) {
                 format!("the pool's {range}, ports {}, overlaps another pool", mine.ports),
             )
             .also(&sources[earlier].span, format!("{other}, ports {}, is here", theirs.ports))
-            .help(match mine.is_cut() || theirs.is_cut() {
-                true => "an address that is given out in blocks, or by subscribers, is in one pool only",
-                false => "pools are the same, or share no address, or share no port",
+            .help(if mine.is_cut() || theirs.is_cut() {
+                "an address that is given out in blocks, or by subscribers, is in one pool only"
+            } else if mine.prefix != theirs.prefix {
+                "pools of NAT64 share no port with others: give each a range of `ports` of its own"
+            } else {
+                "pools are the same, or share no address, or share no port"
             });
         }
     }
@@ -271,7 +292,7 @@ fn check_pools(sources: &[At<SourceNat>], sink: &mut Sink<'_>) {
 fn check_shared(sources: &[At<SourceNat>], sink: &mut Sink<'_>) {
     for (index, At { value: later, span }) in sources.iter().enumerate() {
         let shares = |At { value: earlier, .. }: &&At<SourceNat>| {
-            earlier.pool == later.pool && earlier.ports == later.ports
+            earlier.pool == later.pool && earlier.ports == later.ports && earlier.prefix == later.prefix
         };
         let Some(first) = sources[..index].iter().find(shares) else { continue };
         let is_fixed = matches!(later.allocation, Allocation::Deterministic { .. });

@@ -17,9 +17,13 @@ pub(super) fn key(interface: u16, address: IpAddr) -> NeighborKey {
     }
 }
 
-/// The key of ourselves, as those at the other end of an interface's link see us.
-pub(super) fn key_of_ourselves(interface: u16) -> NeighborKey {
-    [u64::from(interface) << 8, 0, 0]
+/// The key of ourselves for packets of a family, as those at the other end of an interface's link see us.
+pub(super) fn key_of_ourselves(interface: u16, is_ipv4: bool) -> NeighborKey {
+    [u64::from(interface) << 8 | if is_ipv4 { 0 } else { 2 }, 0, 0]
+}
+
+fn is_ourselves(key: &NeighborKey) -> bool {
+    key[0] & 0xff < 4
 }
 
 pub(super) fn interface_of(key: &NeighborKey) -> u16 {
@@ -53,7 +57,7 @@ pub struct Neighbor {
 impl Neighbors {
     /// All neighbours.
     pub fn iter(&self) -> impl Iterator<Item = Neighbor> + '_ {
-        let others = self.table.iter().filter(|(_, key, _)| key[0] & 0xff != 0);
+        let others = self.table.iter().filter(|(_, key, _)| !is_ourselves(key));
         others.map(|(_, key, entry)| Neighbor {
             interface: interface_of(key),
             address: address_of(key),

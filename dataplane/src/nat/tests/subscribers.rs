@@ -1,5 +1,7 @@
 //! Blocks, subscribers' ports by arithmetic, limits, and what is recorded of all that.
 
+use std::net::IpAddr;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -73,17 +75,17 @@ fn a_pool_without_a_free_block_recovers_when_one_has_rested() {
     nat.tick(151);
     assert!(nat.bind(0, pool, (12, 1), REMOTE, ipv4::UDP).is_ok());
     assert!(nat.get(second).is_some());
-    let seen: Vec<(Nanos, EventKind, u32)> = std::iter::from_fn(|| events.take())
-        .map(|event| (event.at, event.kind, event.inside.to_bits()))
-        .collect();
+    let seen: Vec<(Nanos, EventKind, IpAddr)> =
+        std::iter::from_fn(|| events.take()).map(|event| (event.at, event.kind, event.inside)).collect();
     use EventKind::{BlockAllocated, BlockReleased};
+    let host = |bits| Ipv4Addr::from_bits(bits).into();
     assert_eq!(
         seen,
         [
-            (1, BlockAllocated, 10),
-            (1, BlockAllocated, 11),
-            (150, BlockReleased, 10),
-            (151, BlockAllocated, 12)
+            (1, BlockAllocated, host(10)),
+            (1, BlockAllocated, host(11)),
+            (150, BlockReleased, host(10)),
+            (151, BlockAllocated, host(12))
         ]
     );
     assert_eq!(nat.recorded(), (4, 0));
@@ -228,4 +230,20 @@ proptest! {
         prop_assert!((0..nat.subscriber_slots()).all(|i| nat.subscriber(i).is_none()));
         prop_assert!(nat.externals().all(|(_, used)| used == [0; 3]));
     }
+}
+
+#[test]
+fn a_record_of_nat64_has_the_address_of_the_host() {
+    let mut snapshot = pool_of(1, 65_535, Allocation::Ports);
+    snapshot.pools[0].behavior.is_nat64 = true;
+    let (mut nat, pool) = (Nat::new(&snapshot), &snapshot.pools[0]);
+    let mut events = nat.events();
+    let address = 0x2001_0db8_u128 << 96 | 7;
+    let host = nat.host(address).unwrap();
+    let binding = open(&mut nat, pool, (host, 5000), ipv4::UDP).unwrap();
+    nat.release(binding, NONE);
+    let seen: Vec<_> = std::iter::from_fn(|| events.take()).map(|event| (event.kind, event.inside)).collect();
+    let inside = IpAddr::from(address.to_be_bytes());
+    assert_eq!(seen, [(EventKind::BindingCreated, inside), (EventKind::BindingReleased, inside)]);
+    assert_eq!(nat.address_of(host), None);
 }

@@ -50,6 +50,13 @@ impl Identifications {
     }
 }
 
+impl Fragments {
+    /// The identification of a datagram in one piece that NAT64 makes for an address, and that may be cut on its way.
+    pub(in crate::stage) fn next_identification(&mut self, destination: u32, protocol: u8) -> u16 {
+        self.identifications.next(destination, protocol)
+    }
+}
+
 /// Gives a packet, which is still as it came, the identification that it leaves with: that of its datagram, if it is a
 /// fragment, or else the next one, as it is about to be cut.
 #[cold]

@@ -1,0 +1,89 @@
+//! Sessions that go from one IP family to the other (NAT64): a flow in each table.
+
+use super::{Family, Flow, FlowKey, Key4, Key6, KeyFacts, Session, Sessions};
+use crate::table::hash::Full;
+
+/// What an IPv4 packet's ends become when it leaves as IPv6; its action has no room for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ends6 {
+    /// Source address.
+    pub src: u128,
+    /// Destination address.
+    pub dst: u128,
+    /// Source and destination port; an echo's identifier is its asker's.
+    pub ports: (u16, u16),
+}
+
+impl From<Key4> for FlowKey {
+    fn from(key: Key4) -> Self {
+        Self::V4(key)
+    }
+}
+
+impl From<Key6> for FlowKey {
+    fn from(key: Key6) -> Self {
+        Self::V6(key)
+    }
+}
+
+impl FlowKey {
+    /// The table that its flow is in.
+    pub const fn family(&self) -> Family {
+        match self {
+            Self::V4(_) => Family::V4,
+            Self::V6(_) => Family::V6,
+        }
+    }
+}
+
+impl Session {
+    /// Which table the flow of a direction (0, as the first packet went; 1, the replies) is in.
+    pub fn family_of(&self, direction: usize) -> Family {
+        match (self.family, self.crosses && direction == 1) {
+            (Family::V4, false) | (Family::V6, true) => Family::V4,
+            _ => Family::V6,
+        }
+    }
+}
+
+impl Sessions {
+    /// A flow by its key.
+    pub fn find(&self, key: &FlowKey) -> Option<u32> {
+        match key {
+            FlowKey::V4(key) => self.v4.find(key),
+            FlowKey::V6(key) => self.v6.find(key),
+        }
+    }
+
+    pub(super) fn insert(&mut self, key: &FlowKey, flow: Flow) -> Result<u32, Full> {
+        match key {
+            FlowKey::V4(key) => self.v4.insert(*key, flow),
+            FlowKey::V6(key) => self.v6.insert(*key, flow),
+        }
+    }
+
+    pub(super) fn remove_flow(&mut self, family: Family, index: u32) -> Option<(FlowKey, Flow)> {
+        match family {
+            Family::V4 => self.v4.remove(index).map(|(key, flow)| (FlowKey::V4(key), flow)),
+            Family::V6 => self.v6.remove(index).map(|(key, flow)| (FlowKey::V6(key), flow)),
+        }
+    }
+
+    pub(super) fn key_of(&self, family: Family, index: u32) -> Option<FlowKey> {
+        match family {
+            Family::V4 => self.v4.get(index).map(|(key, _)| FlowKey::V4(*key)),
+            Family::V6 => self.v6.get(index).map(|(key, _)| FlowKey::V6(*key)),
+        }
+    }
+
+    /// The ends that packets of an IPv4 flow leave with as IPv6: those of the session's other flow, the other way round.
+    pub fn ends6(&self, flow: &Flow) -> Option<Ends6> {
+        if flow.is_copy() {
+            return self.copies.ends6(flow.session());
+        }
+        let session = self.get(flow.session())?;
+        let other = session.flows[flow.direction().reverse() as usize];
+        let ([src, dst], facts) = KeyFacts::of6(*self.v6.get(other)?.0);
+        Some(Ends6 { src: dst, dst: src, ports: (facts.ports.1, facts.ports.0) })
+    }
+}
