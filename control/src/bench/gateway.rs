@@ -1,5 +1,6 @@
 //! The gateway that is measured: an inside and an outside interface, and what the features ask for between them.
 
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use sluice_dataplane::snapshot::{
@@ -63,10 +64,14 @@ pub(super) fn snapshot(options: &PipelineOptions) -> Snapshot {
             interface("lan", LAN, GATEWAY_MAC, LAN_ADDRESS, LAN_ADDRESS6),
             interface("wan", WAN, WAN_MAC, WAN_ADDRESS, WAN_ADDRESS6),
         ],
-        local4: [(LAN_ADDRESS.0, (LAN, LocalUse::Interface)), (WAN_ADDRESS.0, (WAN, LocalUse::Interface))]
-            .into(),
-        local6: [(LAN_ADDRESS6.0, (LAN, LocalUse::Interface)), (WAN_ADDRESS6.0, (WAN, LocalUse::Interface))]
-            .into(),
+        local4: HashMap::from_iter([
+            (LAN_ADDRESS.0, (LAN, LocalUse::Interface)),
+            (WAN_ADDRESS.0, (WAN, LocalUse::Interface)),
+        ]),
+        local6: HashMap::from_iter([
+            (LAN_ADDRESS6.0, (LAN, LocalUse::Interface)),
+            (WAN_ADDRESS6.0, (WAN, LocalUse::Interface)),
+        ]),
         routes: vec![
             Route::Connected { interface: LAN },
             Route::Connected { interface: WAN },
