@@ -4,6 +4,7 @@
 //! port share one binding, and it lives as long as the last of them. An unknown packet to an external address and port
 //! finds the binding by these, and who may send to it is for its filter to say (`nat/filter.rs`).
 
+mod ahead;
 mod filter;
 mod layout;
 
@@ -11,6 +12,7 @@ use std::net::Ipv4Addr;
 
 use sluice_pkt::ipv4;
 
+pub use self::ahead::{Foreseen, Wanted};
 use self::filter::Permits;
 pub use self::layout::{Change, Layout};
 use crate::session::NONE;
@@ -283,10 +285,9 @@ impl Nat {
         for i in 0..addresses.len() {
             let address = addresses[first.wrapping_add(i) % addresses.len()];
             let Some(external) = self.externals.get_mut(address as usize) else { continue };
-            let Some(port) = choose(&mut external.ports[space], of, inside.1, protocol, &mut self.random)
-            else {
-                continue;
-            };
+            let ports = &mut external.ports[space];
+            let port = choose(ports, of, inside.1, protocol, &mut self.random);
+            let Some(port) = port.filter(|&port| ports.take(port)) else { continue };
             let external = (external.address.to_bits(), port);
             let NatBehavior { mapping, filtering, .. } = of.behavior;
             let pool = pool.id;
@@ -421,11 +422,12 @@ fn rename(bindings: &mut HashTable<Key, Binding>, index: u32, key: Key) {
     }
 }
 
-/// Takes a free port of an address: that of the inside where it is to be kept (RFC 4787 4.2.1), or else a random one (RFC
+/// A free port of an address: that of the inside where it is to be kept (RFC 4787 4.2.1), or else a random one (RFC
 /// 6056), for UDP an even one for an even one where there is one (RFC 4787 REQ-4).
-fn choose(ports: &mut PortBitmap, of: &Pool, inside: u16, protocol: u8, random: &mut u64) -> Option<u16> {
+fn choose(ports: &PortBitmap, of: &Pool, inside: u16, protocol: u8, random: &mut u64) -> Option<u16> {
     let range = of.ports.0..=of.ports.1;
-    if of.behavior.port_choice == PortChoice::Preserve && range.contains(&inside) && ports.take(inside) {
+    let is_kept = of.behavior.port_choice == PortChoice::Preserve && range.contains(&inside);
+    if is_kept && !ports.is_taken(inside) {
         return Some(inside);
     }
     *random = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -435,7 +437,7 @@ fn choose(ports: &mut PortBitmap, of: &Pool, inside: u16, protocol: u8, random: 
     let alike = (protocol == ipv4::UDP)
         .then(|| ports.next_free_of_parity(inside % 2 == 1, from, range.clone()))
         .flatten();
-    alike.or_else(|| ports.next_free(from, range)).filter(|&port| ports.take(port))
+    alike.or_else(|| ports.next_free(from, range))
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ pub mod tcm;
 
 /// The same `cases` property-test cases on each run.
 #[cfg(test)]
-fn cases(cases: u32) -> proptest::prelude::ProptestConfig {
+pub(crate) fn cases(cases: u32) -> proptest::prelude::ProptestConfig {
     let rng_seed = proptest::test_runner::RngSeed::Fixed(1);
     proptest::prelude::ProptestConfig { cases, rng_seed, failure_persistence: None, ..Default::default() }
 }
