@@ -14,6 +14,7 @@ use sluice_pkt::ethernet::Mac;
 
 use sluice_pkt::ipv4;
 
+use super::churn;
 use super::options::{Feature, PipelineOptions};
 use super::traffic::{GATEWAY_MAC, INSIDE, INSIDE6, SERVER_PORTS, SERVERS, SERVERS6, WAN_MAC};
 
@@ -57,6 +58,7 @@ fn any<A: From<u8>>() -> Rule<A> {
 
 /// The configuration, compiled.
 pub(super) fn snapshot(options: &PipelineOptions) -> Snapshot {
+    let sessions = options.flows + churn::room(options) as u32;
     let mut snapshot = Snapshot {
         generation: 1,
         ports: vec![port("lan"), port("wan")],
@@ -95,15 +97,19 @@ pub(super) fn snapshot(options: &PipelineOptions) -> Snapshot {
         ])
         .expect("prefixes of IPv6"),
         icmp_per_second: 1000,
-        sizes: Sizes { sessions: options.flows, ..Sizes::default() },
+        sizes: Sizes { sessions, ..Sizes::default() },
         seed: options.seed,
         ..Snapshot::default()
     };
+    if options.new_flows_per_second.is_some() {
+        let timeout = churn::timeout(options);
+        (snapshot.timeouts.udp, snapshot.timeouts.tcp_transitory) = (timeout, timeout);
+    }
     if options.has(Feature::Acl) {
         add_acl(&mut snapshot, options.acl_rules, options.protocol.number());
     }
     if options.has(Feature::Nat) {
-        add_source_nat(&mut snapshot, options.flows);
+        add_source_nat(&mut snapshot, sessions);
     }
     if options.has(Feature::Police) {
         snapshot.limits.push(Limit {
