@@ -71,6 +71,9 @@ fn classify_family<A: Address>(
 pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
     for i in first.open(burst) {
         let (bytes, headers, interface) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
+        if acl_of(snapshot, interface).is_none() {
+            continue;
+        }
         let (rule, action) = match headers.l3 {
             L3::Ipv4 => {
                 let mut tuple = tuple(addresses4(bytes, headers), bytes, headers);
