@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use sluice_pkt::ipv4;
+
 use super::*;
 use crate::snapshot::PortBlocks;
 
