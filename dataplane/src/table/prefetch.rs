@@ -5,19 +5,24 @@
 /// architectures without a stable prefetch intrinsic.
 #[inline(always)]
 pub fn prefetch<T>(value: &T) {
+    let mut offset = 0;
+    while offset < size_of::<T>() {
+        prefetch_line(core::ptr::from_ref(value).cast::<u8>().wrapping_add(offset));
+        offset += 64;
+    }
+}
+
+/// [`prefetch`] of the cache line at an address, whatever is there, if anything.
+#[inline(always)]
+pub fn prefetch_line<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
     {
         use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let base = core::ptr::from_ref(value).cast::<i8>();
-        let mut offset = 0;
-        while offset < size_of::<T>() {
-            // SAFETY: PREFETCHT0 is a hint that never faults, whatever the address; SSE is part of x86_64.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(base.wrapping_add(offset)) };
-            offset += 64;
-        }
+        // SAFETY: PREFETCHT0 is a hint that never faults, whatever the address; SSE is part of x86_64.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = value;
+    let _ = address;
 }
 
 /// [`prefetch`] of element `index`; nothing where there is no such element.
@@ -38,6 +43,7 @@ mod tests {
         prefetch(&());
         prefetch(&values[1][199]);
         prefetch(&values);
+        prefetch_line(core::ptr::null::<u8>());
         for index in [0, 1, 2, usize::MAX] {
             prefetch_at(&values, index);
         }

@@ -9,7 +9,7 @@
 use core::arch::x86_64::*;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::super::prefetch::{prefetch, prefetch_at};
+use super::super::prefetch::{prefetch, prefetch_at, prefetch_line};
 use super::super::select::select;
 use super::blocks::UNIT;
 use super::walk::{
@@ -45,7 +45,7 @@ pub(super) fn lookup_lanes<K: Keys>(shared: &Shared, keys: &[K], results: &mut [
 #[target_feature(enable = "avx512f,popcnt,bmi1,bmi2")]
 unsafe fn walk<K: Keys>(shared: &Shared, root: &Root, keys: &[K], results: &mut [u32]) {
     let mut entries = [0u32; LANES];
-    let words: *const i8 = shared.words.as_ptr().cast();
+    let words = shared.words.as_ptr();
     // In as few instructions as can be, as the more look-ups a core has in sight, the more misses overlap.
     let word_of = |top: u32| &root[(top >> (32 - ROOT_BITS)) as usize];
     for key in keys {
@@ -56,8 +56,7 @@ unsafe fn walk<K: Keys>(shared: &Shared, root: &Root, keys: &[K], results: &mut 
         let word = word_of(top).load(Ordering::Acquire);
         let up_to = (2u32 << (top >> (32 - ROOT_BITS - RUN_BITS) & 31)).wrapping_sub(1);
         *place = (word >> 32) as u32 + (word as u32 & up_to).count_ones();
-        // SAFETY: a hint that never faults, whatever the address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(words.wrapping_add(*place as usize * size_of::<u32>())) };
+        prefetch_line(words.wrapping_add(*place as usize));
     }
     let mut children = 0;
     for (lane, (entry, _)) in entries.iter_mut().zip(keys).enumerate() {
