@@ -168,7 +168,7 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
         say(
             log,
             format_args!(
-                "packet memory: no huge pages free; it runs on ordinary pages, at some 8 cycles a packet"
+                "packet memory: no huge pages free, and the kernel gives none; it runs on ordinary pages, at some 8 cycles a packet"
             ),
         );
     }

@@ -85,6 +85,25 @@ fn a_pool_of_several_addresses_serves_all_flows() {
 }
 
 #[test]
+fn new_sessions_come_and_go_beside_the_others() {
+    for features in ["route", "route,acl,nat,police"] {
+        let flows = ["--flows", "500", "--packets", "200000", "--both-directions"];
+        let report =
+            run(&[&flows[..], &["--new-flows-per-second", "20000", "--features", features]].concat());
+        let number = |key: &str| report["new_flows"][key].as_f64().unwrap();
+        // The packets of 20 ms, in virtual time: 400 sessions, 64 at a time.
+        assert!((number("made") - 400.0).abs() <= 64.0, "{features}: {report}");
+        assert_eq!(number("per_second"), 20_000.0);
+        // They live 0.5 to 1.6 seconds.
+        assert!((10_500.0..34_000.0).contains(&number("live")), "{features}: {report}");
+        for key in ["first_packet_ns", "standing_cycles_alone", "standing_cycles_beside"] {
+            assert!(number(key) > 0.0, "{key}: {report}");
+        }
+    }
+    assert!(run(&["--flows", "10", "--packets", "10"]).get("new_flows").is_none());
+}
+
+#[test]
 fn wrong_options_are_refused_in_words() {
     let cases = [
         (vec!["--flows", "0"], "--flows must be 1 to 16777216, not 0"),
@@ -95,6 +114,10 @@ fn wrong_options_are_refused_in_words() {
         (
             vec!["--family", "6", "--frame-size", "66", "--features", "route,nat"],
             "--family 6 does not go with these features: NAT is for IPv4, and there are 4 and 6",
+        ),
+        (
+            vec!["--new-flows-per-second", "2000001"],
+            "--new-flows-per-second must be 1 to 2000000, not 2000001",
         ),
         (vec!["--acl-rules", "0"], "--acl-rules must be 1 to 60000, not 0"),
         (

@@ -9,7 +9,6 @@
 mod chain;
 mod huge;
 
-use std::ffi::CStr;
 use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -173,10 +172,23 @@ impl Frame {
 /// What pages a mapping got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pages {
-    /// 2 MiB pages.
+    /// 2 MiB pages, of those that the machine keeps for those who name them (`vm.nr_hugepages`).
     Huge,
+    /// 2 MiB pages where the kernel finds some (`/sys/kernel/mm/transparent_hugepage/enabled` is not `never`).
+    Transparent,
     /// The machine's ordinary pages.
     Ordinary,
+}
+
+impl Pages {
+    /// The word for reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Huge => "huge",
+            Self::Transparent => "transparent",
+            Self::Ordinary => "ordinary",
+        }
+    }
 }
 
 /// Why packet memory could not be had.
@@ -199,7 +211,7 @@ pub enum ArenaError {
     Count(u32),
 }
 
-/// A memfd-backed mapping, unmapped when dropped.
+/// A mapping, unmapped when dropped.
 #[derive(Debug)]
 struct Mapping {
     base: NonNull<u8>,
@@ -250,12 +262,13 @@ impl Memory {
 }
 
 impl Mapping {
-    fn new(name: &CStr, bytes: usize, pages: Pages) -> Result<Self, ArenaError> {
+    /// Of the huge pages that the machine keeps; only such a file has them.
+    fn kept(bytes: usize) -> Result<Self, ArenaError> {
         let refused = |what| ArenaError::Refused { bytes, what, source: io::Error::last_os_error() };
-        let huge = if pages == Pages::Huge { libc::MFD_HUGETLB | libc::MFD_HUGE_2MB } else { 0 };
         // SAFETY: plain system calls on values that we own; every result is checked, and the descriptor is closed.
         unsafe {
-            let fd = libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | huge);
+            let flags = libc::MFD_CLOEXEC | libc::MFD_HUGETLB | libc::MFD_HUGE_2MB;
+            let fd = libc::memfd_create(c"sluice-frames".as_ptr(), flags);
             if fd < 0 {
                 return Err(refused("memfd_create"));
             }
@@ -274,6 +287,13 @@ impl Mapping {
                 _ => Err(error),
             }
         }
+    }
+
+    /// Of anonymous memory, for which the kernel looks for huge pages where it may; it does not for files in memory.
+    fn anonymous(bytes: usize) -> Result<Self, ArenaError> {
+        let base = huge::map(bytes);
+        let refused = || ArenaError::Refused { bytes, what: "mmap", source: io::Error::last_os_error() };
+        base.map(|base| Self { base, bytes }).ok_or_else(refused)
     }
 }
 
@@ -294,7 +314,7 @@ pub struct FramePool {
 unsafe impl Send for FramePool {}
 
 impl FramePool {
-    /// Maps memory for `count` frames, in huge pages where the machine has them free. `spread` leaves a gap of two
+    /// Maps memory for `count` frames, in huge pages where the machine has them free or the kernel finds some. `spread` leaves a gap of two
     /// cache lines between chunks, so that the headers of a burst do not all fall into the same cache sets; a UMEM in
     /// aligned mode cannot have it.
     pub fn new(count: u32, spread: bool) -> Result<Self, ArenaError> {
@@ -303,9 +323,9 @@ impl FramePool {
         }
         let stride = if spread { CHUNK + 128 } else { CHUNK };
         let bytes = (count as usize * stride).next_multiple_of(HUGE_PAGE);
-        let (mapping, pages) = match Mapping::new(c"sluice-frames", bytes, Pages::Huge) {
+        let (mapping, pages) = match Mapping::kept(bytes) {
             Ok(mapping) => (mapping, Pages::Huge),
-            Err(_) => (Mapping::new(c"sluice-frames", bytes, Pages::Ordinary)?, Pages::Ordinary),
+            Err(_) => (Mapping::anonymous(bytes)?, huge::pages_of_anonymous()),
         };
         let base = mapping.base;
         let memory = Memory { mapping: Arc::new(mapping), pages, stride, count };

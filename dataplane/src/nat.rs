@@ -6,6 +6,7 @@
 //!
 //! A pool's ports are given out one by one, in blocks, or by arithmetic (`nat/allocate.rs`).
 
+mod ahead;
 mod allocate;
 mod binding;
 mod blocks;
@@ -22,8 +23,7 @@ mod subscribers;
 
 use std::net::Ipv4Addr;
 
-use sluice_pkt::ipv4;
-
+pub use self::ahead::{Foreseen, Wanted};
 use self::allocate::{Found, room_for_blocks};
 pub use self::binding::Binding;
 use self::binding::{Key, key, space};
@@ -235,7 +235,7 @@ impl Nat {
         let id = layout.id;
         let subscriber = self.subscribers.enter(layout, inside.0)?;
         let NatBehavior { mapping, filtering, port_choice, is_nat64 } = of.behavior;
-        let wish = Wish { choice: port_choice, inside: inside.1, parity: protocol == ipv4::UDP };
+        let wish = Wish::new(port_choice, inside.1, protocol);
         let bound = self
             .subscribers
             .admit_session(subscriber, of)

@@ -8,6 +8,7 @@ use crate::burst::{Burst, Mask};
 use crate::probe::Probe;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
+use crate::stage::ahead::Ahead;
 use crate::stage::{
     FirstPackets, acl, fastpath, flow, fragment, guard, icmp_error, nat, owner, parse, police, rewrite,
     route, transmit,
@@ -48,7 +49,7 @@ fn leave(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut 
 }
 
 /// The slow path: decides what becomes of packets that belong to no flow yet. One after the other, as the session that
-/// one of them makes may be that of those behind it.
+/// one of them makes may be that of those behind it; but what they look at is fetched ahead.
 #[inline(never)]
 fn first_packets(
     burst: &mut Burst,
@@ -58,7 +59,10 @@ fn first_packets(
     snapshot: &Snapshot,
 ) {
     let epoch = shard.neighbors.epoch();
+    acl::classify(burst, mask, first, snapshot);
+    let mut ahead = Ahead::begin(burst, mask, shard, snapshot);
     for i in mask {
+        ahead.step(burst, shard, snapshot);
         first.begin(flow::find_first(burst, i, first, shard, snapshot));
         guard::run(burst, first, snapshot);
         icmp_error::run(burst, first, shard, snapshot);

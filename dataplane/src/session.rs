@@ -4,144 +4,42 @@
 //! packet needs: the compiled [`FlowAction`], stamps, counters. It is one cache line for IPv4. What only first packets,
 //! TCP flags, ageing and listings touch lies apart, in [`Session`].
 
+mod age;
 mod batch;
 mod copies;
 mod cross;
 mod flow;
+mod record;
 mod renew;
 mod tcp;
 
 use sluice_pkt::ipv4;
 
+use self::age::Sweep;
 pub use self::batch::Batch;
+use self::copies::Copies;
 pub use self::copies::{Activity, Ended, Lease, SessionId};
-use self::copies::{Copies, LAG};
 pub use self::cross::Ends6;
 pub use self::flow::{
     Direction, Flow, FlowAction, FlowKey, Key4, Key6, KeyFacts, NO_LIMIT, addresses, key4, key6,
     plain_action, ports, ticks,
 };
-use self::tcp::Connection;
+pub use self::record::{Family, Session, State};
 pub use self::tcp::Segment;
 
-use crate::clock::{Nanos, SECOND};
+use crate::arena::{HugePages, HugeVec};
+use crate::clock::Nanos;
 use crate::counters::Counters;
 use crate::nat::Nat;
-use crate::snapshot::{Snapshot, Timeouts};
+use crate::snapshot::Snapshot;
 use crate::table::hash::HashTable;
+use crate::table::prefetch::prefetch_at;
 
 /// "None" where an index is stored in 32 bits.
 pub const NONE: u32 = u32::MAX;
 
-/// Whether a session's flows lie in the IPv4 or in the IPv6 table.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4.
-    #[default]
-    V4,
-    /// IPv6.
-    V6,
-}
-
-/// The part of a session that packets seldom touch.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Session {
-    live: bool,
-    /// Which table its forward flow is in.
-    pub family: Family,
-    /// The other one is in the other table (NAT64).
-    pub crosses: bool,
-    /// IP protocol.
-    pub protocol: u8,
-    /// Which directions keep it alive, a bit each: where it has a NAT binding, only packets from inside (RFC 4787 REQ-6).
-    kept_by: u8,
-    /// Index of the flow of each direction.
-    pub flows: [u32; 2],
-    /// Index of the NAT binding that it holds, or [`NONE`].
-    pub binding: u32,
-    /// When it was made, in [`ticks`].
-    pub created: u32,
-    /// Packets of each direction, up to the last sweep.
-    pub packets: [u64; 2],
-    /// Bytes of each direction, up to the last sweep.
-    pub bytes: [u64; 2],
-    /// Counts the sessions that have had this index.
-    pub generation: u32,
-    /// Which other workers may have copies of each direction, a bit each.
-    pub carriers: [u16; 2],
-    /// The generation of the configuration under which it was decided.
-    pub policy: u32,
-    /// What its binding's filter knows of it, or [`NONE`].
-    permit: u32,
-    tcp: Connection,
-}
-
 /// Ends of sessions that wait to be told to their carriers, at most; one that finds no room is found out in time.
 const ENDED: usize = 1024;
-
-/// How often the sweep goes on.
-const SWEEP_INTERVAL: Nanos = SECOND / 10_000;
-
-/// How many sessions ahead the sweep fetches flows.
-const SWEEP_AHEAD: u32 = 8;
-
-/// Where a session stands, in the words of RFC 5382 for TCP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// No reply yet.
-    Opening,
-    /// Packets both ways.
-    Established,
-    /// TCP: reset, or finished by both ends.
-    Closing,
-}
-
-impl State {
-    /// The word for listings.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Opening => "opening",
-            Self::Established => "established",
-            Self::Closing => "closing",
-        }
-    }
-}
-
-impl Session {
-    /// Whether its first packet came from outside, to its NAT binding.
-    pub fn is_inbound(&self) -> bool {
-        self.binding != NONE && self.kept_by == 0b10
-    }
-
-    fn state(&self) -> State {
-        let is_established =
-            if self.protocol == ipv4::TCP { self.tcp.is_established() } else { self.packets[1] > 0 };
-        if self.tcp.is_closing() {
-            State::Closing
-        } else if is_established {
-            State::Established
-        } else {
-            State::Opening
-        }
-    }
-
-    fn timeout(&self, timeouts: &Timeouts) -> Nanos {
-        let lag = if self.carriers == [0; 2] { 0 } else { LAG };
-        lag + match self.protocol {
-            ipv4::TCP if self.state() == State::Established => timeouts.tcp_established,
-            ipv4::TCP => timeouts.tcp_transitory,
-            ipv4::UDP => timeouts.udp,
-            ipv4::ICMP | sluice_pkt::ipv6::ICMPV6 => timeouts.icmp,
-            _ => timeouts.other,
-        }
-    }
-}
-
-/// The shortest timeout that a session of this protocol may have.
-fn shortest(protocol: u8, timeouts: &Timeouts) -> Nanos {
-    let opening = Session { protocol, ..Session::default() }.timeout(timeouts);
-    if protocol == ipv4::TCP { opening.min(timeouts.tcp_established) } else { opening }
-}
 
 /// What a new session is made of.
 #[derive(Clone, Copy, Debug)]
@@ -174,8 +72,10 @@ pub struct Sessions {
     pub v4: HashTable<Key4, Flow>,
     /// Flows of IPv6 sessions.
     pub v6: HashTable<Key6, Flow>,
-    slab: Vec<Session>,
-    free: Vec<u32>,
+    slab: HugeVec<Session>,
+    free: HugeVec<u32>,
+    /// When the sweep is to look at each session, in [`ticks`].
+    due: HugeVec<u32>,
     live: u32,
     /// A flow whose stamp is another is looked at anew before its action is used.
     pub stamp: u32,
@@ -185,12 +85,6 @@ pub struct Sessions {
     copies: Copies,
     /// Sessions that have ended, for the carriers of their flows.
     ended: std::collections::VecDeque<Ended>,
-}
-
-#[derive(Debug, Default)]
-struct Sweep {
-    at: u32,
-    last: Nanos,
 }
 
 impl Sessions {
@@ -203,8 +97,9 @@ impl Sessions {
         Self {
             v4,
             v6,
-            slab: Vec::with_capacity(sessions as usize),
-            free: Vec::with_capacity(sessions as usize),
+            slab: HugeVec::with_capacity_in(sessions as usize, HugePages),
+            free: HugeVec::with_capacity_in(sessions as usize, HugePages),
+            due: HugeVec::with_capacity_in(sessions as usize, HugePages),
             live: 0,
             stamp: 1,
             policy: snapshot.generation,
@@ -243,7 +138,7 @@ impl Sessions {
     pub fn bytes(&self) -> usize {
         self.v4.bytes()
             + self.v6.bytes()
-            + self.slab.capacity() * (size_of::<Session>() + size_of::<u32>())
+            + self.slab.capacity() * (size_of::<Session>() + 2 * size_of::<u32>())
             + self.copies.bytes()
     }
 
@@ -282,6 +177,15 @@ impl Sessions {
         }
     }
 
+    /// Starts to fetch what the next `count` sessions are kept in.
+    pub fn fetch_free(&self, count: usize) {
+        self.v4.prefetch_free(2 * count);
+        self.v6.prefetch_free(2 * count);
+        for &index in self.free.iter().rev().take(count) {
+            prefetch_at(&self.slab, index as usize);
+        }
+    }
+
     /// Makes a session; the index of its forward flow. `None` if there is no room. A session that holds one of the keys
     /// gives way.
     pub fn create<K>(
@@ -295,8 +199,10 @@ impl Sessions {
         K: Into<FlowKey> + Copy,
     {
         let keys: [FlowKey; 2] = new.keys.map(Into::into);
-        for key in &keys {
-            if let Some(flow) = self.find(key).and_then(|i| self.flow(key.family(), i)) {
+        let hashes = [0, 1].map(|i: usize| self.hash(&keys[i]));
+        for (key, hash) in keys.iter().zip(hashes) {
+            let found = self.find_hashed(key, hash);
+            if let Some(flow) = found.and_then(|index| self.flow(key.family(), index)) {
                 let (session, is_copy) = (flow.session(), flow.is_copy());
                 if is_copy {
                     self.remove_copy(session);
@@ -309,6 +215,7 @@ impl Sessions {
             let fresh = self.slab.len() < self.slab.capacity();
             fresh.then(|| {
                 self.slab.push(Session::default());
+                self.due.push(0);
                 self.slab.len() as u32 - 1
             })
         })?;
@@ -327,8 +234,10 @@ impl Sessions {
             };
             flow.action.watch(new.protocol == ipv4::TCP);
             // A packet whose reply has the very same tuple (a host that talks to itself) has one flow.
-            let same = direction == 1 && keys[0] == keys[1];
-            flows[direction] = if same { NONE } else { self.insert(&keys[direction], flow).unwrap_or(NONE) };
+            if direction == 0 || keys[1] != keys[0] {
+                let (key, hash) = (&keys[direction], hashes[direction]);
+                flows[direction] = self.insert_hashed(key, hash, flow).unwrap_or(NONE);
+            }
         }
         let generation = self.slab[index as usize].generation.wrapping_add(1);
         self.slab[index as usize] = Session {
@@ -349,6 +258,7 @@ impl Sessions {
             policy: self.policy,
             ..Session::default()
         };
+        self.look_at(index, ticks(now));
         if !new.inbound {
             nat.seen_outbound(new.binding, ticks(now));
         }
@@ -370,6 +280,7 @@ impl Sessions {
             }
         }
         nat.release(session.binding, session.permit);
+        self.forget_due(index);
         self.free.push(index);
         self.live -= 1;
         counters.sessions_ended += 1;
@@ -388,84 +299,16 @@ impl Sessions {
             }
         }
         self.slab[index as usize] = session;
-    }
-
-    /// Ends what has been idle too long. Called often, it looks at a share of the sessions each time, so that every one
-    /// is looked at once a second; a session lives its timeout and at most a second more. After a gap in time (a replay)
-    /// it looks at all of them.
-    pub fn sweep(&mut self, now: Nanos, timeouts: &Timeouts, nat: &mut Nat, counters: &mut Counters) {
-        let slots = self.slab.len() as u64;
-        let elapsed = now.saturating_sub(self.sweep.last);
-        if elapsed < SWEEP_INTERVAL {
-            return;
-        }
-        let quota = (slots as u128 * elapsed.min(SECOND) as u128 / SECOND as u128) as u64;
-        if quota == 0 && elapsed < SECOND {
-            return;
-        }
-        // Time too short for another session counts at the next call.
-        let spent = if elapsed < SECOND { (quota * SECOND).div_ceil(slots) } else { elapsed };
-        self.sweep.last += spent;
-        // So long that ticks may have wrapped.
-        let all = elapsed > Nanos::from(u32::MAX / 2) << 24;
-        for _ in 0..quota.min(slots) {
-            let index = self.sweep.at;
-            self.fetch(index + SWEEP_AHEAD);
-            self.sweep.at = if u64::from(index) + 1 < slots { index + 1 } else { 0 };
-            self.age(index, ticks(now), all, timeouts, nat, counters);
-        }
-    }
-
-    /// Fetches the flows of a session that the sweep comes to soon.
-    #[inline]
-    fn fetch(&self, index: u32) {
-        let Some(session) = self.slab.get(index as usize) else { return };
-        for (direction, flow) in session.flows.into_iter().enumerate() {
-            match session.family_of(direction) {
-                Family::V4 => self.v4.prefetch_record(flow),
-                Family::V6 => self.v6.prefetch_record(flow),
-            }
-        }
-    }
-
-    fn age(
-        &mut self,
-        index: u32,
-        now: u32,
-        all: bool,
-        timeouts: &Timeouts,
-        nat: &mut Nat,
-        counters: &mut Counters,
-    ) {
-        let Some(mut session) = self.slab.get(index as usize).filter(|s| s.live).copied() else { return };
-        let mut idle = u32::MAX;
-        for direction in 0..2 {
-            if let Some(flow) = self.flow_mut(session.family_of(direction), session.flows[direction]) {
-                session.packets[direction] += u64::from(std::mem::take(&mut flow.packets));
-                session.bytes[direction] += std::mem::take(&mut flow.bytes);
-                if session.kept_by >> direction & 1 == 1 {
-                    idle = idle.min(now.wrapping_sub(flow.last_seen));
-                }
-                let way = if direction == 0 { Direction::Forward } else { Direction::Reply };
-                if session.protocol == ipv4::TCP && session.tcp.wants_sample(way, session.bytes[direction]) {
-                    flow.action.watch(true);
-                }
-            }
-        }
-        self.slab[index as usize] = session;
-        // What inside hosts send because of packets from outside keeps no binding (RFC 7857 7.1).
-        if session.binding != NONE && !session.tcp.is_reset() && idle != u32::MAX {
-            nat.seen_outbound(session.binding, now.wrapping_sub(idle));
-        }
-        if all || Nanos::from(idle) << 24 > session.timeout(timeouts) {
-            self.end(index, nat, counters);
-        }
+        // It may have less time to live now.
+        self.look_at(index, self.sweep.now());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::SECOND;
+    use crate::snapshot::Timeouts;
     use crate::table::hash::Record;
     use sluice_pkt::tcp;
 
@@ -499,7 +342,7 @@ mod tests {
     #[test]
     fn a_flow_of_ipv4_is_one_cache_line() {
         assert_eq!(size_of::<Record<Key4, Flow>>(), 64);
-        assert_eq!(size_of::<Record<Key6, Flow>>(), 128);
+        assert_eq!(size_of::<Record<Key6, Flow>>(), 96);
     }
 
     #[test]

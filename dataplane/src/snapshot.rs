@@ -2,6 +2,7 @@
 //! `ports`, `interfaces`, `rules` and `limits` is the order of their counters.
 
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use sluice_pkt::ethernet::Mac;
@@ -11,11 +12,15 @@ use sluice_pkt::nptv6::PrefixPair;
 use crate::clock::Nanos;
 use crate::nat::{Deterministic, NatLog, StaticTable};
 use crate::table::classifier::{Classifier, Rule};
+use crate::table::key::AddressHasher;
 use crate::table::lpm::Lpm;
 use crate::table::meter::Rate;
 
 /// "None" where an index is stored in 16 bits.
 pub const NONE16: u16 = u16::MAX;
+
+/// What a configuration says of addresses, asked for each first packet.
+pub type AddressMap<A, V> = HashMap<A, V, BuildHasherDefault<AddressHasher>>;
 
 /// An attached interface: what a `Port` of the data plane is opened for.
 #[derive(Clone, Debug)]
@@ -418,9 +423,9 @@ pub struct Snapshot {
     /// Interfaces.
     pub interfaces: Vec<Interface>,
     /// Our IPv4 addresses: the interface on whose link each lies, and its use.
-    pub local4: HashMap<Ipv4Addr, (u16, LocalUse)>,
+    pub local4: AddressMap<Ipv4Addr, (u16, LocalUse)>,
     /// Our IPv6 addresses. Link-local ones are found at their interface.
-    pub local6: HashMap<Ipv6Addr, (u16, LocalUse)>,
+    pub local6: AddressMap<Ipv6Addr, (u16, LocalUse)>,
     /// IPv4 prefixes to indices into `routes`. Connected prefixes are in it.
     pub routes4: Lpm<4>,
     /// IPv6 prefixes to indices into `routes`. Connected prefixes are in it.

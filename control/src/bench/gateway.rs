@@ -1,5 +1,6 @@
 //! The gateway that is measured: an inside and an outside interface, and what the features ask for between them.
 
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use sluice_dataplane::clock::SECOND;
@@ -14,6 +15,7 @@ use sluice_pkt::ethernet::Mac;
 
 use sluice_pkt::ipv4;
 
+use super::churn;
 use super::options::{Feature, PipelineOptions};
 use super::traffic::{GATEWAY_MAC, INSIDE, INSIDE6, SERVER_PORTS, SERVERS, SERVERS6, WAN_MAC};
 
@@ -57,6 +59,7 @@ fn any<A: From<u8>>() -> Rule<A> {
 
 /// The configuration, compiled.
 pub(super) fn snapshot(options: &PipelineOptions) -> Snapshot {
+    let sessions = options.flows + churn::room(options) as u32;
     let mut snapshot = Snapshot {
         generation: 1,
         ports: vec![port("lan"), port("wan")],
@@ -64,10 +67,14 @@ pub(super) fn snapshot(options: &PipelineOptions) -> Snapshot {
             interface("lan", LAN, GATEWAY_MAC, LAN_ADDRESS, LAN_ADDRESS6),
             interface("wan", WAN, WAN_MAC, WAN_ADDRESS, WAN_ADDRESS6),
         ],
-        local4: [(LAN_ADDRESS.0, (LAN, LocalUse::Interface)), (WAN_ADDRESS.0, (WAN, LocalUse::Interface))]
-            .into(),
-        local6: [(LAN_ADDRESS6.0, (LAN, LocalUse::Interface)), (WAN_ADDRESS6.0, (WAN, LocalUse::Interface))]
-            .into(),
+        local4: HashMap::from_iter([
+            (LAN_ADDRESS.0, (LAN, LocalUse::Interface)),
+            (WAN_ADDRESS.0, (WAN, LocalUse::Interface)),
+        ]),
+        local6: HashMap::from_iter([
+            (LAN_ADDRESS6.0, (LAN, LocalUse::Interface)),
+            (WAN_ADDRESS6.0, (WAN, LocalUse::Interface)),
+        ]),
         routes: vec![
             Route::Connected { interface: LAN },
             Route::Connected { interface: WAN },
@@ -91,15 +98,19 @@ pub(super) fn snapshot(options: &PipelineOptions) -> Snapshot {
         ])
         .expect("prefixes of IPv6"),
         icmp_per_second: 1000,
-        sizes: Sizes { sessions: options.flows, ..Sizes::default() },
+        sizes: Sizes { sessions, ..Sizes::default() },
         seed: options.seed,
         ..Snapshot::default()
     };
+    if options.new_flows_per_second.is_some() {
+        let timeout = churn::timeout(options);
+        (snapshot.timeouts.udp, snapshot.timeouts.tcp_transitory) = (timeout, timeout);
+    }
     if options.has(Feature::Acl) {
         add_acl(&mut snapshot, options.acl_rules, options.protocol.number());
     }
     if options.has(Feature::Nat) {
-        add_source_nat(&mut snapshot, options);
+        add_source_nat(&mut snapshot, options, sessions);
     }
     if options.has(Feature::Police) {
         snapshot.limits.push(Limit {
@@ -210,8 +221,8 @@ fn prefix6((address, length): (Ipv6Addr, u8)) -> (u128, u128) {
     (address.to_bits(), u128::MAX << (128 - u32::from(length)))
 }
 
-fn add_source_nat(snapshot: &mut Snapshot, options: &PipelineOptions) {
-    let count = options.nat_addresses.unwrap_or(options.flows.div_ceil(FLOWS_PER_ADDRESS));
+fn add_source_nat(snapshot: &mut Snapshot, options: &PipelineOptions, sessions: u32) {
+    let count = options.nat_addresses.unwrap_or(sessions.div_ceil(FLOWS_PER_ADDRESS));
     let allocation = options.nat_block_size.map_or(Allocation::Ports, |size| {
         Allocation::Blocks(PortBlocks { size, most: u32::MAX, hold: 120 * SECOND })
     });

@@ -3,6 +3,7 @@
 //! The pipeline is the one of a live gateway, driven by the same worker. Its ports are in memory and make traffic that
 //! was laid out before the clock starts; what that costs is timed apart. `table` measures one table at a time.
 
+mod churn;
 mod gateway;
 mod options;
 mod report;
@@ -11,6 +12,7 @@ mod stages;
 mod table;
 mod traffic;
 
+pub use churn::NewFlows;
 pub use options::{Feature, Order, PipelineOptions, Protocol};
 pub use report::Report;
 pub use run::pipeline;

@@ -7,11 +7,12 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use sluice_pkt::{ethernet, ipv4, ipv6, tcp, udp};
 
-use super::BenchError;
+use super::{BenchError, churn};
 
 /// Bytes of the frame check sequence, which counts in a frame's size and is not in memory.
 const FCS: u16 = 4;
 const FLOWS: RangeInclusive<u64> = 1..=1 << 24;
+const NEW_FLOWS: RangeInclusive<u64> = 1..=2_000_000;
 /// RFC 2544 9.1, untagged.
 const LARGEST_FRAME: u16 = 1518;
 const SMALLEST_FRAME: u16 = 64;
@@ -101,6 +102,10 @@ pub struct PipelineOptions {
     /// Let every second burst be of replies, which come in by the outside port: two flow records for each flow
     #[arg(long)]
     pub both_directions: bool,
+    /// Measure new sessions, too: so many a second are made and end beside the flows, in virtual time in which the flows have
+    /// 10 million packets a second
+    #[arg(long, value_name = "N")]
+    pub new_flows_per_second: Option<u32>,
     /// Seed of addresses, ports, order and hash functions
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
@@ -134,6 +139,14 @@ impl PipelineOptions {
         within("--frame-size", self.frame_size.into(), &(least.into()..=LARGEST_FRAME.into()))?;
         if self.family == 5 || self.family == 6 && self.has(Feature::Nat) {
             return Err(BenchError::Family(self.family));
+        }
+        if let Some(new) = self.new_flows_per_second {
+            within("--new-flows-per-second", new.into(), &NEW_FLOWS)?;
+            within(
+                "--flows, with --new-flows-per-second,",
+                self.flows.into(),
+                &(1..=FLOWS.end() - churn::room(self)),
+            )?;
         }
         within("--acl-rules", self.acl_rules.into(), &ACL_RULES)?;
         within("--nat-addresses", self.nat_addresses.unwrap_or(1).into(), &NAT_ADDRESSES)?;

@@ -5,6 +5,7 @@ use std::fmt;
 use indexmap::IndexMap;
 use serde::Serialize;
 
+use super::churn::NewFlows;
 use super::options::{Feature, Order, Protocol};
 
 /// Figures of one run. The names are those of the JSON object.
@@ -55,6 +56,11 @@ pub struct Report {
     pub protocol: Protocol,
     /// Whether every second burst was of replies.
     pub both_directions: bool,
+    /// What pages the packet buffers lie in: huge, transparent or ordinary.
+    pub frame_pages: &'static str,
+    /// What new sessions cost, with `--new-flows-per-second`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub new_flows: Option<NewFlows>,
     /// Packets dropped: none, or the run fails.
     pub drops: u64,
     /// Whether every packet is accounted for: it is, or the run fails.
@@ -101,6 +107,10 @@ impl fmt::Display for Report {
             f,
             "{:>10.0} bytes of memory per flow in all, with what IPv4 and IPv6 keep free for each other",
             self.bytes_per_flow
-        )
+        )?;
+        match &self.new_flows {
+            Some(new_flows) => write!(f, "\n{new_flows}"),
+            None => Ok(()),
+        }
     }
 }

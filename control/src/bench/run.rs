@@ -4,12 +4,14 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 
 use sluice_dataplane::arena::FramePool;
-use sluice_dataplane::clock::{Clock, tsc};
-use sluice_dataplane::port::memory::{LoopPort, Traffic};
+use sluice_dataplane::clock::{Clock, Nanos, SECOND, tsc};
+use sluice_dataplane::port::Port;
+use sluice_dataplane::port::memory::{LoopCounters, LoopPort, Traffic};
 use sluice_dataplane::probe::Probe;
 use sluice_dataplane::verdict::DropReason;
 use sluice_dataplane::worker::Worker;
 
+use super::churn::{self, PLACES};
 use super::gateway::{self, LAN, WAN};
 use super::options::{Feature, PipelineOptions};
 use super::report::Report;
@@ -64,17 +66,21 @@ fn pin(wanted: Option<usize>) -> Result<usize, BenchError> {
 fn measure(options: &PipelineOptions, core: usize) -> Result<Report, BenchError> {
     let tsc_hz = tsc::frequency();
     let snapshot = Arc::new(gateway::snapshot(options));
-    let ports: Vec<Box<dyn sluice_dataplane::port::Port>> =
-        vec![Box::new(LoopPort::sink()), Box::new(LoopPort::sink())];
+    let ports: Vec<Box<dyn Port>> = vec![Box::new(LoopPort::sink()), Box::new(LoopPort::sink())];
+    let pool = FramePool::new(FRAMES, true)?;
+    let frame_pages = pool.pages().name();
     let mut bench = Bench {
-        worker: Worker::new(snapshot, ports, FramePool::new(FRAMES, true)?),
+        worker: Worker::new(snapshot, ports, pool),
         clock: Clock::monotonic(),
+        virtual_now: options.new_flows_per_second.map(|_| SECOND),
+        made_anew: 0,
         templates: [Arc::new(traffic::templates(options)), Arc::default()],
         stride: options.headers_len(),
         frame_len: options.frame_len().into(),
     };
     // Records lie in the order in which sessions were made, so that measuring in the same order would flatter caches.
     let flows = u64::from(options.flows);
+    let room = flows + churn::room(options);
     let filling = bench.pass("sessions", traffic::sequence(options), flows, &mut (), |_, _| ());
     let mut warming = 0;
     if options.both_directions {
@@ -87,11 +93,20 @@ fn measure(options: &PipelineOptions, core: usize) -> Result<Report, BenchError>
     let staged = options.packets.min(STAGED);
     let staged = bench.pass("stages", traffic::order(options), staged, &mut stages, Stages::end_piece);
 
+    let (new_flows, others) = match options.new_flows_per_second {
+        Some(_) => {
+            let (new_flows, packets) = churn::measure(&mut bench, options, tsc_hz);
+            (Some(new_flows), packets)
+        }
+        None => (None, 0),
+    };
+
     let shard = bench.worker.shard();
     let nat_bytes = if options.has(Feature::Nat) { shard.nat.bytes() } else { 0 };
     let session_bytes = shard.sessions.bytes();
     let unused = if options.family == 6 { shard.sessions.v4.bytes() } else { shard.sessions.v6.bytes() };
-    let drops = bench.finish(options, filling.packets + warming + measured.packets + staged.packets)?;
+    let drops =
+        bench.finish(options, filling.packets + warming + measured.packets + staged.packets + others)?;
 
     let ns = |cycles: f64| cycles * 1e9 / tsc_hz;
     Ok(Report {
@@ -111,20 +126,27 @@ fn measure(options: &PipelineOptions, core: usize) -> Result<Report, BenchError>
         core,
         tsc_hz: tsc_hz.round() as u64,
         first_packets_ns: ns(filling.cycles),
-        bytes_per_flow: (session_bytes + nat_bytes) as f64 / flows as f64,
-        bytes_per_direction: (session_bytes - unused) as f64 / (2 * flows) as f64,
-        nat_bytes_per_flow: nat_bytes as f64 / flows as f64,
+        bytes_per_flow: (session_bytes + nat_bytes) as f64 / room as f64,
+        bytes_per_direction: (session_bytes - unused) as f64 / (2 * room) as f64,
+        nat_bytes_per_flow: nat_bytes as f64 / room as f64,
         family: options.family,
         protocol: options.protocol,
         both_directions: options.both_directions,
+        frame_pages,
+        new_flows,
         drops,
         conserved: true,
     })
 }
 
-struct Bench {
+/// A worker and its traffic.
+pub(super) struct Bench {
     worker: Worker,
     clock: Clock,
+    /// The time, where it is virtual.
+    virtual_now: Option<Nanos>,
+    /// Sessions made besides those of the flows.
+    pub(super) made_anew: u64,
     /// Headers of the packets that come in by the inside, and by the outside.
     templates: [Arc<Vec<u8>>; 2],
     stride: usize,
@@ -142,7 +164,56 @@ struct Pass {
     generator: f64,
 }
 
+/// In how many pieces a pass over so many packets is timed.
+pub(super) fn pieces(packets: u64) -> u64 {
+    (packets / PIECE).clamp(1, PIECES)
+}
+
 impl Bench {
+    /// The worker's next poll.
+    pub(super) fn poll(&mut self, probe: &mut impl Probe) {
+        let now = self.virtual_now.unwrap_or_else(|| self.clock.now());
+        self.worker.poll_probed(now, probe);
+    }
+
+    /// Lets virtual time pass.
+    pub(super) fn pass_time(&mut self, time: Nanos) {
+        self.virtual_now = self.virtual_now.map(|now| now + time);
+    }
+
+    /// Puts others in the places of the ports, and these in theirs.
+    pub(super) fn swap(&mut self, ports: &mut [Box<dyn Port>; 2]) {
+        for (place, port) in PLACES.into_iter().zip(ports) {
+            std::mem::swap(&mut self.worker.ports()[place], port);
+        }
+    }
+
+    /// Sessions that are live.
+    pub(super) fn live(&self) -> u32 {
+        self.worker.shard().sessions.live()
+    }
+
+    /// Sessions that have ended.
+    pub(super) fn sessions_ended(&self) -> u64 {
+        self.worker.shard().counters.sessions_ended
+    }
+
+    /// Lets the flows' packets come in by the ports, in this order, and replies likewise if there are any: so many in all.
+    pub(super) fn attach(&mut self, mut order: Vec<u32>, packets: u64) -> [Arc<LoopCounters>; 2] {
+        let both = !self.templates[1].is_empty();
+        let shares = if both { [packets.div_ceil(2), packets / 2] } else { [packets, 0] };
+        [0, 1].map(|i: usize| {
+            let order = if i == 1 { std::mem::take(&mut order) } else { order.clone() };
+            let headers = Arc::clone(&self.templates[i]);
+            let traffic = Traffic::of(headers, self.stride, order, self.frame_len);
+            let traffic = traffic.unwrap_or_default().limited_to(shares[i]);
+            let port = LoopPort::new(traffic, tsc::now);
+            let counters = port.counters();
+            self.worker.ports()[PLACES[i]] = Box::new(port);
+            counters
+        })
+    }
+
     /// Takes `packets` packets through, and calls `piece_done` with the probe and their number after each piece.
     fn pass<P: Probe>(
         &mut self,
@@ -152,30 +223,18 @@ impl Bench {
         probe: &mut P,
         mut piece_done: impl FnMut(&mut P, u64),
     ) -> Pass {
-        let both = !self.templates[1].is_empty();
-        let shares = if both { [packets.div_ceil(2), packets / 2] } else { [packets, 0] };
-        let ports = [LAN, WAN].map(usize::from);
-        let counters = [0, 1].map(|i: usize| {
-            let order = if i == 1 { std::mem::take(&mut order) } else { order.clone() };
-            let headers = Arc::clone(&self.templates[i]);
-            let traffic = Traffic::of(headers, self.stride, order, self.frame_len);
-            let traffic = traffic.unwrap_or_default().limited_to(shares[i]);
-            let port = LoopPort::new(traffic, tsc::now);
-            let counters = port.counters();
-            self.worker.ports()[ports[i]] = Box::new(port);
-            counters
-        });
+        let counters = self.attach(std::mem::take(&mut order), packets);
         let made = || counters.iter().map(|port| port.made()).sum::<u64>();
         let making = || counters.iter().map(|port| port.making_cycles()).sum::<u64>();
 
         let mut progress = Progress::new(name);
         let (mut cycles, mut generator, mut total) = (vec![], vec![], 0);
-        let pieces = (packets / PIECE).clamp(1, PIECES);
+        let pieces = pieces(packets);
         for piece in 1..=pieces {
             let until = (u128::from(packets) * u128::from(piece) / u128::from(pieces)) as u64;
             let (before, making_before, start) = (made(), making(), tsc::now());
             while made() < until {
-                self.worker.poll_probed(self.clock.now(), probe);
+                self.poll(probe);
             }
             let elapsed = tsc::now().saturating_sub(start);
             let (packets, making) = (made() - before, making() - making_before);
@@ -210,8 +269,12 @@ impl Bench {
         let [inside, outside] = [LAN, WAN].map(|port| counters.ports[usize::from(port)].rx.packets);
         equal("packets received", inside + outside, packets)?;
         equal("packets transmitted", sent, packets)?;
-        equal("sessions made", counters.sessions_created, flows)?;
-        equal("NAT bindings", counters.bindings, if_has(Feature::Nat, flows))?;
+        equal("sessions made", counters.sessions_created, flows + self.made_anew)?;
+        let live = counters.sessions_created - counters.sessions_ended;
+        equal("NAT bindings", counters.bindings, if_has(Feature::Nat, live))?;
+        if self.made_anew == 0 {
+            equal("sessions that ended", counters.sessions_ended, 0)?;
+        }
         equal("packets that the last rule let pass", hits, if_has(Feature::Acl, inside))?;
         equal("packets within the limit", policed, if_has(Feature::Police, inside))?;
         if counters.conserved() { Ok(drops) } else { Err(BenchError::NotConserved) }

@@ -2,6 +2,7 @@
 //! RFC 1918 and RFC 3849.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 
 use sluice_dataplane::session::{Direction, KeyFacts, Sessions};
 use sluice_dataplane::table::hash::mix;
@@ -9,6 +10,7 @@ use sluice_pkt::checksum::Sum;
 use sluice_pkt::ethernet::{self, Mac};
 use sluice_pkt::{ipv4, ipv6, tcp, udp};
 
+use super::churn;
 use super::options::{Order, PipelineOptions, Protocol};
 
 /// The gateway's MAC address on the inside.
@@ -49,8 +51,17 @@ enum Addresses {
 
 /// The headers of each flow's packets, one after the other.
 pub(super) fn templates(options: &PipelineOptions) -> Vec<u8> {
-    let mut headers = Vec::with_capacity(options.flows as usize * options.headers_len());
-    for flow in 0..options.flows {
+    templates_of(0..options.flows, options)
+}
+
+/// The same of the flows that come and go beside them.
+pub(super) fn new_templates(options: &PipelineOptions) -> Vec<u8> {
+    templates_of(options.flows..options.flows + churn::room(options) as u32, options)
+}
+
+fn templates_of(flows: Range<u32>, options: &PipelineOptions) -> Vec<u8> {
+    let mut headers = Vec::with_capacity(flows.len() * options.headers_len());
+    for flow in flows {
         let (addresses, ports) = ends(flow, options);
         put(&mut headers, [GATEWAY_MAC, HOST_MAC], addresses, ports, options);
     }

@@ -81,7 +81,7 @@ fn huge_pages(machine: &Machine, memory: u64) -> Finding {
     let Some(pages) = machine.huge_pages else {
         return Finding::warning(
             POINT,
-            "the kernel has no huge pages of 2 MiB; packet memory runs on ordinary ones",
+            "the kernel has no huge pages of 2 MiB to keep; packet memory runs on others",
             "a kernel with CONFIG_HUGETLBFS",
         );
     };
@@ -91,7 +91,10 @@ fn huge_pages(machine: &Machine, memory: u64) -> Finding {
     }
     Finding::warning(
         POINT,
-        format!("{} of 2 MiB free, packet memory would take {needed} and runs on ordinary pages", pages.free),
+        format!(
+            "{} of 2 MiB free, packet memory would take {needed} and runs on others, huge if the kernel finds some",
+            pages.free
+        ),
         format!(
             "`sysctl -w vm.nr_hugepages={}`, and the same line in /etc/sysctl.d/ for the next boot",
             pages.total + needed - pages.free

@@ -91,6 +91,18 @@ fn turn(frame: &mut [u8], ends: &Ends<'_>) {
     source.swap_with_slice(destination);
 }
 
+/// Takes in what an earlier run, which gave up, still had on its way.
+fn settle(ends: &Ends<'_>) {
+    const QUIET: Duration = Duration::from_millis(50);
+    let mut buffer = [0; 2048];
+    let mut last = Instant::now();
+    while last.elapsed() < QUIET {
+        if ends.lan.receive(&mut buffer).is_some() || ends.wan.receive(&mut buffer).is_some() {
+            last = Instant::now();
+        }
+    }
+}
+
 /// `rounds` packets of each flow, one flow after the other, each echoed by `wan`, and no more than `window` on their way. It
 /// ends early if nothing returns for a while.
 pub(crate) fn run(ends: &Ends<'_>, flows: usize, rounds: u32, window: usize) -> Outcome {
@@ -98,11 +110,12 @@ pub(crate) fn run(ends: &Ends<'_>, flows: usize, rounds: u32, window: usize) -> 
     let all = flows * rounds as usize;
     let mut outcome = Outcome { sent: 0, returned: 0, disordered: 0 };
     let mut buffer = [0; 2048];
+    settle(ends);
     // With one on its way, the next may do better.
     let silence = if window == 1 { Duration::from_millis(100) } else { PATIENCE };
     let mut progress = Instant::now();
     while outcome.returned < all && progress.elapsed() < silence {
-        while outcome.sent < all && outcome.sent - outcome.returned < window {
+        while outcome.sent < all && outcome.sent < outcome.returned + window {
             let (round, flow) = (outcome.sent / flows, outcome.sent % flows);
             if !ends.lan.send(&frame(ends, flow, round as u32)) {
                 break;

@@ -55,13 +55,13 @@ pub(super) fn snapshot() -> Snapshot {
             interface(1, Tags { count: 1, ids: [100, 0] }, WAN_MAC, (WAN4, 28), vec![(wan_local, 64)]),
             interface(2, Tags::default(), [2, 0, 0, 0, 0, 3], (replay4, 24), vec![]),
         ],
-        local4: HashMap::from([
+        local4: HashMap::from_iter([
             (LAN4, (LAN, owned)),
             (WAN4, (WAN, owned)),
             (NAT4, (WAN, LocalUse::Nat)),
             (replay4, (REPLAY, owned)),
         ]),
-        local6: HashMap::from([(LAN6, (LAN, owned))]),
+        local6: HashMap::from_iter([(LAN6, (LAN, owned))]),
         icmp_per_second: 1000,
         sizes: Sizes { neighbors: 64, frames: 256, ..Sizes::default() },
         ..Snapshot::default()

@@ -23,7 +23,7 @@ pub(super) struct Found {
 }
 
 /// The places of a pool's addresses, in the order in which an inside address tries them: the same for all of its ports.
-fn places(pool: &PoolLayout, inside: u32, seed: u64) -> impl Iterator<Item = u32> + '_ {
+pub(super) fn places(pool: &PoolLayout, inside: u32, seed: u64) -> impl Iterator<Item = u32> + '_ {
     let first = mix(u64::from(inside) ^ seed, 0x9e37_79b9_7f4a_7c15) as usize;
     let count = pool.order.len();
     (0..count).filter_map(move |i| pool.order.get(first.wrapping_add(i) % count).copied())

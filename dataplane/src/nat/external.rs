@@ -2,6 +2,8 @@
 
 use std::net::Ipv4Addr;
 
+use sluice_pkt::ipv4;
+
 use super::blocks::Grid;
 use super::layout::{Slot, Way};
 use crate::snapshot::PortChoice;
@@ -73,21 +75,38 @@ pub(super) struct Wish {
     pub(super) parity: bool,
 }
 
-/// Takes a free port of a range: that of the inside where it is to be kept (RFC 4787 4.2.1), or else a random one (RFC 6056),
-/// below 1024 for one below and above for one above while there are such (RFC 4787 REQ-3a).
+impl Wish {
+    /// That of an inside port, where ports are chosen like this.
+    pub(super) fn new(choice: PortChoice, inside: u16, protocol: u8) -> Self {
+        Self { choice, inside, parity: protocol == ipv4::UDP }
+    }
+}
+
+/// Takes the port that [`choose_port`] names.
 pub(super) fn take_port(
     ports: &mut PortBitmap,
     range: (u16, u16),
     wish: &Wish,
     random: &mut u64,
 ) -> Option<u16> {
-    let all = range.0..=range.1;
-    if wish.choice == PortChoice::Preserve && all.contains(&wish.inside) && ports.take(wish.inside) {
+    choose_port(ports, range, wish, random).filter(|&port| ports.take(port))
+}
+
+/// A free port of a range: that of the inside where it is to be kept (RFC 4787 4.2.1), or else a random one (RFC 6056),
+/// below 1024 for one below and above for one above while there are such (RFC 4787 REQ-3a).
+pub(super) fn choose_port(
+    ports: &PortBitmap,
+    range: (u16, u16),
+    wish: &Wish,
+    random: &mut u64,
+) -> Option<u16> {
+    let is_kept = wish.choice == PortChoice::Preserve && (range.0..=range.1).contains(&wish.inside);
+    if is_kept && !ports.is_taken(wish.inside) {
         return Some(wish.inside);
     }
     let alike = alike(range, wish.inside).filter(|alike| *alike != range);
     let found = alike.and_then(|alike| find_port(ports, alike, wish, random));
-    found.or_else(|| find_port(ports, range, wish, random)).filter(|&port| ports.take(port))
+    found.or_else(|| find_port(ports, range, wish, random))
 }
 
 /// The ports of a range on the same side of 1024, if there are any.

@@ -1,9 +1,11 @@
 //! Which remote addresses an inside endpoint has sessions with: what address-dependent filtering asks (RFC 4787 5).
 
 use super::binding::Inside;
+use crate::arena::{HugePages, HugeVec};
 use crate::session::NONE;
 use crate::table::hash::hash_words;
 use crate::table::index::Index;
+use crate::table::prefetch::{prefetch, prefetch_at};
 
 #[derive(Clone, Copy, Debug)]
 struct Permit {
@@ -23,8 +25,8 @@ impl Permit {
 #[derive(Debug)]
 pub(super) struct Permits {
     index: Index,
-    slab: Vec<Permit>,
-    free: Vec<u32>,
+    slab: HugeVec<Permit>,
+    free: HugeVec<u32>,
     seed: u64,
 }
 
@@ -33,8 +35,8 @@ impl Permits {
     pub(super) fn new(capacity: u32, seed: u64) -> Self {
         Self {
             index: Index::with_capacity(capacity),
-            slab: Vec::with_capacity(capacity as usize),
-            free: Vec::with_capacity(capacity as usize),
+            slab: HugeVec::with_capacity_in(capacity as usize, HugePages),
+            free: HugeVec::with_capacity_in(capacity as usize, HugePages),
             seed,
         }
     }
@@ -47,6 +49,23 @@ impl Permits {
         self.index.find(wanted.hash(self.seed), |at| {
             self.slab.get(at as usize).is_some_and(|p| p.inside == wanted.inside && p.remote == wanted.remote)
         })
+    }
+
+    /// Starts to fetch what [`add_one`](Self::add_one) looks at.
+    pub(super) fn prefetch(&self, inside: Inside, remote: u32) {
+        self.index.prefetch(Permit { inside, remote, sessions: 0 }.hash(self.seed));
+        if let Some(&free) = self.free.last() {
+            prefetch_at(&self.slab, free as usize);
+        }
+    }
+
+    /// Starts to fetch a permit that will be dropped; what finds it, if `is_near` says that it has been fetched.
+    pub(super) fn prefetch_drop(&self, at: u32, is_near: bool) {
+        match self.slab.get(at as usize) {
+            Some(permit) if is_near => self.index.prefetch(permit.hash(self.seed)),
+            Some(permit) => prefetch(permit),
+            None => {}
+        }
     }
 
     /// Whether the inside endpoint has a session with the remote address.

@@ -2,6 +2,8 @@
 
 mod subscribers;
 
+use sluice_pkt::ipv4;
+
 use super::*;
 use crate::snapshot::{Forward, NatMapping, PortChoice};
 

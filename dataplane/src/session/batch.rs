@@ -65,6 +65,12 @@ impl<K: Key> Batch<K> {
         }
     }
 
+    /// Whether there is certainly no flow of packet `i`, which has begun.
+    #[inline]
+    pub fn is_absent(&self, i: usize, table: &HashTable<K, Flow>) -> bool {
+        table.choose(self.hashes[i]) == NONE
+    }
+
     /// Fetches the record of packet `i`, which has a candidate.
     #[inline(always)]
     pub fn fetch(&self, i: usize, table: &HashTable<K, Flow>) {

@@ -379,7 +379,7 @@ impl Sessions {
         let Some(copy) = self.copies.slab.get(index as usize).filter(|copy| copy.live) else { return };
         let last_seen = self.flow(copy.family, copy.flow).map_or(0, |flow| flow.last_seen);
         let idle = Nanos::from(self.copies.now.wrapping_sub(last_seen)) << 24;
-        if idle > IDLE.min(super::shortest(copy.protocol, timeouts)) {
+        if idle > IDLE.min(super::record::shortest(copy.protocol, timeouts)) {
             self.remove_copy(index);
         }
     }

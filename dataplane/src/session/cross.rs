@@ -55,6 +55,27 @@ impl Sessions {
         }
     }
 
+    pub(super) fn hash(&self, key: &FlowKey) -> u64 {
+        match key {
+            FlowKey::V4(key) => self.v4.hash(key),
+            FlowKey::V6(key) => self.v6.hash(key),
+        }
+    }
+
+    pub(super) fn find_hashed(&self, key: &FlowKey, hash: u64) -> Option<u32> {
+        match key {
+            FlowKey::V4(key) => self.v4.find_hashed(key, hash),
+            FlowKey::V6(key) => self.v6.find_hashed(key, hash),
+        }
+    }
+
+    pub(super) fn insert_hashed(&mut self, key: &FlowKey, hash: u64, flow: Flow) -> Result<u32, Full> {
+        match key {
+            FlowKey::V4(key) => self.v4.insert_hashed(*key, hash, flow),
+            FlowKey::V6(key) => self.v6.insert_hashed(*key, hash, flow),
+        }
+    }
+
     pub(super) fn insert(&mut self, key: &FlowKey, flow: Flow) -> Result<u32, Full> {
         match key {
             FlowKey::V4(key) => self.v4.insert(*key, flow),

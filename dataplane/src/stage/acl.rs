@@ -7,23 +7,73 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use sluice_pkt::parse::L3;
+use sluice_pkt::parse::{Headers, L3};
 
 use super::route::expected_interface;
 use super::{FirstPackets, Tuple4, Tuple6, addresses4, addresses6, nat, reversed, tuple};
-use crate::burst::Burst;
+use crate::burst::{BURST, Burst, Mask};
 use crate::session::{Flow, FlowAction, Key4, Key6, addresses, key4, key6, ports};
 use crate::shard::Shard;
-use crate::snapshot::{AclAction, NONE16, Snapshot};
-use crate::table::classifier::Tuple;
+use crate::snapshot::{Acl, AclAction, NONE16, Snapshot};
+use crate::table::classifier::{Address, Classifier, Tuple};
 use crate::table::hash::HashTable;
 use crate::table::key::Key;
 use crate::verdict::{Answer, DropReason, Verdict};
+
+/// Asks the rules about all these packets at once, as packets of no live session. A single one is as well asked in its turn.
+pub fn classify(burst: &Burst, mask: Mask, first: &mut FirstPackets, snapshot: &Snapshot) {
+    if mask.count() < 2 || snapshot.acls.is_empty() {
+        return;
+    }
+    let (mut v4, mut v6) = (Mask::NONE, Mask::NONE);
+    for i in mask {
+        let is_v4 = burst.headers[i].l3 == L3::Ipv4;
+        v4.add_if(i, is_v4);
+        v6.add_if(i, !is_v4);
+    }
+    classify_family(burst, v4, first, snapshot, addresses4, |acl| &acl.v4);
+    classify_family(burst, v6, first, snapshot, addresses6, |acl| &acl.v6);
+}
+
+fn classify_family<A: Address>(
+    burst: &Burst,
+    mut mask: Mask,
+    first: &mut FirstPackets,
+    snapshot: &Snapshot,
+    addresses: impl Fn(&[u8], &Headers) -> (A, A),
+    rules: impl Fn(&Acl) -> &Classifier<A>,
+) {
+    let Some(some) = mask.clone().next() else { return };
+    let tuple_of = |i| tuple(addresses(burst.bytes(i), &burst.headers[i]), burst.bytes(i), &burst.headers[i]);
+    let (mut tuples, mut results) = ([tuple_of(some); BURST], [None; BURST]);
+    // Nearly always all came in by one interface.
+    while let Some(some) = mask.clone().next() {
+        let interface = burst.interfaces[some];
+        let alike = mask.filter(|&i| burst.interfaces[i] == interface);
+        let (mut group, mut count) = (Mask::NONE, 0);
+        for i in alike {
+            tuples[count] = tuple_of(i);
+            group.add(i);
+            count += 1;
+        }
+        mask = mask.without(group);
+        let Some(acl) = acl_of(snapshot, interface) else { continue };
+        let (tuples, results) = (&tuples[..count], &mut results[..count]);
+        rules(acl).lookup_burst(tuples, results);
+        for (i, result) in group.zip(results) {
+            first.rules[i] = outcome(acl, *result, snapshot);
+        }
+        first.classified = first.classified.or(group);
+    }
+}
 
 /// Runs the stage.
 pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
     for i in first.open(burst) {
         let (bytes, headers, interface) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
+        if acl_of(snapshot, interface).is_none() {
+            continue;
+        }
         let (rule, action) = match headers.l3 {
             L3::Ipv4 => {
                 let mut tuple = tuple(addresses4(bytes, headers), bytes, headers);
@@ -31,13 +81,19 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
                 tuple.established = is_known(&shard.sessions.v4, interface, ends, &tuple, snapshot, flow4);
                 let ends = [(tuple.src, tuple.src_port), (tuple.dst, tuple.dst_port)];
                 tuple.established |= nat::admitted(ends, headers, interface, &shard.nat, snapshot).is_some();
-                decide4(snapshot, interface, &tuple)
+                match first.known_rule(i, tuple.established) {
+                    Some(known) => known,
+                    None => decide4(snapshot, interface, &tuple),
+                }
             }
             _ => {
                 let mut tuple = tuple(addresses6(bytes, headers), bytes, headers);
                 let ends = [tuple.src, tuple.dst].map(|end| Ipv6Addr::from_bits(end).into());
                 tuple.established = is_known(&shard.sessions.v6, interface, ends, &tuple, snapshot, flow6);
-                decide6(snapshot, interface, &tuple)
+                match first.known_rule(i, tuple.established) {
+                    Some(known) => known,
+                    None => decide6(snapshot, interface, &tuple),
+                }
             }
         };
         first.decisions[i].rule = rule;
@@ -45,6 +101,13 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
             count(shard, rule, burst.packet_len(i));
             burst.decide(i, verdict(action));
         }
+    }
+}
+
+impl FirstPackets {
+    /// What [`classify`] has found out about a packet.
+    fn known_rule(&self, i: usize, is_established: bool) -> Option<(u16, AclAction)> {
+        (self.classified.has(i) && !is_established).then_some(self.rules[i])
     }
 }
 
@@ -121,16 +184,21 @@ pub(super) fn decide6(snapshot: &Snapshot, interface: u16, tuple: &Tuple6) -> (u
     decide(snapshot, interface, |acl| acl.v6.lookup(tuple))
 }
 
-fn decide(
-    snapshot: &Snapshot,
-    interface: u16,
-    lookup: impl Fn(&crate::snapshot::Acl) -> Option<u32>,
-) -> (u16, AclAction) {
-    let acl = snapshot.interfaces.get(usize::from(interface)).and_then(|i| i.acl);
-    let Some(acl) = acl.and_then(|acl| snapshot.acls.get(usize::from(acl))) else {
-        return (NONE16, AclAction::Accept);
-    };
-    let rule = lookup(acl).map_or(acl.default, |rule| rule as u16);
+fn decide(snapshot: &Snapshot, interface: u16, lookup: impl Fn(&Acl) -> Option<u32>) -> (u16, AclAction) {
+    match acl_of(snapshot, interface) {
+        Some(acl) => outcome(acl, lookup(acl), snapshot),
+        None => (NONE16, AclAction::Accept),
+    }
+}
+
+fn acl_of(snapshot: &Snapshot, interface: u16) -> Option<&Acl> {
+    let acl = snapshot.interfaces.get(usize::from(interface))?.acl?;
+    snapshot.acls.get(usize::from(acl))
+}
+
+/// The rule that a look-up found, or the default one, and what it says.
+fn outcome(acl: &Acl, found: Option<u32>, snapshot: &Snapshot) -> (u16, AclAction) {
+    let rule = found.map_or(acl.default, |rule| rule as u16);
     let action = snapshot.rules.get(usize::from(rule)).map_or(AclAction::Drop, |rule| rule.action);
     (rule, action)
 }

@@ -143,8 +143,9 @@ fn station(Mac([a, b, c, d, e, f]): Mac) -> u64 {
 fn is_between_stations<F: Family>(link: &[u8; L3], ours: u64) -> bool {
     const GROUP_BIT_OF_SOURCE: u64 = u64::from_ne_bytes([0, 0, 0, 0, 0, 0, 1, 0]);
     const DESTINATION: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
-    let &[a, b, c, d, e, f, g, h, .., y, z] = link;
-    let start = u64::from_ne_bytes([a, b, c, d, e, f, g, h]);
+    let &[.., y, z] = link;
+    // In one piece: taken byte by byte, it is loaded so.
+    let start = link.first_chunk().map_or(0, |start| u64::from_ne_bytes(*start));
     (start ^ ours) & (DESTINATION | GROUP_BIT_OF_SOURCE) == 0 && u16::from_be_bytes([y, z]) == F::ETHERTYPE
 }
 

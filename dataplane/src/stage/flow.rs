@@ -48,8 +48,22 @@ pub fn find_first(
     shard: &mut Shard,
     snapshot: &Snapshot,
 ) -> Mask {
+    if shard.transition.is_none() && is_still_unknown(&burst.headers[i], i, shard) {
+        shard.sessions.stamp = shard.neighbors.epoch();
+        return Mask::one(i);
+    }
     let find = if first.asked { known } else { find };
     find(burst, Mask::one(i), shard, snapshot)
+}
+
+/// Whether no session has been made meanwhile that may be the packet's: most often its bucket alone says so.
+fn is_still_unknown(headers: &Headers, i: usize, shard: &Shard) -> bool {
+    let Shard { sessions, batch4, batch6, .. } = shard;
+    match headers.l3 {
+        _ if headers.flags.has(Flags::ICMP_ERROR) => true,
+        L3::Ipv4 => batch4.is_absent(i, &sessions.v4),
+        _ => batch6.is_absent(i, &sessions.v6),
+    }
 }
 
 /// ICMP errors count as unknown.

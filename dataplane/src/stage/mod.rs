@@ -1,6 +1,7 @@
 //! The stages, one file each: plain functions over a burst. Their order is in [`crate::pipeline`].
 
 pub mod acl;
+pub mod ahead;
 pub mod fastpath;
 pub mod flow;
 pub mod fragment;
@@ -25,7 +26,7 @@ use sluice_pkt::{icmpv4, ipv4, ipv6};
 
 use crate::burst::{BURST, Burst, Mask};
 use crate::session::{NO_LIMIT, NONE};
-use crate::snapshot::{NONE16, Snapshot};
+use crate::snapshot::{AclAction, NONE16, Snapshot};
 use crate::table::classifier::Tuple;
 
 /// What the first-packet stages have decided about one packet so far.
@@ -81,11 +82,20 @@ pub struct FirstPackets {
     /// They came in at another worker, which asks: nothing is done here that belongs to where they leave.
     asked: bool,
     decisions: [Decision; BURST],
+    /// Whose ACL rules are known, as long as they are of no live session.
+    classified: Mask,
+    rules: [(u16, AclAction); BURST],
 }
 
 impl Default for FirstPackets {
     fn default() -> Self {
-        Self { mask: Mask::NONE, asked: false, decisions: [Decision::NONE; BURST] }
+        Self {
+            mask: Mask::NONE,
+            asked: false,
+            decisions: [Decision::NONE; BURST],
+            classified: Mask::NONE,
+            rules: [(NONE16, AclAction::Accept); BURST],
+        }
     }
 }
 

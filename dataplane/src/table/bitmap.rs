@@ -2,6 +2,8 @@
 
 use core::ops::RangeInclusive;
 
+use crate::table::prefetch::prefetch_at;
+
 const WORDS: usize = 1024;
 
 /// A set of ports, 8 KiB.
@@ -50,6 +52,12 @@ impl PortBitmap {
         self.words[word] &= !bit;
         self.in_use -= u32::from(taken);
         taken
+    }
+
+    /// Starts to fetch what tells of `port`.
+    #[inline]
+    pub fn prefetch(&self, port: u16) {
+        prefetch_at(&*self.words, place(port).0);
     }
 
     /// Whether `port` is in use.

@@ -39,9 +39,9 @@ struct Bucket {
     overflow: u32,
 }
 
-/// A key and its value, on cache lines of their own.
+/// A key and its value. Up to 64 bytes lie on one cache line, up to 96 on two.
 #[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
+#[repr(C, align(32))]
 pub struct Record<K, V> {
     /// What the entry is found by.
     pub key: K,
@@ -57,7 +57,7 @@ pub struct HashTable<K, V> {
     /// Grows within its reserve to the high-water mark, and never past `capacity`.
     records: HugeVec<Record<K, V>>,
     /// For each record: `LIVE`, or the next in the free list.
-    links: Vec<u32>,
+    links: HugeVec<u32>,
     free: u32,
     len: u32,
     capacity: u32,
@@ -90,7 +90,7 @@ impl<K: Key, V> HashTable<K, V> {
             mask: buckets - 1,
             buckets: table,
             records: HugeVec::with_capacity_in(capacity as usize, HugePages),
-            links: Vec::with_capacity(capacity as usize),
+            links: HugeVec::with_capacity_in(capacity as usize, HugePages),
             free: END,
             len: 0,
             capacity,
@@ -158,6 +158,25 @@ impl<K: Key, V> HashTable<K, V> {
     #[inline(always)]
     pub fn prefetch_record(&self, index: u32) {
         prefetch_at(&self.records, index as usize);
+    }
+
+    /// Starts to fetch what [`remove`](Self::remove) looks at for the entry at `index`, whose record has been fetched.
+    pub fn prefetch_remove(&self, index: u32) {
+        prefetch_at(&self.links, index as usize);
+        if let Some(record) = self.records.get(index as usize) {
+            self.prefetch_bucket(self.hash(&record.key));
+        }
+    }
+
+    /// Starts to fetch the slots that the next `count` inserts take.
+    pub fn prefetch_free(&self, count: usize) {
+        let mut free = self.free;
+        for _ in 0..count {
+            // Fresh slots follow one upon the other, which the CPU sees by itself.
+            let Some(&next) = self.links.get(free as usize) else { return };
+            self.prefetch_record(free);
+            free = next;
+        }
     }
 
     /// The index of `key`.

@@ -5,6 +5,8 @@
 //! known to zero a product or to cancel another without knowledge of the seed. It resists flooding by a sender
 //! who cannot observe bucket positions; it is not a cryptographic MAC.
 
+use core::hash::Hasher;
+
 /// What a table can be keyed with.
 pub trait Key: Copy + Eq {
     /// The 64-bit hash of this key under `seed`. Every bit of the result must depend on every bit of the key:
@@ -55,6 +57,37 @@ impl Key for u32 {
     #[inline(always)]
     fn hash(&self, seed: u64) -> u64 {
         hash_words(&[u64::from(*self)], seed)
+    }
+}
+
+/// Hashes addresses for a [`HashMap`](std::collections::HashMap) whose keys a configuration names. Senders of packets choose
+/// what is looked up there, not what is in it, so that the hash needs no secret.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AddressHasher(u64);
+
+impl Hasher for AddressHasher {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
+            self.0 = mix(self.0 ^ u64::from_le_bytes(word) ^ PI[0], PI[1]);
+        }
+    }
+
+    #[inline]
+    fn write_u32(&mut self, word: u32) {
+        self.0 = mix(self.0 ^ u64::from(word) ^ PI[0], PI[1]);
+    }
+
+    #[inline]
+    fn write_usize(&mut self, _length: usize) {
+        // Addresses of a family are all of one length.
+    }
+
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 

@@ -44,6 +44,7 @@ mod tests {
         prefetch(&());
         prefetch(&values[1][199]);
         prefetch(&values);
+        prefetch_line(core::ptr::null::<u8>());
         for index in [0, 1, 2, usize::MAX] {
             prefetch_at(&values, index);
         }

@@ -5,12 +5,13 @@ use std::net::Ipv4Addr;
 
 use proptest::prelude::*;
 use sluice_dataplane::clock::SECOND;
-use sluice_dataplane::snapshot::{LocalUse, Snapshot};
+use sluice_dataplane::nat::Deterministic;
+use sluice_dataplane::snapshot::{Allocation, LocalUse, Snapshot};
 use sluice_dataplane::verdict::DropReason;
 use sluice_pkt::checksum::Sum;
 
 use crate::fleet::Fleet;
-use crate::lab::{GATEWAY_WAN, LAN, Lab, POOL, SERVER, WAN, host, snapshot};
+use crate::lab::{GATEWAY_WAN, HOSTS, LAN, Lab, POOL, SERVER, WAN, host, snapshot};
 use crate::packets::{Ip, SYN, error, frame, network, ping, tcp, udp};
 
 const GRE: u8 = 47;
@@ -231,5 +232,23 @@ fn an_address_that_is_the_kernels_too_is_not_given_to_a_protocol_without_ports()
         }
     }
     assert_eq!(lab.drops(DropReason::NatKernelAddress), 0);
+    lab.close();
+}
+
+/// Where arithmetic gives each subscriber an address, it is that one for all protocols.
+#[test]
+fn a_subscriber_of_deterministic_nat_has_its_own_address_alone() {
+    let mut snapshot = open();
+    let plan = Deterministic::new(&[(HOSTS, 0xffff_ff00)], 2, (1024, 65535), 0).unwrap();
+    snapshot.pools[0].allocation = Allocation::Deterministic(plan.clone());
+    let mut lab = Lab::new(snapshot);
+    for last in [20, 100, 180, 250] {
+        let server = Ipv4Addr::new(198, 51, 100, last);
+        let (position, _) = plan.block(host(last).to_bits()).unwrap();
+        assert_eq!(parts(&lab.forward(LAN, &packet(host(last), server, GRE)).1).0, POOL[position]);
+    }
+    // Both of one address: the second one does not get the other address.
+    lab.forward(LAN, &packet(host(30), SERVER, GRE));
+    assert_eq!(lab.dropped(LAN, &packet(host(31), SERVER, GRE)), DropReason::NatRemoteTaken);
     lab.close();
 }

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use proptest::prelude::*;
 
+use sluice_pkt::ipv4;
+
 use super::*;
 use crate::snapshot::PortBlocks;
 

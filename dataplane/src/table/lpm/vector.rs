@@ -7,15 +7,19 @@
 #![allow(clippy::incompatible_msrv)]
 
 use core::arch::x86_64::*;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::super::prefetch::prefetch_at;
+use super::super::prefetch::{prefetch, prefetch_at, prefetch_line};
 use super::super::select::select;
 use super::blocks::UNIT;
-use super::walk::{DEEPEST, FAR, Keys, LANES, SKIP, Shared, is_list, parse, room_of, window_of};
+use super::walk::{
+    DEEPEST, FAR, Keys, LANES, ROOT_BITS, RUN_BITS, SKIP, Shared, is_list, parse, room_of, window_of,
+};
 
 /// Words that are read of a node at once.
 const LINE: usize = 16;
+/// The root, whose every index is known to be in it.
+type Root = [AtomicU64; 1 << ROOT_BITS];
 
 /// Whether this CPU has what [`lookup_lanes`] is made of.
 pub(super) fn is_available() -> bool {
@@ -28,23 +32,31 @@ pub(super) fn is_available() -> bool {
 /// [`Shared::lookup_lanes`]. `false` where this CPU cannot.
 #[inline(always)]
 pub(super) fn lookup_lanes<K: Keys>(shared: &Shared, keys: &[K], results: &mut [u32]) -> bool {
-    if !shared.vector || shared.words.len() < LINE {
+    let Some(root) = shared.root.first_chunk().filter(|_| shared.vector && shared.words.len() >= LINE) else {
         return false;
-    }
+    };
     // SAFETY: `vector` is set where `is_available` said yes, and the words are a line at least.
-    unsafe { walk(shared, keys, results) };
+    unsafe { walk(shared, root, keys, results) };
     true
 }
 
 /// # Safety
 /// The CPU has the features, and there is a line of words.
 #[target_feature(enable = "avx512f,popcnt,bmi1,bmi2")]
-unsafe fn walk<K: Keys>(shared: &Shared, keys: &[K], results: &mut [u32]) {
+unsafe fn walk<K: Keys>(shared: &Shared, root: &Root, keys: &[K], results: &mut [u32]) {
     let mut entries = [0u32; LANES];
+    let words = shared.words.as_ptr();
+    // In as few instructions as can be, as the more look-ups a core has in sight, the more misses overlap.
+    let word_of = |top: u32| &root[(top >> (32 - ROOT_BITS)) as usize];
+    for key in keys {
+        prefetch(word_of(key.top()));
+    }
     for (place, key) in entries.iter_mut().zip(keys) {
-        let at = shared.place(key.top());
-        prefetch_at(&shared.words, at);
-        *place = at as u32;
+        let top = key.top();
+        let word = word_of(top).load(Ordering::Acquire);
+        let up_to = (2u32 << (top >> (32 - ROOT_BITS - RUN_BITS) & 31)).wrapping_sub(1);
+        *place = (word >> 32) as u32 + (word as u32 & up_to).count_ones();
+        prefetch_line(words.wrapping_add(*place as usize));
     }
     let mut children = 0;
     for (lane, (entry, _)) in entries.iter_mut().zip(keys).enumerate() {
