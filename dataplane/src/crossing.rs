@@ -28,7 +28,7 @@ use crate::arena::FramePool;
 use crate::burst::{BURST, Burst};
 use crate::clock::{Nanos, SECOND};
 use crate::counters::Counters;
-use crate::session::{Family, FlowKey, NONE, Segment};
+use crate::session::{FlowKey, NONE, Segment};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::stage::flow;
@@ -306,11 +306,7 @@ pub(crate) fn answer(burst: &mut Burst, shard: &mut Shard) {
         let (asker, token) = crossing.askers[i];
         let headers = burst.headers[i];
         let outcome = if burst.live.has(i) {
-            let family = if matches!(flow::key(frame.bytes(), &headers, 0), FlowKey::V4(_)) {
-                Family::V4
-            } else {
-                Family::V6
-            };
+            let family = flow::key(frame.bytes(), &headers, 0).family();
             match sessions.lease(family, burst.flows[i], asker) {
                 Some(lease) => Outcome::Flow(lease),
                 None => Outcome::Once(burst.actions[i], burst.ends6[i]),

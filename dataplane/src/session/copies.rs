@@ -180,8 +180,7 @@ impl Sessions {
     /// one's own.
     pub fn adopt(&mut self, key: &FlowKey, protocol: u8, lease: &Lease, owner: u8, now: Nanos) -> u32 {
         if let Some(flow) = self.find(key) {
-            let family = if matches!(key, FlowKey::V4(_)) { Family::V4 } else { Family::V6 };
-            match self.flow(family, flow) {
+            match self.flow(key.family(), flow) {
                 Some(record) if record.is_copy() => self.remove_copy(record.session()),
                 _ => return NONE,
             }
@@ -195,10 +194,7 @@ impl Sessions {
             packets: 0,
             bytes: 0,
         };
-        let (family, flow) = match *key {
-            FlowKey::V4(key) => (Family::V4, self.v4.insert(key, record)),
-            FlowKey::V6(key) => (Family::V6, self.v6.insert(key, record)),
-        };
+        let flow = self.insert(key, record);
         let (Ok(flow), Some(copy)) = (flow, self.copies.slab.get_mut(index as usize)) else {
             self.copies.free.push(index);
             return NONE;
@@ -206,7 +202,7 @@ impl Sessions {
         let (id, direction, policy, ends6) = (lease.id, lease.direction, self.policy, lease.ends6);
         *copy = Copy {
             live: true,
-            family,
+            family: key.family(),
             protocol,
             owner,
             direction,
@@ -250,20 +246,14 @@ impl Sessions {
         let Some(copy) = self.copies.slab.get_mut(index as usize).filter(|copy| copy.live) else { return };
         copy.live = false;
         let copy = *copy;
-        match copy.family {
-            Family::V4 => drop(self.v4.remove(copy.flow)),
-            Family::V6 => drop(self.v6.remove(copy.flow)),
-        }
+        self.remove_flow(copy.family, copy.flow);
         self.copies.free.push(index);
         self.copies.live -= 1;
     }
 
     /// The owner says that a session has ended; its copy goes, if it is that session's.
     pub fn forget(&mut self, key: &FlowKey, owner: u8, id: SessionId) {
-        let record = self.find(key).and_then(|flow| match key {
-            FlowKey::V4(_) => self.v4.value(flow),
-            FlowKey::V6(_) => self.v6.value(flow),
-        });
+        let record = self.find(key).and_then(|flow| self.flow(key.family(), flow));
         if let Some(record) = record.filter(|record| record.is_copy()) {
             self.forget_copy(record.session(), owner, id);
         }

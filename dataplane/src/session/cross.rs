@@ -49,10 +49,7 @@ impl Session {
 impl Sessions {
     /// A flow by its key.
     pub fn find(&self, key: &FlowKey) -> Option<u32> {
-        match key {
-            FlowKey::V4(key) => self.v4.find(key),
-            FlowKey::V6(key) => self.v6.find(key),
-        }
+        self.find_hashed(key, self.hash(key))
     }
 
     pub(super) fn hash(&self, key: &FlowKey) -> u64 {
@@ -77,10 +74,7 @@ impl Sessions {
     }
 
     pub(super) fn insert(&mut self, key: &FlowKey, flow: Flow) -> Result<u32, Full> {
-        match key {
-            FlowKey::V4(key) => self.v4.insert(*key, flow),
-            FlowKey::V6(key) => self.v6.insert(*key, flow),
-        }
+        self.insert_hashed(key, self.hash(key), flow)
     }
 
     pub(super) fn remove_flow(&mut self, family: Family, index: u32) -> Option<(FlowKey, Flow)> {
