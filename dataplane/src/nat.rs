@@ -24,7 +24,7 @@ mod subscribers;
 use std::net::Ipv4Addr;
 
 pub use self::ahead::{Foreseen, Wanted};
-use self::allocate::{Found, room_for_blocks};
+use self::allocate::Found;
 pub use self::binding::Binding;
 use self::binding::{Key, key, space};
 use self::blocks::{Blocks, Rests};
@@ -74,21 +74,16 @@ impl Nat {
     pub fn new(snapshot: &Snapshot) -> Self {
         let layout = Layout::default().next(snapshot);
         let share = Share::default();
-        let mut externals: Vec<External> =
-            layout.slots.iter().map(|slot| External::new(slot, &share)).collect();
-        for r in &layout.reserved {
-            (r.first..=r.last).for_each(|port| _ = externals[r.slot as usize].ports[r.space].take(port));
-        }
         let room = |is_needed: bool| if is_needed { snapshot.sizes.sessions } else { 1 };
         let capacity = room(!snapshot.pools.is_empty());
-        let mut blocks = room_for_blocks(room(layout.has_blocks));
+        let mut blocks = Blocks::new(room(layout.has_blocks));
         blocks.adopt(&mut Rests::new(&layout.rests));
         Self {
             bindings: HashTable::with_capacity(capacity, snapshot.seed),
             by_external: Index::with_capacity(capacity),
             permits: Permits::new(room(layout.filters_by_address()), snapshot.seed),
             hosts: Hosts::new(room(layout.has_nat64()), snapshot),
-            externals,
+            externals: External::all(&layout, &share),
             share,
             blocks,
             subscribers: Subscribers::new(room(layout.has_accounts), snapshot.seed),
@@ -108,13 +103,7 @@ impl Nat {
     /// Gives out the ports and blocks only that are worker `me`'s, from now on. There must be no binding yet.
     pub fn share(&mut self, me: u8, owners: &Owners) {
         self.share = Share::new(me, owners);
-        for (external, slot) in self.externals.iter_mut().zip(&self.layout.slots) {
-            *external = External::new(slot, &self.share);
-        }
-        for r in &self.layout.reserved {
-            let external = &mut self.externals[r.slot as usize];
-            (r.first..=r.last).for_each(|port| _ = external.ports[r.space].take(port));
-        }
+        self.externals = External::all(&self.layout, &self.share);
     }
 
     /// Its part of the ports.

@@ -1,6 +1,5 @@
 //! Which external port a binding gets, by the way in which its pool is given out: port by port, in blocks, or by arithmetic.
 
-use super::blocks::Blocks;
 use super::events::{Event, EventKind};
 use super::external::{Wish, draw, take_port};
 use super::layout::PoolLayout;
@@ -199,9 +198,4 @@ impl Nat {
     pub fn blocks_taken(&self) -> u32 {
         self.blocks.taken()
     }
-}
-
-/// Room for blocks, those that rest included: as many as there may be sessions.
-pub(super) fn room_for_blocks(sessions: u32) -> Blocks {
-    Blocks::new(sessions as usize)
 }

@@ -112,8 +112,9 @@ pub(super) struct Blocks {
 }
 
 impl Blocks {
-    /// Room for so many.
-    pub(super) fn new(room: usize) -> Self {
+    /// Room for so many, those that rest included.
+    pub(super) fn new(room: u32) -> Self {
+        let room = room as usize;
         Self { slab: Vec::with_capacity(room), spare: Vec::with_capacity(room), rests: Vec::new() }
     }
 

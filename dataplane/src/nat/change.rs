@@ -1,6 +1,5 @@
 //! What takes a worker's NAT from one configuration to the next, made beforehand.
 
-use super::allocate::room_for_blocks;
 use super::binding::{Binding, Key};
 use super::blocks::{Blocks, Grid, Rests};
 use super::external::{External, Share};
@@ -77,7 +76,7 @@ impl Change {
             permits: first_permits.then(|| Permits::new(room, seed)),
             hosts: first_hosts.then(|| Hosts::new(room, snapshot)),
             subscribers: first_accounts.then(|| Subscribers::new(room, seed)),
-            blocks: first_blocks.then(|| room_for_blocks(room)),
+            blocks: first_blocks.then(|| Blocks::new(room)),
             layout,
         }
     }

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use sluice_pkt::ipv4;
 
 use super::blocks::Grid;
-use super::layout::{Slot, Way};
+use super::layout::{Layout, Slot, Way};
 use crate::snapshot::PortChoice;
 use crate::stage::owner::Owners;
 use crate::table::bitmap::PortBitmap;
@@ -44,6 +44,16 @@ impl Share {
 }
 
 impl External {
+    /// Those of a layout, each in its place, with the ports taken that port forwards have.
+    pub(super) fn all(layout: &Layout, share: &Share) -> Vec<Self> {
+        let mut all: Vec<Self> = layout.slots.iter().map(|slot| Self::new(slot, share)).collect();
+        for r in &layout.reserved {
+            let Some(external) = all.get_mut(r.slot as usize) else { continue };
+            (r.first..=r.last).for_each(|port| _ = external.ports[r.space].take(port));
+        }
+        all
+    }
+
     /// With all ports free that are this worker's to give out.
     pub(super) fn new(slot: &Slot, share: &Share) -> Self {
         let mut ports = [PortBitmap::new(), PortBitmap::new(), PortBitmap::new()];

@@ -14,7 +14,7 @@ fn slot(last: u8, count: u32, since: u32) -> Slot {
     Slot { address: Ipv4Addr::new(203, 0, 113, last), in_use: true, way: Way::Blocks(cut) }
 }
 
-fn blocks(room: usize) -> Blocks {
+fn blocks(room: u32) -> Blocks {
     let mut blocks = Blocks::new(room);
     blocks.adopt(&mut Rests::new(&[HOLD]));
     blocks
