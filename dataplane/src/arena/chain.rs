@@ -114,6 +114,18 @@ impl Frame {
         }
     }
 
+    /// Writes over the packet's bytes from `at` on with `len` bytes of another's, from `from` on; with fewer, if that ends
+    /// before.
+    pub fn put_part(&mut self, mut at: usize, other: &Self, mut from: usize, mut len: usize) {
+        for segment in other.segments() {
+            let here = segment.get(from..).unwrap_or_default();
+            from = from.saturating_sub(segment.len());
+            let here = &here[..here.len().min(len)];
+            self.put(at, here);
+            (at, len) = (at + here.len(), len - here.len());
+        }
+    }
+
     /// The head's bytes, to be changed in place, and those behind it, frame by frame.
     pub fn parts_mut(&mut self) -> (&mut [u8], impl Iterator<Item = &[u8]>) {
         // SAFETY: as in `bytes_mut`; the link lies before the packet's bytes, and the other frames have chunks of their own.
@@ -281,6 +293,31 @@ mod tests {
         assert_eq!(rest.map(<[u8]>::len).collect::<Vec<_>>(), [MAX_FRAME, 4000 - 2 * MAX_FRAME]);
         assert_eq!(packet.bytes(), [9; MAX_FRAME]);
         pool.give(packet);
+    }
+
+    #[test]
+    fn a_part_of_a_chain_is_written_into_another() {
+        let mut pool = FramePool::new(6, false).unwrap();
+        let from = pool.copy_in(&bytes(4000)).unwrap();
+        for (at, start, len) in [
+            (0, 0, 4000),
+            (5, 0, 3995),
+            (0, 1000, 3000),
+            (1790, MAX_FRAME - 1, 2),
+            (9, MAX_FRAME, 1),
+            (7, 4000, 0),
+        ] {
+            let mut to = pool.copy_in(&vec![0xee; 4000]).unwrap();
+            to.put_part(at, &from, start, len);
+            let mut wanted = vec![0xee; 4000];
+            wanted[at..at + len].copy_from_slice(&bytes(4000)[start..start + len]);
+            assert_eq!(all(&to), wanted, "{at} {start} {len}");
+            // No more than there is.
+            to.put_part(0, &from, 3999, 2);
+            assert_eq!((all(&to)[0], &all(&to)[1..]), (bytes(4000)[3999], &wanted[1..]));
+            pool.give(to);
+        }
+        pool.give(from);
     }
 
     #[test]

@@ -242,14 +242,7 @@ impl Plan {
                 piece.put(0, start.get(..self.l3 + ipv4::LEN).unwrap_or_default());
                 piece.put(self.l3 + ipv4::LEN, &self.copied[..self.copied_len]);
             }
-            let (mut from, mut to) = (self.l3 + self.header + at, self.l3 + header);
-            for segment in chain.segments() {
-                let here = segment.get(from..).unwrap_or_default();
-                from = from.saturating_sub(segment.len());
-                let here = &here[..here.len().min(self.l3 + header + len - to)];
-                piece.put(to, here);
-                to += here.len();
-            }
+            piece.put_part(self.l3 + header, &chain, self.l3 + self.header + at, len);
             self.mark(piece.bytes_mut(), self.l3, header, at, len);
             emit(piece, pool);
         }

@@ -28,14 +28,7 @@ pub(in crate::stage) fn split6(
         let len = plan.step.min(plan.payload - at);
         let Some(mut piece) = pool.take_len(l3 + FRONT + len) else { break };
         piece.put(0, frame.bytes().get(..l3 + FRONT).unwrap_or_default());
-        let (mut from, mut to) = (l3 + FRONT + at, l3 + FRONT);
-        for segment in frame.segments() {
-            let here = segment.get(from..).unwrap_or_default();
-            from = from.saturating_sub(segment.len());
-            let here = &here[..here.len().min(l3 + FRONT + len - to)];
-            piece.put(to, here);
-            to += here.len();
-        }
+        piece.put_part(l3 + FRONT, &frame, l3 + FRONT + at, len);
         plan.mark(piece.bytes_mut(), l3, at, len);
         emit(piece, pool);
     }
