@@ -1,7 +1,7 @@
 //! IPv6 (RFC 8200): the fixed header and extension headers.
 
 use crate::checksum::{self, Sum};
-use std::borrow::Borrow;
+use std::borrow::{Borrow, BorrowMut};
 use std::net::Ipv6Addr;
 
 /// The smallest MTU that every link must carry (RFC 8200 5).
@@ -77,6 +77,15 @@ impl<B: Borrow<[u8; LEN]>> Header<B> {
     #[inline]
     pub fn pseudo_header(&self, protocol: u8, len: u32) -> Sum {
         checksum::pseudo_ipv6(&self.source().octets(), &self.destination().octets(), protocol, len)
+    }
+}
+
+impl<B: BorrowMut<[u8; LEN]>> Header<B> {
+    /// Sets the differentiated services code point, then two bits ECN.
+    #[inline]
+    pub fn set_traffic_class(&mut self, class: u8) {
+        const CLASS: u32 = 0xff << 20;
+        self.set_version_class_label(self.version_class_label() & !CLASS | u32::from(class) << 20);
     }
 }
 

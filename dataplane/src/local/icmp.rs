@@ -58,8 +58,7 @@ impl Context<'_> {
             let icmp = icmpv6::Header::echo_reply(source, asker, &icmpv6::Header(request), data);
             let len = (icmpv6::LEN + data.len()) as u16;
             let mut reply = ipv6::Header::new(source, asker, ipv6::ICMPV6, TTL, len);
-            let class = u32::from(ip.traffic_class() & 0xfc) << 20;
-            reply.set_version_class_label(reply.version_class_label() | class);
+            reply.set_traffic_class(ip.traffic_class() & 0xfc);
             self.originate(packet.link.port, &back, &[&reply.0, &icmp.0, data]);
         }
         Ok(())

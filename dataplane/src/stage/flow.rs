@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use sluice_pkt::parse::{Flags, Headers, L3};
 use sluice_pkt::translation::{End, Translation};
-use sluice_pkt::{icmpv4, ipv4, tcp};
+use sluice_pkt::{ipv4, tcp};
 
 use super::{
     Decision, FirstPackets, Tuple4, Tuple6, acl, addresses4, addresses6, nat64, prefix, redecide, reversed,
@@ -373,20 +373,12 @@ pub(super) fn compile64(
     decision: &Decision,
     snapshot: &Snapshot,
 ) -> NewSession<FlowKey> {
-    let protocol = nat64::protocol4(original.protocol);
-    let returning = Tuple4 {
-        src: decision.dst.0,
-        dst: decision.src.0,
-        src_port: decision.dst.1,
-        dst_port: decision.src.1,
-        protocol,
-        has_ports: original.has_ports,
-        icmp: original.icmp.map(|_| (icmpv4::ECHO_REPLY, 0)),
-        established: true,
-    };
+    let leaving = nat64::leaving4(original, decision);
+    let returning = Tuple4 { established: true, ..reversed(&leaving) };
+    let protocol = leaving.protocol;
     let (rule, action) = acl::decide4(snapshot, decision.egress, &returning);
     let mut forward = forward_action6(decision);
-    let new = ends(&reversed(&returning));
+    let new = ends(&leaving);
     forward.new = Translation::new(protocol, new, new);
     forward.flags |= FlowAction::NAT | FlowAction::TO_V4;
     let flags = FlowAction::NAT | FlowAction::TO_V6 | denial(action);
@@ -412,17 +404,8 @@ pub(super) fn compile46(
     decision: &Decision,
     snapshot: &Snapshot,
 ) -> NewSession<FlowKey> {
-    let protocol = nat64::protocol6(original.protocol);
-    let returning = Tuple6 {
-        src: leaves.dst,
-        dst: leaves.src,
-        src_port: leaves.ports.1,
-        dst_port: leaves.ports.0,
-        protocol,
-        has_ports: original.has_ports,
-        icmp: None,
-        established: true,
-    };
+    let returning = Tuple6 { established: true, ..reversed(&nat64::leaving6(original, leaves)) };
+    let protocol = returning.protocol;
     let (rule, action) = acl::decide6(snapshot, decision.egress, &returning);
     let mut forward = forward_action6(decision);
     forward.flags |= FlowAction::NAT | FlowAction::TO_V6;

@@ -13,9 +13,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use sluice_pkt::nat64::Embedding;
 use sluice_pkt::parse::{Flags, Headers};
-use sluice_pkt::{ipv4, ipv6, tcp};
+use sluice_pkt::{icmpv4, ipv4, ipv6, tcp};
 
-use super::{FirstPackets, addresses6, guard, hairpin, sessionless};
+use super::{Decision, FirstPackets, Tuple4, Tuple6, addresses6, guard, hairpin, sessionless};
 use crate::burst::Burst;
 use crate::nat::Nat;
 use crate::session::{Ends6, FlowAction};
@@ -47,6 +47,20 @@ pub(super) const fn protocol4(protocol: u8) -> u8 {
 /// As [`protocol4`].
 pub(super) const fn protocol6(protocol: u8) -> u8 {
     if protocol == ipv4::ICMP { ipv6::ICMPV6 } else { protocol }
+}
+
+/// A first packet of IPv6 as it leaves: as IPv4, with the decision's ends.
+pub(super) fn leaving4(arrives: &Tuple6, decision: &Decision) -> Tuple4 {
+    let ((src, src_port), (dst, dst_port)) = (decision.src, decision.dst);
+    let icmp = arrives.icmp.map(|_| (icmpv4::ECHO_REQUEST, 0));
+    let (protocol, has_ports) = (protocol4(arrives.protocol), arrives.has_ports);
+    Tuple4 { src, dst, protocol, src_port, dst_port, has_ports, icmp, established: false }
+}
+
+/// A first packet of IPv4 as it leaves: as IPv6, with these ends.
+pub(super) fn leaving6(arrives: &Tuple4, Ends6 { src, dst, ports: (src_port, dst_port) }: Ends6) -> Tuple6 {
+    let (protocol, has_ports) = (protocol6(arrives.protocol), arrives.has_ports);
+    Tuple6 { src, dst, protocol, src_port, dst_port, has_ports, icmp: None, established: false }
 }
 
 /// The prefix of NAT64 that an address has.

@@ -167,30 +167,23 @@ pub(super) fn choose46(
     arrives: Tuple4,
     leaves: Ends6,
 ) {
-    let protocol = nat64::protocol6(arrives.protocol);
-    let (src_port, dst_port) = leaves.ports;
-    let (has_ports, icmp, established) = (arrives.has_ports, None, false);
-    let (src, dst) = (leaves.src, leaves.dst);
-    let leaves = Tuple6 { src, dst, protocol, src_port, dst_port, has_ports, icmp, established };
-    choose6(decision, ingress, snapshot, &leaves);
+    choose6(decision, ingress, snapshot, &nat64::leaving6(&arrives, leaves));
     let out = decision.limits;
     choose(decision, ingress, snapshot, &arrives, |limit| &limit.v4);
-    let come = decision.limits;
-    decision.limits = [[come[0][0], out[0][1]], [out[1][0], come[1][1]]];
+    decision.limits = joined(decision.limits, out);
 }
 
 /// As [`choose4`], for a first packet of IPv6 that leaves as IPv4.
 pub(super) fn choose64(decision: &mut Decision, ingress: u16, snapshot: &Snapshot, arrives: Tuple6) {
-    let ((src, src_port), (dst, dst_port)) = (decision.src, decision.dst);
-    let icmp = arrives.icmp.map(|_| (sluice_pkt::icmpv4::ECHO_REQUEST, 0));
-    let protocol = nat64::protocol4(arrives.protocol);
-    let (has_ports, established) = (arrives.has_ports, false);
-    let leaves = Tuple4 { src, dst, protocol, src_port, dst_port, has_ports, icmp, established };
-    choose(decision, ingress, snapshot, &leaves, |limit| &limit.v4);
+    choose(decision, ingress, snapshot, &nat64::leaving4(&arrives, decision), |limit| &limit.v4);
     let out = decision.limits;
     choose6(decision, ingress, snapshot, &arrives);
-    let come = decision.limits;
-    decision.limits = [[come[0][0], out[0][1]], [out[1][0], come[1][1]]];
+    decision.limits = joined(decision.limits, out);
+}
+
+/// Limits chosen by what packets are where they arrive, and by what they are where they leave.
+fn joined(come: [[u8; 2]; 2], out: [[u8; 2]; 2]) -> [[u8; 2]; 2] {
+    [[come[0][0], out[0][1]], [out[1][0], come[1][1]]]
 }
 
 /// As [`choose4`].

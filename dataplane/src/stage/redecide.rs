@@ -203,10 +203,7 @@ fn again4(
     }
     // Another source than before is another session to the far end.
     let is_same = decision.src == (old.new.source().to_bits(), old.new.source_port());
-    if session.binding != decision.binding || !is_same {
-        return None;
-    }
-    if session.crosses {
+    if session.binding != decision.binding || !is_same || session.crosses {
         return None;
     }
     police::choose4(&mut decision, facts.interface, snapshot, first);

@@ -47,10 +47,7 @@ pub(in crate::stage) fn to_v4(
     let payload = headers.end.saturating_sub(headers.l4_offset);
     let protocol = protocol4(headers.protocol);
     let (flags, identification) = match fragment {
-        Some(fragment) => {
-            let more = if fragment.more() { ipv4::MORE_FRAGMENTS } else { 0 };
-            (more | fragment.offset() >> 3, fragment.identification() as u16)
-        }
+        Some(fragment) => piece4(&fragment),
         None if payload.saturating_add(20) <= CUT_UP_TO => {
             (0, fragments.next_identification(dst.to_bits(), protocol))
         }
@@ -101,11 +98,11 @@ pub(in crate::stage) fn to_v6(
             return mtu;
         };
         let mut ip = ipv6::Header::new(src, dst, ipv6::ICMPV6, hops, len as u16);
-        ip.set_version_class_label(6 << 28 | u32::from(class) << 20);
+        ip.set_traffic_class(class);
         put(frame, hop, &[&ip.0, error.0.get(..len).unwrap_or_default()]);
         return mtu;
     }
-    let (flags, identification) = (ip.flags_fragment(), ip.identification());
+    let fragment = piece6(&ip);
     let old: [u8; 8] = pair(ip.source().octets(), ip.destination().octets());
     let protocol = protocol6(headers.protocol);
     let payload = headers.end.saturating_sub(headers.l4_offset);
@@ -125,15 +122,10 @@ pub(in crate::stage) fn to_v6(
     let may_be_cut = !headers.flags.has(Flags::DONT_FRAGMENT);
     let is_long = usize::from(payload) + ipv6::LEN > ipv6::MIN_MTU.into();
     let is_piece = headers.flags.has(Flags::FRAGMENT) || may_be_cut && is_long;
-    let mut fragment = ipv6::fragment::Header([0; ipv6::fragment::LEN]);
-    fragment.set_next_header(protocol);
-    let more = u16::from(flags & ipv4::MORE_FRAGMENTS != 0);
-    fragment.set_offset_more((flags & ipv4::OFFSET_MASK) << 3 | more);
-    fragment.set_identification(identification.into());
     let fragment: &[u8] = if is_piece { &fragment.0 } else { &[] };
     let next = if is_piece { ipv6::FRAGMENT } else { protocol };
     let mut ip = ipv6::Header::new(src, dst, next, hops, payload.saturating_add(fragment.len() as u16));
-    ip.set_version_class_label(6 << 28 | u32::from(class) << 20);
+    ip.set_traffic_class(class);
     put_front(frame, headers, hop, &ip.0, fragment);
     // RFC 7915 4: what may be cut is made to pass everywhere.
     if may_be_cut { ipv6::MIN_MTU.min(mtu) } else { mtu }
@@ -162,6 +154,21 @@ fn write(mut to: &mut [u8], parts: &[&[u8]]) {
         here.copy_from_slice(part);
         to = rest;
     }
+}
+
+/// Flags with offset, and the identification, that a fragment of IPv6 has as one of IPv4.
+fn piece4(fragment: &ipv6::fragment::Header<&[u8; ipv6::fragment::LEN]>) -> (u16, u16) {
+    let more = if fragment.more() { ipv4::MORE_FRAGMENTS } else { 0 };
+    (more | fragment.offset() >> 3, fragment.identification() as u16)
+}
+
+/// The fragment header that a fragment of IPv4 has as one of IPv6.
+fn piece6(ip: &ipv4::Header<&[u8; ipv4::LEN]>) -> ipv6::fragment::Header<[u8; ipv6::fragment::LEN]> {
+    let mut fragment = ipv6::fragment::Header([0; ipv6::fragment::LEN]);
+    fragment.set_next_header(protocol6(ip.protocol()));
+    fragment.set_offset_more(ip.fragment_offset() | u16::from(ip.more_fragments()));
+    fragment.set_identification(ip.identification().into());
+    fragment
 }
 
 /// Two addresses in a row.
@@ -313,9 +320,9 @@ fn error_to_v4(
     header.set_dscp_ecn(ip.traffic_class());
     match fragment {
         Some(fragment) => {
-            let more = if fragment.more() { ipv4::MORE_FRAGMENTS } else { 0 };
-            header.set_flags_fragment(more | fragment.offset() >> 3);
-            header.set_identification(fragment.identification() as u16);
+            let (flags, identification) = piece4(&fragment);
+            header.set_flags_fragment(flags);
+            header.set_identification(identification);
         }
         None if payload.saturating_add(20) <= CUT_UP_TO.into() => header.set_flags_fragment(0),
         None => {}
@@ -352,17 +359,14 @@ fn error_to_v6(
     let Quoted { l4_offset, total_len, protocol, flags, .. } = quoted.facts;
     let transport = quoted.bytes.get(l4_offset.into()..)?;
     let payload = total_len.saturating_sub(l4_offset.into());
-    let mut fragment = ipv6::fragment::Header([0; ipv6::fragment::LEN]);
-    fragment.set_next_header(protocol6(protocol));
-    fragment.set_offset_more(ip.fragment_offset() | u16::from(ip.more_fragments()));
-    fragment.set_identification(ip.identification().into());
+    let fragment = piece6(&ip);
     let is_piece = flags.has(Flags::FRAGMENT);
     let fragment: &[u8] = if is_piece { &fragment.0 } else { &[] };
     let next = if is_piece { ipv6::FRAGMENT } else { protocol6(protocol) };
     let payload_len = payload as u16;
     let mut header =
         ipv6::Header::new(src, dst, next, ip.ttl(), payload_len.saturating_add(fragment.len() as u16));
-    header.set_version_class_label(6 << 28 | u32::from(ip.dscp_ecn()) << 20);
+    header.set_traffic_class(ip.dscp_ecn());
     let new: [u8; 32] = pair(src.octets(), dst.octets());
     let change = match protocol {
         ipv4::ICMP => Delta::of_bytes(&[], &pseudo(&new, payload)),
