@@ -318,7 +318,8 @@ mod tests {
         (Sessions::new(&snapshot), Nat::new(&snapshot), Counters::new(&snapshot))
     }
 
-    fn new(port: u16, protocol: u8) -> NewSession<Key4> {
+    /// One of two hosts, by its client's port.
+    pub(super) fn new(port: u16, protocol: u8) -> NewSession<Key4> {
         NewSession {
             keys: [
                 key4(addresses(1, 2), ports(port, 80), protocol, 0),

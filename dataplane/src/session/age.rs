@@ -183,25 +183,11 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Key4, NewSession, addresses, key4, plain_action, ports};
+    use super::super::tests::new;
     use super::*;
     use crate::clock::MILLISECOND;
     use crate::snapshot::Snapshot;
     use proptest::prelude::*;
-
-    fn new(port: u16, protocol: u8) -> NewSession<Key4> {
-        NewSession {
-            keys: [
-                key4(addresses(1, 2), ports(port, 80), protocol, 0),
-                key4(addresses(2, 1), ports(80, port), protocol, 1),
-            ],
-            actions: [plain_action(0); 2],
-            protocol,
-            binding: NONE,
-            permit: NONE,
-            inbound: false,
-        }
-    }
 
     proptest! {
         #![proptest_config(crate::table::cases(40))]

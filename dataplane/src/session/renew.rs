@@ -50,7 +50,7 @@ impl Sessions {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Direction, addresses, key4, plain_action, ports};
+    use super::super::{Direction, addresses, key4, ports, tests};
     use super::*;
     use crate::clock::SECOND;
     use crate::counters::Counters;
@@ -58,18 +58,11 @@ mod tests {
     use crate::session::Key4;
     use crate::snapshot::Snapshot;
 
+    /// One whose answers come in by this interface.
     fn new(port: u16, answers: u16) -> NewSession<Key4> {
-        NewSession {
-            keys: [
-                key4(addresses(1, 2), ports(port, 80), 17, 0),
-                key4(addresses(2, 1), ports(80, port), 17, answers),
-            ],
-            actions: [plain_action(0); 2],
-            protocol: 17,
-            binding: NONE,
-            permit: NONE,
-            inbound: false,
-        }
+        let session = tests::new(port, 17);
+        let back = key4(addresses(2, 1), ports(80, port), 17, answers);
+        NewSession { keys: [session.keys[0], back], ..session }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Both directions of a session name the same owner, whatever kind of session it is.
 
 use std::net::Ipv6Addr;
+use std::sync::LazyLock;
 
 use proptest::prelude::*;
 use sluice_dataplane::nat::{StaticNat, StaticTable};
@@ -19,6 +20,10 @@ const STATIC_OUTSIDE: u32 = 0xcb00_71c8;
 /// Whereto NAT is off.
 const EXEMPT: (u32, u32) = (0x0808_0000, 0xffff_0000);
 
+/// Made once: the cases only read them.
+static PLAIN: LazyLock<Snapshot> = LazyLock::new(snapshot);
+static CONFIGURATIONS: LazyLock<[Snapshot; 2]> = LazyLock::new(|| [false, true].map(configured));
+
 /// Some address of each network that the snapshot knows.
 fn address() -> impl Strategy<Value = u32> {
     prop_oneof![
@@ -29,12 +34,17 @@ fn address() -> impl Strategy<Value = u32> {
         Just(SERVER.to_bits()),
         (0..8u32).prop_map(|n| STATIC + n),
         (0..8u32).prop_map(|n| EXEMPT.0 + n),
-        any::<u32>().prop_filter("not ours", |a| !snapshot().local4.contains_key(&(*a).into())),
+        any::<u32>().prop_filter("not ours", |a| !PLAIN.local4.contains_key(&(*a).into())),
     ]
 }
 
+/// See [`configured`].
+fn configuration(twisted: bool) -> &'static Snapshot {
+    &CONFIGURATIONS[usize::from(twisted)]
+}
+
 /// The usual configuration, or one with more of NAT: on the way between inside networks, and a forward there.
-fn configuration(twisted: bool) -> Snapshot {
+fn configured(twisted: bool) -> Snapshot {
     let mut snapshot = snapshot();
     if twisted {
         snapshot.source_nat.push(SourceNat { out: 2, from: vec![(0x0a0a_0000, 0xffff_0000)], pool: 0 });
@@ -103,24 +113,24 @@ proptest! {
         to_static in prop::option::of(0..8u32),
     ) {
         let snapshot = configuration(twisted);
-        let owners = Owners::new(&snapshot, workers);
+        let owners = Owners::new(snapshot, workers);
         let (sport, dport) = ports(protocol, (sport, dport));
         let forwarded = forwarded.filter(|&(_, at)| protocol == TCP && (twisted || at == 1));
-        let from_static = to_static.filter(|_| forwarded.is_none() && egress(&snapshot, src) == Some(1));
+        let from_static = to_static.filter(|_| forwarded.is_none() && egress(snapshot, src) == Some(1));
         let (to, inside, ingress) = match (forwarded, from_static) {
             (Some((port, at)), _) => ((POOL[0].to_bits(), port), (WEB.to_bits(), 80 + port - 8080), at),
             (_, Some(n)) => ((STATIC_OUTSIDE + n, dport), (STATIC + n, dport), 1),
-            _ => ((dst, dport), (dst, dport), egress(&snapshot, src).unwrap_or(1)),
+            _ => ((dst, dport), (dst, dport), egress(snapshot, src).unwrap_or(1)),
         };
         prop_assume!(src != inside.0);
         let from: End = (src, sport);
-        let owner = owners.of_flow4([from, to], protocol, ingress, &snapshot).unwrap();
+        let owner = owners.of_flow4([from, to], protocol, ingress, snapshot).unwrap();
         prop_assert!(usize::from(owner) < workers);
         // The answer comes to what the source was translated to, from what the destination was.
-        let answering = egress(&snapshot, inside.0).unwrap_or(1);
+        let answering = egress(snapshot, inside.0).unwrap_or(1);
         let port = port_of(&owners, owner);
-        let answered = translated(&snapshot, from, inside.0, protocol, answering, port);
-        let reply = owners.of_flow4([inside, answered], protocol, answering, &snapshot);
+        let answered = translated(snapshot, from, inside.0, protocol, answering, port);
+        let reply = owners.of_flow4([inside, answered], protocol, answering, snapshot);
         prop_assert_eq!(reply, Some(owner));
     }
 
@@ -130,12 +140,12 @@ proptest! {
         ends in prop::array::uniform2((any::<u128>(), any::<u16>())),
         protocol in any::<u8>(),
     ) {
-        let snapshot = snapshot();
-        let owners = Owners::new(&snapshot, workers);
+        let snapshot = &*PLAIN;
+        let owners = Owners::new(snapshot, workers);
         let [a, b] = ends;
-        let owner = owners.of_flow6([a, b], protocol, &snapshot);
+        let owner = owners.of_flow6([a, b], protocol, snapshot);
         prop_assert!(usize::from(owner) < workers);
-        prop_assert_eq!(owner, owners.of_flow6([b, a], protocol, &snapshot));
+        prop_assert_eq!(owner, owners.of_flow6([b, a], protocol, snapshot));
     }
 }
 
@@ -150,15 +160,15 @@ proptest! {
         protocol in prop::sample::select(vec![TCP, UDP, ICMP, GRE]),
     ) {
         let snapshot = configuration(false);
-        let owners = Owners::new(&snapshot, workers);
+        let owners = Owners::new(snapshot, workers);
         let (sport, dport) = ports(protocol, (sport, dport));
         let (from, outside, inside) = ((HOSTS + host, sport), (STATIC_OUTSIDE + n, dport), (STATIC + n, dport));
-        let owner = owners.of_flow4([from, outside], protocol, 0, &snapshot).unwrap();
-        let external = translated(&snapshot, from, outside.0, protocol, 1, port_of(&owners, owner));
+        let owner = owners.of_flow4([from, outside], protocol, 0, snapshot).unwrap();
+        let external = translated(snapshot, from, outside.0, protocol, 1, port_of(&owners, owner));
         prop_assert_ne!(external, from);
-        prop_assert_eq!(owners.of_flow4([outside, external], protocol, 1, &snapshot), Some(owner));
-        let owner = owners.of_flow4([external, outside], protocol, 1, &snapshot);
-        prop_assert_eq!(owners.of_flow4([inside, external], protocol, 0, &snapshot), owner);
+        prop_assert_eq!(owners.of_flow4([outside, external], protocol, 1, snapshot), Some(owner));
+        let owner = owners.of_flow4([external, outside], protocol, 1, snapshot);
+        prop_assert_eq!(owners.of_flow4([inside, external], protocol, 0, snapshot), owner);
         prop_assert!(owner.is_some());
     }
 
@@ -170,9 +180,9 @@ proptest! {
     ) {
         let snapshot = configuration(false);
         let is_ours = snapshot.local4.contains_key(&remote.into());
-        prop_assume!(!is_ours && egress(&snapshot, remote) == Some(1) && remote & EXEMPT.1 != EXEMPT.0);
-        let owners = Owners::new(&snapshot, workers);
-        let owner = |host| owners.of_flow4([(host, 0), (remote, 0)], GRE, 0, &snapshot);
+        prop_assume!(!is_ours && egress(snapshot, remote) == Some(1) && remote & EXEMPT.1 != EXEMPT.0);
+        let owners = Owners::new(snapshot, workers);
+        let owner = |host| owners.of_flow4([(host, 0), (remote, 0)], GRE, 0, snapshot);
         prop_assert_eq!(owner(hosts[0]), owner(hosts[1]));
     }
 }
