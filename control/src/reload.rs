@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use sluice_dataplane::adopt::{self, Adopter, Settled};
 use sluice_dataplane::counters::Reader;
-use sluice_dataplane::snapshot::{Allocation, Pool, Snapshot};
+use sluice_dataplane::snapshot::{Allocation, Snapshot};
 use sluice_dataplane::stage::owner::Owners;
 
 use crate::config::{self, Config, Device, DeviceFacts, Interface, Link, Report};
@@ -199,20 +199,21 @@ fn wants_restart(old: &Config, new: &Config, socket_of_config: bool) -> Option<S
 
 /// Whether an external address is given out in another way, by which several workers would share its ports otherwise.
 fn changed_way(old: &Snapshot, new: &Snapshot) -> Option<String> {
-    let addresses = |snapshot: &Snapshot| -> Vec<(Ipv4Addr, Discriminant<Allocation>)> {
-        let of = |pool: &Pool| {
-            let way = discriminant(&pool.allocation);
-            pool.addresses.iter().map(|&address| (address, way)).collect::<Vec<_>>()
-        };
-        snapshot.pools.iter().flat_map(of).collect()
-    };
-    let ways: HashMap<Ipv4Addr, Discriminant<Allocation>> = addresses(old).into_iter().collect();
-    let changed = |(address, way): &(Ipv4Addr, _)| ways.get(address).is_some_and(|before| before != way);
-    let (address, _) = addresses(new).into_iter().find(changed)?;
+    let before: HashMap<Ipv4Addr, Discriminant<Allocation>> = ways(old).collect();
+    let is_changed = |(address, way): &(Ipv4Addr, _)| before.get(address).is_some_and(|before| before != way);
+    let (address, _) = ways(new).find(is_changed)?;
     Some(format!(
         "nat.source: the ports of {address} are given out in another way (one by one, `block-size`, `deterministic`), \
          by which several workers share them"
     ))
+}
+
+/// How each external address is given out.
+fn ways(snapshot: &Snapshot) -> impl Iterator<Item = (Ipv4Addr, Discriminant<Allocation>)> + '_ {
+    snapshot.pools.iter().flat_map(|pool| {
+        let way = discriminant(&pool.allocation);
+        pool.addresses.iter().map(move |&address| (address, way))
+    })
 }
 
 fn changed_link(old: &Interface, new: &Interface) -> Option<String> {
