@@ -3,6 +3,7 @@
 mod devices;
 
 use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -95,6 +96,16 @@ pub enum RunError {
     /// The control socket.
     #[error("{0}")]
     Api(#[from] ApiError),
+    /// The address of the metrics.
+    #[error(
+        "metrics.listen: cannot listen at {address}: {source}; it takes an address that the kernel has, and a free port"
+    )]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// Anything else of the system.
     #[error("{what}: {source}")]
     System {
@@ -135,7 +146,11 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let socket_of_config = socket.is_none();
     let socket = socket.unwrap_or_else(|| config.control_socket.clone());
     // Bound before any device is touched: a second gateway with the same socket changes nothing.
-    let listener = api::listen(&socket)?;
+    let listener = api::listen(&socket, &config.control_access)?;
+    let metrics = config
+        .metrics
+        .map(|address| TcpListener::bind(address).map_err(|source| RunError::Metrics { address, source }));
+    let metrics = metrics.transpose()?;
 
     // Dropped last: devices are set back once they are closed.
     let Intake { mut changes, queues, lines } = intake::admit(&config)?;
@@ -229,7 +244,7 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
         (logger, state) = (Some(kept), state.with_nat_log(statuses));
     }
     let state = Arc::new(state);
-    let server = api::serve(listener, &socket, state.clone())?;
+    let server = api::serve(listener, &socket, metrics, state.clone())?;
     let on = on_cores(&plan);
     say(log, format_args!("ready: {on}; `sluice show counters --socket {}`", socket.display()));
 

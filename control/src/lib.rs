@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod golden;
 pub mod host;
 pub mod intake;
+pub mod metrics;
 pub mod nat_query;
 pub mod nat_view;
 pub mod plan;

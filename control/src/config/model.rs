@@ -2,7 +2,7 @@
 
 mod nat;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,6 +45,25 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// The control socket.
     pub control_socket: PathBuf,
+    /// Who may use it.
+    pub control_access: Access,
+    /// Where metrics can be had over TCP.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// Who may use the control socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Access {
+    /// Its permissions.
+    pub mode: u32,
+    /// Its group, if not that of the process.
+    pub group: Option<String>,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self { mode: 0o660, group: None }
+    }
 }
 
 impl Config {

@@ -23,6 +23,7 @@ pub const FILE: Section = Section {
         "tables",
         "timeouts",
         "control",
+        "metrics",
     ],
 };
 /// `[interfaces.NAME]`
@@ -130,10 +131,12 @@ pub const TIMEOUTS: Section = Section {
     keys: &["udp", "icmp", "tcp-established", "tcp-transitory", "other", "fragment"],
 };
 /// `[control]`
-pub const CONTROL: Section = Section { name: "[control]", keys: &["socket"] };
+pub const CONTROL: Section = Section { name: "[control]", keys: &["socket", "mode", "group"] };
+/// `[metrics]`
+pub const METRICS: Section = Section { name: "[metrics]", keys: &["listen"] };
 
 /// All of them, in the order of the reference.
-pub const SECTIONS: [&Section; 19] = [
+pub const SECTIONS: [&Section; 20] = [
     &FILE,
     &INTERFACE,
     &ROUTE,
@@ -153,4 +156,5 @@ pub const SECTIONS: [&Section; 19] = [
     &TABLES,
     &TIMEOUTS,
     &CONTROL,
+    &METRICS,
 ];
