@@ -32,6 +32,7 @@ use crate::host::{self, Follower, HostError};
 use crate::intake::{self, Intake, IntakeError};
 use crate::plan::{self, Plan, TooFewCores};
 use crate::reload::{self, Reload};
+use crate::service::{self, Manager};
 use crate::state::{Ends, State};
 use crate::watch::Watch;
 pub(crate) use devices::check_mtus;
@@ -197,6 +198,10 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
             say(log, format_args!("{advice}"));
         }
     }
+    // Before the first thread: rights are each thread's own, and threads have those of whom they come from.
+    if let Err(error) = service::renounce() {
+        say(log, format_args!("more rights than needed are kept: {error}"));
+    }
     let mut workers = workers(&snapshot, ports, pools);
     let follower = match hosting {
         Some(hosting) => {
@@ -247,9 +252,11 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let server = api::serve(listener, &socket, metrics, state.clone())?;
     let on = on_cores(&plan);
     say(log, format_args!("ready: {on}; `sluice show counters --socket {}`", socket.display()));
+    let mut manager = Manager::ready(state.watch().now());
 
-    let died =
-        attend(&mut signals, &running, &mut reload, &state, log).map_err(system("cannot start a thread"));
+    let died = attend(&mut signals, &running, &mut reload, &state, &mut manager, log)
+        .map_err(system("cannot start a thread"));
+    Manager::stopping();
     let begun = Instant::now();
     drop((server, reload));
     let ended = running.stop();
@@ -311,6 +318,7 @@ fn attend(
     running: &Running,
     reload: &mut Reload,
     state: &State,
+    manager: &mut Manager,
     log: &mut dyn Write,
 ) -> io::Result<Option<usize>> {
     let ends = AtomicBool::new(false);
@@ -346,6 +354,7 @@ fn attend(
                 .chain(reload.go_on(state))
                 .for_each(|line| say(log, format_args!("{line}")));
             let now = state.watch().now();
+            manager.feed(now, |since| state.watch().all_turned_since(since));
             if now.saturating_sub(counted) >= SECOND {
                 counted = now;
                 shortages(&mut alarm, state, now).iter().for_each(|line| say(log, format_args!("{line}")));

@@ -20,6 +20,7 @@ pub mod nat_view;
 pub mod plan;
 pub mod reload;
 pub mod replay;
+pub mod service;
 pub mod state;
 pub mod table;
 pub mod watch;

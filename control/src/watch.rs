@@ -149,6 +149,11 @@ impl Watch {
         workers.iter_mut().enumerate().filter_map(|(index, worker)| worker.look(index, now)).collect()
     }
 
+    /// Whether each worker has begun a turn of its loop at this time or later.
+    pub fn all_turned_since(&self, time: Nanos) -> bool {
+        self.workers().iter().all(|worker| worker.signs.heartbeat.last() >= time)
+    }
+
     /// How each worker's loop has gone since the start.
     pub fn loops(&self) -> Vec<Loop> {
         let now = self.clock.now();

@@ -1,6 +1,5 @@
 //! From the parsed file to a [`Config`]: each section in its own module, in the order in which they need each other.
 
-
 use toml::de::DeTable;
 
 use super::model::{Config, Prefix};
