@@ -121,6 +121,7 @@ pub(super) fn snapshot(options: &PipelineOptions) -> Snapshot {
             v6: vec![any()],
             rate: RATE,
             burst: BURST_BYTES,
+            policer: None,
         });
     }
     snapshot
