@@ -94,12 +94,17 @@ impl Meters {
 
     #[inline(never)]
     fn make(&mut self, key: &MeterKey, hash: u64, profile: &Profile, now_ns: u64) -> Option<u32> {
+        // Another packet of the burst may have made it since the first step.
+        if let Some(place) = self.table.find_hashed(key, hash) {
+            return Some(place);
+        }
         if self.table.is_full() {
             self.make_room(profile, now_ns);
         }
         self.table.insert_hashed(*key, hash, profile.meter(now_ns)).ok()
     }
 
+    /// The place that is emptied is the next to be filled, so that no step of a look-up sees it empty.
     fn make_room(&mut self, profile: &Profile, now_ns: u64) {
         let (mut victim, mut least) = (None, u64::MAX);
         for _ in 0..CHOICE.min(self.table.len()) {
@@ -183,6 +188,26 @@ mod tests {
         assert!(meters.forgotten() > 190_000 && meters.len() == 1000);
         let most = 1500 + now * 1000 / 8 / SECOND;
         assert!(heavy <= most && heavy + 64 > most, "{heavy} of {most}");
+    }
+
+    #[test]
+    fn steps_of_several_packets_may_mix() {
+        let profile = figures(8_000, 1500).profile();
+        let mut meters = Meters::new(2, 7);
+        for key in [8, 9] {
+            assert!(ask(&mut meters, key, &profile, 0, 1500));
+        }
+        // The third is new and takes the place of one that a later packet has found already.
+        let steps = [10, 10, 8, 9, 10].map(|key| {
+            let hash = meters.begin(&[key, 0]);
+            ([key, 0], hash, meters.candidate(hash))
+        });
+        let colors = steps.map(|(key, hash, candidate)| {
+            let meter = meters.confirm(candidate, &key, hash, &profile, 1).unwrap();
+            profile.color(meter, 1, 1500, Color::Green)
+        });
+        assert_eq!(colors[..2], [Color::Green, Color::Red], "one meter for both");
+        assert_eq!(meters.len(), 2);
     }
 
     #[test]
