@@ -1,5 +1,6 @@
 //! A valid configuration: names resolved to indices, units to numbers, defaults filled in.
 
+mod limit;
 mod nat;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+pub use self::limit::*;
 pub use self::nat::*;
 pub use super::net::{AddressRange, PortRange, Prefix};
 pub use super::protocol::IcmpType;
@@ -33,7 +35,7 @@ pub struct Config {
     pub nat_log: Option<NatLog>,
     /// Prefix translation for IPv6; no two outside prefixes share an address.
     pub prefixes: Vec<PrefixNat>,
-    /// Rate limits, each a token bucket of its own.
+    /// Rate limits; the first that matches counts.
     pub limits: Vec<Limit>,
     /// ICMP messages that the gateway may originate, in packets a second.
     pub icmp_errors_per_second: u32,
@@ -295,33 +297,6 @@ pub struct Match {
     pub to_ports: Vec<PortRange>,
     /// ICMP types; ICMP and ICMPv6 only.
     pub icmp_types: Vec<IcmpType>,
-}
-
-/// A rate limit.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Limit {
-    /// Its name, for counters.
-    pub name: String,
-    /// Which side of the interface.
-    pub direction: Direction,
-    /// Index of the interface.
-    pub interface: usize,
-    /// Which packets.
-    pub matches: Match,
-    /// Bits a second, Ethernet header included, without preamble, gap and FCS.
-    pub rate: u64,
-    /// Bytes that may come at once.
-    pub burst: u64,
-}
-
-/// A side of an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Direction {
-    /// Packets that come in.
-    Ingress,
-    /// Packets that go out.
-    Egress,
 }
 
 /// The poll loops.

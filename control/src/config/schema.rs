@@ -113,8 +113,23 @@ pub const LIMIT: Section = Section {
         "icmp-type",
         "rate",
         "burst",
+        "model",
+        "cir",
+        "cbs",
+        "pir",
+        "pbs",
+        "eir",
+        "ebs",
+        "colour",
+        "conform",
+        "exceed",
+        "violate",
+        "per",
+        "most",
     ],
 };
+/// What a limit marks packets with.
+pub const MARK: Section = Section { name: "a mark", keys: &["dscp", "pcp"] };
 /// `[icmp]`
 pub const ICMP: Section = Section { name: "[icmp]", keys: &["errors-per-second"] };
 /// `[workers]`
