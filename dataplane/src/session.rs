@@ -220,7 +220,8 @@ impl Sessions {
             })
         })?;
         let mut flows = [NONE; 2];
-        let last_outbound = nat.get(new.binding).filter(|_| new.inbound).and_then(|b| b.last_outbound);
+        let last_outbound =
+            nat.get(new.binding).filter(|b| new.inbound && !b.is_leased).and_then(|b| b.last_outbound);
         for direction in 0..2 {
             let mut flow = Flow {
                 action: new.actions[direction],

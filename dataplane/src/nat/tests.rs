@@ -160,7 +160,11 @@ fn filters_ask_for_what_they_are_named_after() {
         let external = external(&nat, index);
         assert_eq!(nat.find_external(external, ipv4::UDP), Some(index));
         assert_eq!(nat.find_external(external, ipv4::TCP), None);
-        assert_eq!((nat.admits(index, REMOTE.0), nat.admits(index, 7)), (known, stranger), "{filtering:?}");
+        assert_eq!(
+            (nat.admits(index, REMOTE), nat.admits(index, (7, 53))),
+            (known, stranger),
+            "{filtering:?}"
+        );
         nat.release(index, permit);
         assert_eq!(nat.find_external(external, ipv4::UDP), None);
     }
