@@ -289,8 +289,9 @@ impl Nat {
         Ok(index)
     }
 
-    /// Counts a session with a remote address that uses the binding. Returns what [`release`](Self::release) wants.
-    pub fn hold(&mut self, index: u32, remote: u32) -> u32 {
+    /// Counts a session with a remote address that uses the binding. Returns what [`release`](Self::release) wants. One from
+    /// outside (`inbound`) lets its remote address in no further than it was before: it may be a lease that let it in.
+    pub fn hold(&mut self, index: u32, remote: u32, inbound: bool) -> u32 {
         let Some((_, binding)) = self.bindings.get_mut(index) else { return NONE };
         binding.sessions += 1;
         if let Some(subscriber) = self.subscribers.get_mut(binding.subscriber) {
@@ -300,6 +301,9 @@ impl Nat {
             return NONE;
         }
         let inside = binding.of();
+        if inbound && !self.permits.has(inside, remote) {
+            return NONE;
+        }
         self.permits.add_one(inside, remote)
     }
 

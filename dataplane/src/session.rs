@@ -411,7 +411,7 @@ mod tests {
             for (inbound, port, after) in [(false, 1, 0), (true, 2, 100)] {
                 let now = start + after * SECOND;
                 sessions.sweep(now, &Timeouts::default(), &mut nat, &mut counters);
-                let permit = nat.hold(binding, 2);
+                let permit = nat.hold(binding, 2, false);
                 let session = NewSession { binding, permit, inbound, ..new(port, ipv4::UDP) };
                 sessions.create(&session, now, &mut nat, &mut counters).unwrap();
             }
