@@ -205,7 +205,7 @@ fn inside(link: &Interface, rule: &SourceNat, snapshot: &Snapshot) -> Option<Ipv
     ours.find(|&address| !is_out && is_from(address))
 }
 
-/// RFC 6887 8.3: the request, with the result and without the options that were passed over; of an error all of it.
+/// RFC 6887 8.2: the request, with the result and without the options that were passed over; of an error all of it.
 fn pcp_response(request: &[u8], reply: Reply, epoch: u32) -> Option<Message> {
     let opcode = request.get(pcp::OPCODE_FIELD)? & !pcp::RESPONSE;
     let header = pcp::Header::response(opcode, reply.result, reply.lifetime, epoch);

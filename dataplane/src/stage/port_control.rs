@@ -146,7 +146,7 @@ impl Client<'_> {
         Some(outcome.unwrap_or_else(|reply| reply))
     }
 
-    /// In the order of RFC 6887 8.3.
+    /// In the order of RFC 6887 8.2.
     fn pcp(&self, message: &[u8], nat: &mut Nat, snapshot: &Snapshot) -> Result<Reply, Reply> {
         let malformed = || error(Code::MalformedRequest);
         let opcode = message.get(pcp::OPCODE_FIELD).copied().unwrap_or(0);
@@ -192,7 +192,7 @@ impl Client<'_> {
         if lifetime == 0 {
             let ended = nat.end_leases((self.inside, port), protocol, &nonce);
             let reply = Reply { result: Code::Success, lifetime: 0, external: suggested };
-            return ended.map(|()| reply).map_err(|refusal| refused(refusal));
+            return ended.map(|()| reply).map_err(refused);
         }
         // All ports of a host at once are static NAT.
         if !Nat::can_lease(protocol) || port == 0 {

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use proptest::prelude::*;
 use sluice_dataplane::clock::SECOND;
 use sluice_dataplane::snapshot::{PortControl, Snapshot};
 use sluice_dataplane::verdict::DropReason;
@@ -133,5 +134,38 @@ fn with_several_workers_the_owner_decides_and_the_answer_leaves_where_the_reques
         fleet.wait(700 * SECOND);
         assert!(fleet.workers.iter().all(|worker| worker.shard().nat.leased() == 0));
         fleet.close();
+    }
+}
+
+proptest! {
+    #![proptest_config(crate::lab::cases(500))]
+
+    /// Whatever is sent there, a worker goes on; what it answers is a response, no longer than may be, and never says more than
+    /// was asked.
+    #[test]
+    fn any_message_is_taken(
+        messages in prop::collection::vec(
+            (0..3u8, 0..4u8, prop::collection::vec(any::<u8>(), 0..120), any::<bool>()), 1..20),
+    ) {
+        let mut lab = Lab::new(controlled());
+        for (version, opcode, mut message, is_client) in messages {
+            for (at, byte) in message.iter_mut().zip([version, opcode]) {
+                *at = byte;
+            }
+            if let Some(client) = message.get_mut(8..24).filter(|_| is_client) {
+                client.copy_from_slice(&pcp::mapped(host(9)).octets());
+            }
+            let out = lab.pass(LAN, &udp((host(9), 40_000), (GATEWAY_LAN, pcp::PORT), &message));
+            prop_assert!(out.len() <= 1);
+            if let Some((port, frame)) = out.first() {
+                let answer = &frame[42..];
+                prop_assert_eq!(*port, LAN);
+                prop_assert!(answer[1] & pcp::RESPONSE != 0 && answer[1] & !pcp::RESPONSE == opcode);
+                prop_assert!(answer.len() <= (message.len() + 3).max(24) && answer.len() % 4 == 0);
+            }
+        }
+        let leased = lab.worker.shard().nat.leased();
+        prop_assert!(leased <= 32 && leased == lab.worker.shard().nat.live());
+        lab.close();
     }
 }

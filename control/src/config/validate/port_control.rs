@@ -9,7 +9,7 @@ use crate::config::report::Sink;
 use crate::config::schema;
 use crate::config::units::{self, Wrong, show_duration};
 
-/// The shortest lifetime that may be asked for (RFC 6887 11.2.1: two minutes).
+/// The shortest lifetime that may be asked for (RFC 6887 15: two minutes).
 const SHORTEST: Duration = Duration::from_secs(120);
 /// The longest (RFC 6887 15: a day).
 const LONGEST: Duration = Duration::from_secs(86_400);
