@@ -38,6 +38,13 @@ pub fn counters(snapshot: &Snapshot, counters: &Counters) -> Value {
         figures["nat_log"] =
             json!({ "records": counters.nat_recorded, "records_lost": counters.nat_unrecorded });
     }
+    if !snapshot.port_control.rules.is_empty() {
+        figures["port_control"] = json!({
+            "requests": counters.port_control_requests,
+            "refused": counters.port_control_refused,
+            "mappings": counters.leases,
+        });
+    }
     if counters.workers > 1 {
         if let Some(figures) = figures.as_object_mut() {
             figures.insert("crossing".into(), crossing(counters));

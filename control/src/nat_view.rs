@@ -43,7 +43,7 @@ fn by_pool(snapshot: &Snapshot, rows: &[Row]) -> Vec<usize> {
     let mut counts = vec![0; snapshot.pools.len()];
     for row in rows {
         let (address, port) = match row {
-            Row::Binding(binding, _) => (Ipv4Addr::from_bits(binding.external.0), binding.external.1),
+            Row::Binding(binding, ..) => (Ipv4Addr::from_bits(binding.external.0), binding.external.1),
             Row::Block(block) => (block.external, block.ports.0),
             _ => continue,
         };

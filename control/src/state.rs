@@ -220,7 +220,7 @@ impl State {
         for row in self.list(Question::Blocks)?.iter().chain(&self.list(Question::Bindings)?) {
             hits.extend(match row {
                 Row::Block(block) => query.of_block(block),
-                Row::Binding(binding, inside6) => query.of_binding(binding, *inside6),
+                Row::Binding(binding, inside6, _) => query.of_binding(binding, *inside6),
                 _ => None,
             });
         }
@@ -261,7 +261,8 @@ impl State {
     fn row(row: &Row, snapshot: &Snapshot) -> Value {
         match row {
             Row::Session(session) => Self::session(session, snapshot),
-            Row::Binding(binding, inside6) => json!({
+            Row::Binding(binding, inside6, left) => {
+                let mut row = json!({
                 "protocol": protocol(binding.protocol),
                 "inside": match inside6 {
                     Some(host) => endpoint(*host, binding.inside.1),
@@ -269,7 +270,13 @@ impl State {
                 },
                 "external": endpoint(std::net::Ipv4Addr::from_bits(binding.external.0), binding.external.1),
                 "sessions": binding.sessions,
-            }),
+                });
+                if !snapshot.port_control.rules.is_empty() {
+                    row["asked_for"] = left.is_some().into();
+                    row["lifetime_seconds"] = left.map(|left| left / 1_000_000_000).into();
+                }
+                row
+            }
             Row::External(address, [tcp, udp, icmp]) => json!({
                 "address": address.to_string(),
                 "tcp_ports_used": tcp,

@@ -75,6 +75,12 @@ pub struct Counters {
     pub sessions: u64,
     /// NAT bindings that are live. A gauge.
     pub bindings: u64,
+    /// Of these, those that inside hosts have asked for. A gauge.
+    pub leases: u64,
+    /// Requests of inside hosts about their mappings.
+    pub port_control_requests: u64,
+    /// Of these, those that were refused.
+    pub port_control_refused: u64,
     /// Records of NAT made for logs.
     pub nat_recorded: u64,
     /// Of these, those that found no room.
@@ -181,6 +187,9 @@ impl Counters {
             &mut self.sessions_ended_by_policy,
             &mut self.sessions,
             &mut self.bindings,
+            &mut self.leases,
+            &mut self.port_control_requests,
+            &mut self.port_control_refused,
             &mut self.nat_recorded,
             &mut self.nat_unrecorded,
             &mut self.workers,

@@ -69,8 +69,9 @@ pub struct SessionRow {
 pub enum Row {
     /// For [`Question::Sessions`].
     Session(SessionRow),
-    /// For [`Question::Bindings`]; with NAT64, and the inside address.
-    Binding(Binding, Option<Ipv6Addr>),
+    /// For [`Question::Bindings`]; with NAT64, and the inside address; if its host has asked for it, and for how long it has it
+    /// still.
+    Binding(Binding, Option<Ipv6Addr>, Option<Nanos>),
     /// For [`Question::Externals`]: ports in use for TCP, UDP and ICMP.
     External(Ipv4Addr, [u32; 3]),
     /// For [`Question::Blocks`].
@@ -150,7 +151,7 @@ impl Inspected {
                 Question::Subscribers => shard.nat.subscriber(at).map(Row::Subscriber),
                 _ => shard.nat.get(at).map(|binding| {
                     let inside = shard.nat.inside6(at).map(|(host, _)| Ipv6Addr::from_bits(host));
-                    Row::Binding(*binding, inside)
+                    Row::Binding(*binding, inside, shard.nat.lease_left(at))
                 }),
             };
             if let Some(row) = row {

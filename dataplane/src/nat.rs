@@ -18,6 +18,7 @@ mod filter;
 mod fixed;
 mod hosts;
 mod layout;
+mod lease;
 mod renew;
 mod subscribers;
 
@@ -39,6 +40,8 @@ pub use self::fixed::{StaticNat, StaticTable};
 use self::hosts::Hosts;
 pub use self::layout::Layout;
 use self::layout::Way;
+use self::lease::Leases;
+pub use self::lease::{Ask, Filters, LeaseFacts, Nonce, Peers, Refusal};
 use self::subscribers::Subscribers;
 pub use self::subscribers::{BlockRow, SubscriberRow};
 use crate::clock::Nanos;
@@ -57,6 +60,7 @@ pub struct Nat {
     permits: Permits,
     /// Hosts of NAT64.
     hosts: Hosts,
+    leases: Leases,
     externals: Vec<External>,
     /// Where the pools' addresses lie in `externals`.
     layout: Layout,
@@ -83,6 +87,7 @@ impl Nat {
             by_external: Index::with_capacity(capacity),
             permits: Permits::new(room(layout.filters_by_address()), snapshot.seed),
             hosts: Hosts::new(room(layout.has_nat64()), snapshot),
+            leases: Leases::new(layout.has_leases, snapshot),
             externals: External::all(&layout, &share),
             share,
             blocks,
@@ -132,6 +137,7 @@ impl Nat {
             + self.by_external.bytes()
             + self.permits.bytes()
             + self.hosts.bytes()
+            + self.leases.bytes()
             + self.externals.iter().map(External::bytes).sum::<usize>()
             + self.subscribers.bytes()
             + self.blocks.bytes()
@@ -189,11 +195,14 @@ impl Nat {
     }
 
     /// Whether a remote address may send to a binding although no session says so (RFC 4787 REQ-8, RFC 5382 REQ-3).
-    pub fn admits(&self, index: u32, remote: u32) -> bool {
-        self.get(index).is_some_and(|binding| match binding.filtering {
-            NatFiltering::EndpointIndependent => true,
-            NatFiltering::AddressDependent => self.permits.has(binding.of(), remote),
-            NatFiltering::AddressAndPortDependent => false,
+    pub fn admits(&self, index: u32, remote: (u32, u16)) -> bool {
+        self.get(index).is_some_and(|binding| {
+            let by_filtering = match binding.filtering {
+                NatFiltering::EndpointIndependent => true,
+                NatFiltering::AddressDependent => self.permits.has(binding.of(), remote.0),
+                NatFiltering::AddressAndPortDependent => false,
+            };
+            by_filtering || binding.is_leased && self.leases.admit(index, remote, self.now)
         })
     }
 
@@ -215,21 +224,26 @@ impl Nat {
         remote: (u32, u16),
         protocol: u8,
     ) -> Result<u32, DropReason> {
-        let space = space(protocol).ok_or(DropReason::NatProtocol)?;
         if let Some(index) = self.known(pool, inside, remote, protocol) {
             let is_limited = of.max_sessions > 0 && self.is_at_session_limit(index, of);
             return if is_limited { Err(DropReason::NatSessionLimit) } else { Ok(index) };
         }
+        let wish = Wish::new(of.behavior.port_choice, inside.1, protocol);
+        self.bind_new(&Wanted { pool, of, inside, remote, protocol }, &wish, true)
+    }
+
+    /// A new binding, for a session or not.
+    fn bind_new(&mut self, wanted: &Wanted<'_>, wish: &Wish, for_session: bool) -> Result<u32, DropReason> {
+        let &Wanted { pool, of, inside, remote, protocol } = wanted;
+        let space = space(protocol).ok_or(DropReason::NatProtocol)?;
         let layout = self.layout.pools.get(usize::from(pool)).ok_or(DropReason::NatPortsExhausted)?;
         let id = layout.id;
         let subscriber = self.subscribers.enter(layout, inside.0)?;
-        let NatBehavior { mapping, filtering, port_choice, is_nat64 } = of.behavior;
-        let wish = Wish::new(port_choice, inside.1, protocol);
-        let bound = self
-            .subscribers
-            .admit_session(subscriber, of)
+        let NatBehavior { mapping, filtering, is_nat64, .. } = of.behavior;
+        let admitted = if for_session { self.subscribers.admit_session(subscriber, of) } else { Ok(()) };
+        let bound = admitted
             .and_then(|()| self.subscribers.admit_port(subscriber, of))
-            .and_then(|()| self.find_port(pool, inside.0, space, &wish, subscriber))
+            .and_then(|()| self.find_port(pool, inside.0, space, wish, subscriber))
             .and_then(|Found { slot, port, block }| {
                 let address = self.externals.get(slot as usize).map_or(0, |e| e.address.to_bits());
                 let binding = Binding {
@@ -246,6 +260,7 @@ impl Nat {
                     block,
                     subscriber,
                     is_recorded: false,
+                    is_leased: false,
                 };
                 self.insert(key(binding.of(), mapping, remote), binding, &of.allocation)
             });
@@ -274,8 +289,9 @@ impl Nat {
         Ok(index)
     }
 
-    /// Counts a session with a remote address that uses the binding. Returns what [`release`](Self::release) wants.
-    pub fn hold(&mut self, index: u32, remote: u32) -> u32 {
+    /// Counts a session with a remote address that uses the binding. Returns what [`release`](Self::release) wants. One from
+    /// outside (`inbound`) lets its remote address in no further than it was before: it may be a lease that let it in.
+    pub fn hold(&mut self, index: u32, remote: u32, inbound: bool) -> u32 {
         let Some((_, binding)) = self.bindings.get_mut(index) else { return NONE };
         binding.sessions += 1;
         if let Some(subscriber) = self.subscribers.get_mut(binding.subscriber) {
@@ -285,6 +301,9 @@ impl Nat {
             return NONE;
         }
         let inside = binding.of();
+        if inbound && !self.permits.has(inside, remote) {
+            return NONE;
+        }
         self.permits.add_one(inside, remote)
     }
 
@@ -313,7 +332,7 @@ impl Nat {
     /// Ends a binding that no session uses: one that was made for a packet which then came to nothing.
     pub fn drop_unused(&mut self, index: u32) {
         let Some((_, binding)) = self.bindings.get(index) else { return };
-        if binding.sessions > 0 {
+        if lease::is_kept(binding) {
             return;
         }
         let binding = *binding;

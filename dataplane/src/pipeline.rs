@@ -10,8 +10,8 @@ use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::stage::ahead::Ahead;
 use crate::stage::{
-    FirstPackets, acl, fastpath, flow, fragment, guard, icmp_error, nat, owner, parse, police, rewrite,
-    route, transmit,
+    FirstPackets, acl, fastpath, flow, fragment, guard, icmp_error, nat, owner, parse, police, port_control,
+    rewrite, route, transmit,
 };
 
 /// Takes a received burst to its end: every packet is transmitted, held, punted or dropped, and counted as that.
@@ -69,6 +69,7 @@ fn first_packets(
         owner::run(burst, first, shard, snapshot);
         acl::run(burst, first, shard, snapshot);
         nat::destination(burst, first, shard, snapshot);
+        port_control::run(burst, first, shard, snapshot);
         route::decide(burst, first, shard, snapshot);
         nat::source(burst, first, shard, snapshot);
         police::classify(burst, first, snapshot);

@@ -220,7 +220,8 @@ impl Sessions {
             })
         })?;
         let mut flows = [NONE; 2];
-        let last_outbound = nat.get(new.binding).filter(|_| new.inbound).and_then(|b| b.last_outbound);
+        let last_outbound =
+            nat.get(new.binding).filter(|b| new.inbound && !b.is_leased).and_then(|b| b.last_outbound);
         for direction in 0..2 {
             let mut flow = Flow {
                 action: new.actions[direction],
@@ -410,7 +411,7 @@ mod tests {
             for (inbound, port, after) in [(false, 1, 0), (true, 2, 100)] {
                 let now = start + after * SECOND;
                 sessions.sweep(now, &Timeouts::default(), &mut nat, &mut counters);
-                let permit = nat.hold(binding, 2);
+                let permit = nat.hold(binding, 2, false);
                 let session = NewSession { binding, permit, inbound, ..new(port, ipv4::UDP) };
                 sessions.create(&session, now, &mut nat, &mut counters).unwrap();
             }

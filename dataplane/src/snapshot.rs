@@ -145,7 +145,7 @@ pub struct Acl {
 }
 
 /// External addresses and ports for source NAT.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pool {
     /// The addresses; ascending where each inside address has its own ports.
     pub addresses: Vec<Ipv4Addr>,
@@ -259,7 +259,7 @@ pub enum PortChoice {
 }
 
 /// Source NAT for packets that leave by an interface.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceNat {
     /// Egress interface.
     pub out: u16,
@@ -300,7 +300,7 @@ impl Exemption {
 }
 
 /// A port forward (destination NAT).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forward {
     /// Ingress interface.
     pub interface: u16,
@@ -314,6 +314,19 @@ pub struct Forward {
     pub to: Ipv4Addr,
     /// The inside port of the first public one; the others follow.
     pub to_port: u16,
+}
+
+/// Mappings of source NAT that inside hosts ask for themselves (PCP, RFC 6887; NAT-PMP, RFC 6886).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortControl {
+    /// The rules whose hosts may: indices into [`Snapshot::source_nat`], ascending. None: nobody may.
+    pub rules: Vec<u16>,
+    /// The shortest lifetime of a mapping, seconds; at least one.
+    pub min_lifetime: u32,
+    /// The longest, seconds.
+    pub max_lifetime: u32,
+    /// Mappings that an inside address may have at a time.
+    pub max_mappings: u32,
 }
 
 /// NAT64 for IPv6 packets to addresses of a prefix that leave by an interface, as IPv4.
@@ -516,6 +529,8 @@ pub struct Snapshot {
     pub statics: StaticTable,
     /// Port forwards, first match wins.
     pub forwards: Vec<Forward>,
+    /// Mappings that inside hosts ask for.
+    pub port_control: PortControl,
     /// What of NAT is recorded for logs.
     pub nat_log: NatLog,
     /// Prefix translation, first match wins; no two have outside prefixes that overlap.

@@ -2,6 +2,7 @@
 //! [`DropReason`] with a counter of its own.
 
 use sluice_pkt::parse::ParseError;
+use sluice_pkt::pcp;
 
 /// What is to be done with a packet once the stages are through with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -11,6 +12,8 @@ pub enum Verdict {
     Forward,
     /// Is for the gateway itself.
     Local,
+    /// Is an inside host's request about its mappings, and answered like this.
+    PortControl(Reply),
     /// Waits, as it came, for the neighbour with this index to be resolved; then it goes through the pipeline again.
     Hold(u32),
     /// A TCP SYN from outside that NAT has nobody for: waits for a while, as a connection may be opened from both sides at
@@ -24,6 +27,17 @@ pub enum Verdict {
     Drop(DropReason),
     /// Dies, and its sender is told by ICMP, rates permitting.
     Reject(DropReason, Answer),
+}
+
+/// What an inside host's request about its mappings comes to (PCP, NAT-PMP).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// Result.
+    pub result: pcp::Result,
+    /// Seconds: of the mapping, or for which the error is likely to stay.
+    pub lifetime: u32,
+    /// External address and port; 0 where there are none.
+    pub external: (u32, u16),
 }
 
 /// The answer that the sender of a rejected packet gets, in the terms of its own family.

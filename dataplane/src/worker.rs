@@ -20,6 +20,7 @@ use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::stage::fragment;
 use crate::stage::owner::Owners;
+use crate::stage::port_control;
 use crate::stage::syn;
 use crate::verdict::DropReason;
 
@@ -301,6 +302,7 @@ impl Worker {
         let Self { shard, snapshot, .. } = self;
         shard.nat.tick(now);
         shard.sessions.sweep(now, &snapshot.timeouts, &mut shard.nat, &mut shard.counters);
+        port_control::keep(shard, snapshot, now);
         shard.local(snapshot, now).tick();
         syn::expire(shard, snapshot, now);
         shard.limiters.keep(now, snapshot);
@@ -336,6 +338,7 @@ impl Worker {
         shard.counters.held = held;
         shard.counters.sessions = shard.sessions.live().into();
         shard.counters.bindings = shard.nat.live().into();
+        shard.counters.leases = shard.nat.leased().into();
         (shard.counters.nat_recorded, shard.counters.nat_unrecorded) = shard.nat.recorded();
         shard.counters.copies = shard.sessions.copies().into();
         for (published, count) in shard.counters.limits.iter_mut().zip(shard.limiters.counts()) {

@@ -10,6 +10,7 @@
 //! | [`ethernet`], [`vlan`] | MAC addresses, EtherTypes, 802.1Q and QinQ tags |
 //! | [`arp`], [`ipv4`], [`ipv6`] | network headers, options and extension headers |
 //! | [`tcp`], [`udp`], [`icmpv4`], [`icmpv6`] | transport headers |
+//! | [`pcp`], [`natpmp`] | what hosts ask a NAT's mappings with |
 //! | [`nat64`] | IPv4 addresses in IPv6 ones, and ICMP errors from one family to the other |
 //! | [`nptv6`] | one IPv6 prefix in the place of another |
 //! | [`translation`] | new addresses and ports, and what they do to checksums |
@@ -45,8 +46,10 @@ pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
 pub mod nat64;
+pub mod natpmp;
 pub mod nptv6;
 pub mod parse;
+pub mod pcp;
 pub mod plain;
 pub mod tcp;
 pub mod translation;

@@ -227,6 +227,13 @@ fn nat(config: &Config, snapshot: &mut Snapshot) {
         Some(NatRecords::Blocks) => NatLog::Blocks,
         Some(NatRecords::Bindings) => NatLog::Bindings,
     };
+    let seconds = |time: Duration| u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+    snapshot.port_control = snapshot::PortControl {
+        rules: Vec::new(),
+        min_lifetime: seconds(config.port_control.min_lifetime),
+        max_lifetime: seconds(config.port_control.max_lifetime),
+        max_mappings: config.port_control.max_mappings,
+    };
     let mut pools = HashMap::new();
     for rule in &config.source_nat {
         let pool = *pools.entry((rule.pool.clone(), rule.ports, behavior(rule))).or_insert_with(|| {
@@ -250,6 +257,9 @@ fn nat(config: &Config, snapshot: &mut Snapshot) {
             }
             None => {
                 let from = rule.from.iter().filter_map(|&prefix| u32::mask(prefix)).collect();
+                if rule.port_control {
+                    snapshot.port_control.rules.push(index(snapshot.source_nat.len()));
+                }
                 snapshot.source_nat.push(snapshot::SourceNat { out, from, pool });
             }
         }

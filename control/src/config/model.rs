@@ -31,6 +31,8 @@ pub struct Config {
     pub nat_exemptions: Vec<NatExemption>,
     /// Port forwards; no two for the same address, protocol and port of an interface.
     pub forwards: Vec<Forward>,
+    /// What inside hosts may ask of their mappings, by the rules that let them.
+    pub port_control: PortControl,
     /// Where NAT is logged.
     pub nat_log: Option<NatLog>,
     /// Prefix translation for IPv6; no two outside prefixes share an address.

@@ -59,8 +59,10 @@ pub const RULE: Section = Section {
     keys: &["name", "protocol", "from", "to", "from-port", "to-port", "icmp-type", "established", "action"],
 };
 /// `[nat]`
-pub const NAT: Section =
-    Section { name: "[nat]", keys: &["source", "static", "exempt", "forward", "nat64", "prefix", "log"] };
+pub const NAT: Section = Section {
+    name: "[nat]",
+    keys: &["source", "static", "exempt", "forward", "nat64", "prefix", "port-control", "log"],
+};
 /// `[[nat.source]]`
 pub const SOURCE_NAT: Section = Section {
     name: "[[nat.source]]",
@@ -78,6 +80,7 @@ pub const SOURCE_NAT: Section = Section {
         "deterministic",
         "max-ports",
         "max-sessions",
+        "port-control",
     ],
 };
 /// `[[nat.static]]`
@@ -88,6 +91,9 @@ pub const NAT_EXEMPTION: Section =
 /// `[nat.log]`
 pub const NAT_LOG: Section =
     Section { name: "[nat.log]", keys: &["records", "file", "syslog", "ipfix", "domain"] };
+/// `[nat.port-control]`
+pub const PORT_CONTROL: Section =
+    Section { name: "[nat.port-control]", keys: &["min-lifetime", "max-lifetime", "max-mappings"] };
 /// `[[nat.forward]]`
 pub const FORWARD: Section =
     Section { name: "[[nat.forward]]", keys: &["in", "protocol", "address", "port", "to"] };
@@ -164,6 +170,7 @@ pub const SECTIONS: [&Section; 20] = [
     &FORWARD,
     &NAT64,
     &PREFIX_NAT,
+    &PORT_CONTROL,
     &NAT_LOG,
     &LIMIT,
     &ICMP,

@@ -16,6 +16,7 @@ mod link;
 pub mod mirror;
 mod nd;
 pub mod neighbor;
+mod port_control;
 
 use std::net::IpAddr;
 
@@ -27,6 +28,7 @@ use sluice_pkt::{icmpv6, ipv4, ipv6, vlan};
 use self::announce::Announcements;
 use self::mirror::{Mirror, Wanted};
 use self::neighbor::Neighbors;
+use self::port_control::Epoch;
 use crate::arena::{Frame, FramePool, MAX_PACKET};
 use crate::burst::Burst;
 use crate::clock::Nanos;
@@ -47,6 +49,7 @@ pub struct Local {
     /// Echo replies have a budget of their own: a flood of pings must not silence path MTU discovery.
     echoes: PacketMeter,
     announcements: Announcements,
+    epoch: Epoch,
     /// Where a packet for us that came as a chain is made one piece.
     buffer: Vec<u8>,
     /// The way to the kernel's neighbours, where some port has them.
@@ -61,6 +64,7 @@ impl Local {
             errors: PacketMeter::new(rate, rate),
             echoes: PacketMeter::new(rate, rate),
             announcements: Announcements::new(snapshot),
+            epoch: Epoch::new(snapshot),
             buffer: vec![0; MAX_PACKET],
             mirror: None,
         }
@@ -71,12 +75,16 @@ impl Local {
         (self.errors, self.echoes) = budgets(snapshot, me, workers);
         if me > 0 {
             self.announcements.silence();
+            self.epoch.silence();
         }
     }
 
     /// Takes over another configuration.
     pub fn adopt(&mut self, change: &mut Change) {
         self.announcements.adopt(&mut change.announcements);
+        if let Some(epoch) = change.epoch.take() {
+            self.epoch = epoch;
+        }
         if let Some((errors, echoes)) = change.budgets {
             (self.errors, self.echoes) = (errors, echoes);
         }
@@ -89,7 +97,7 @@ impl Local {
 
     /// When there is something to announce; it may lie in the past.
     pub fn next_due(&self) -> Nanos {
-        self.announcements.next_due()
+        self.announcements.next_due().min(self.epoch.next_due())
     }
 }
 
@@ -97,6 +105,7 @@ impl Local {
 #[derive(Debug)]
 pub struct Change {
     announcements: Announcements,
+    epoch: Option<Epoch>,
     budgets: Option<(PacketMeter, PacketMeter)>,
 }
 
@@ -108,7 +117,9 @@ impl Change {
         if me > 0 {
             announcements.silence();
         }
-        Self { announcements, budgets: changed.then(|| budgets(new, me, workers)) }
+        let mut epoch = Epoch::after(old, new);
+        epoch.iter_mut().filter(|_| me > 0).for_each(Epoch::silence);
+        Self { announcements, epoch, budgets: changed.then(|| budgets(new, me, workers)) }
     }
 }
 
@@ -251,10 +262,12 @@ impl Context<'_> {
     /// bounded part of it; nothing is lost if the next one comes late.
     pub fn tick(&mut self) {
         self.take_in_known();
-        if self.now < self.neighbors.next_due().min(self.local.announcements.next_due()) {
+        self.local.epoch.begin(self.now);
+        if self.now < self.neighbors.next_due().min(self.local.next_due()) {
             return;
         }
         self.announce();
+        self.announce_epoch();
         let mut budget = SWEEP;
         while let Some(request) = self.neighbors.poll(self.now, &mut budget) {
             self.ask(&request);

@@ -15,6 +15,7 @@ mod arp_nd;
 mod echo;
 mod fuzz;
 mod mirror;
+mod port_control;
 mod scan;
 mod time;
 

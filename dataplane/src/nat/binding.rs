@@ -50,6 +50,8 @@ pub struct Binding {
     pub(super) subscriber: u32,
     /// Whether its beginning was recorded; then its end is.
     pub(super) is_recorded: bool,
+    /// Whether its inside host has asked for it, for a time.
+    pub is_leased: bool,
 }
 
 impl Binding {

@@ -6,6 +6,7 @@ use super::external::{External, Share};
 use super::filter::Permits;
 use super::hosts::Hosts;
 use super::layout::{Layout, Reserved, Way};
+use super::lease::Leases;
 use super::subscribers::Subscribers;
 use crate::snapshot::Snapshot;
 use crate::table::hash::HashTable;
@@ -32,6 +33,8 @@ pub struct Change {
     pub(super) permits: Option<Permits>,
     /// For the first pool of NAT64.
     pub(super) hosts: Option<Hosts>,
+    /// For the first rule whose hosts may ask for bindings.
+    pub(super) leases: Option<Leases>,
     /// For the first pool that keeps account of inside addresses.
     pub(super) subscribers: Option<Subscribers>,
     /// For the first pool that is given out in blocks.
@@ -63,6 +66,7 @@ impl Change {
         let first_accounts = !old.has_accounts && layout.has_accounts;
         let first_blocks = !old.has_blocks && layout.has_blocks;
         let first_hosts = !old.has_nat64() && layout.has_nat64();
+        let first_leases = !old.has_leases && layout.has_leases;
         let first_permits = !old.filters_by_address() && layout.filters_by_address();
         let (room, seed) = (snapshot.sizes.sessions, snapshot.seed);
         Self {
@@ -75,6 +79,7 @@ impl Change {
             bindings: first.then(|| (HashTable::with_capacity(room, seed), Index::with_capacity(room))),
             permits: first_permits.then(|| Permits::new(room, seed)),
             hosts: first_hosts.then(|| Hosts::new(room, snapshot)),
+            leases: first_leases.then(|| Leases::new(true, snapshot)),
             subscribers: first_accounts.then(|| Subscribers::new(room, seed)),
             blocks: first_blocks.then(|| Blocks::new(room)),
             layout,

@@ -25,7 +25,7 @@ impl StaticNat {
 }
 
 /// All static NAT of a configuration. Its look-ups are binary searches.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StaticTable {
     /// By interface and inside address.
     by_inside: Vec<StaticNat>,

@@ -21,6 +21,8 @@ pub struct Layout {
     pub(super) has_blocks: bool,
     /// Whether account of the inside addresses of some pool is or was kept.
     pub(super) has_accounts: bool,
+    /// Whether hosts may or might ask for bindings.
+    pub(super) has_leases: bool,
 }
 
 /// The place of an external address.
@@ -130,7 +132,8 @@ impl Layout {
         let in_blocks = |pool: &PoolLayout| matches!(pool.allocation, Allocation::Blocks(_));
         let has_blocks = self.has_blocks || pools.iter().any(in_blocks);
         let has_accounts = self.has_accounts || pools.iter().any(|pool| pool.has_accounts);
-        Self { slots, pools, reserved, rests, has_blocks, has_accounts }
+        let has_leases = self.has_leases || !snapshot.port_control.rules.is_empty();
+        Self { slots, pools, reserved, rests, has_blocks, has_accounts, has_leases }
     }
 
     /// Notes in which way a pool gives out an address, which may be as it was.

@@ -43,6 +43,9 @@ impl Nat {
         if let Some(hosts) = &mut change.hosts {
             std::mem::swap(&mut self.hosts, hosts);
         }
+        if let Some(leases) = &mut change.leases {
+            std::mem::swap(&mut self.leases, leases);
+        }
         if let Some(subscribers) = &mut change.subscribers {
             std::mem::swap(&mut self.subscribers, subscribers);
         }

@@ -105,6 +105,12 @@ impl Subscribers {
         self.0.insert(now, new).map_err(|_| DropReason::SessionTableFull)
     }
 
+    /// The latest block of an inside address in a pool.
+    pub(super) fn first_block(&self, pool: &PoolLayout, inside: u32) -> Option<u32> {
+        let account = self.0.find(&key(inside, pool.id)).and_then(|index| self.0.value(index))?;
+        (account.blocks > 0).then_some(account.first_block)
+    }
+
     /// Its index stays, as the table fills the slot first that was freed last.
     fn rename(&mut self, index: u32, key: Key) {
         if let Some((_, subscriber)) = self.0.remove(index) {

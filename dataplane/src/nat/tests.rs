@@ -1,5 +1,6 @@
 //! What a binding is given, and what comes back.
 
+mod lease;
 mod subscribers;
 
 use sluice_pkt::ipv4;
@@ -39,9 +40,9 @@ fn a_binding_is_shared_preserved_and_freed() {
     let (mut nat, pool) = nat((1024, 65535), &[1]);
     let index = nat.bind(0, &pool, (10, 5000), REMOTE, ipv4::UDP).unwrap();
     assert_eq!(external(&nat, index).1, 5000);
-    let permit = nat.hold(index, REMOTE.0);
+    let permit = nat.hold(index, REMOTE.0, false);
     assert_eq!(nat.bind(0, &pool, (10, 5000), (98, 54), ipv4::UDP), Ok(index));
-    let second = nat.hold(index, 98);
+    let second = nat.hold(index, 98, false);
     let other = nat.bind(0, &pool, (11, 5000), REMOTE, ipv4::UDP).unwrap();
     assert_ne!(external(&nat, other).1, 5000, "taken by another host");
     nat.drop_unused(other);
@@ -156,11 +157,15 @@ fn filters_ask_for_what_they_are_named_after() {
         let behavior = NatBehavior { filtering, ..NatBehavior::default() };
         let (mut nat, pool) = nat_of(behavior, (1024, 65535), &[1]);
         let index = nat.bind(0, &pool, (10, 5000), REMOTE, ipv4::UDP).unwrap();
-        let permit = nat.hold(index, REMOTE.0);
+        let permit = nat.hold(index, REMOTE.0, false);
         let external = external(&nat, index);
         assert_eq!(nat.find_external(external, ipv4::UDP), Some(index));
         assert_eq!(nat.find_external(external, ipv4::TCP), None);
-        assert_eq!((nat.admits(index, REMOTE.0), nat.admits(index, 7)), (known, stranger), "{filtering:?}");
+        assert_eq!(
+            (nat.admits(index, REMOTE), nat.admits(index, (7, 53))),
+            (known, stranger),
+            "{filtering:?}"
+        );
         nat.release(index, permit);
         assert_eq!(nat.find_external(external, ipv4::UDP), None);
     }

@@ -436,7 +436,7 @@ where
     if rival.is_some_and(|flow| flow.action.is(FlowAction::NAT)) && !new.actions[0].is(FlowAction::NAT) {
         return burst.drop(i, DropReason::SessionConflict);
     }
-    let permit = shard.nat.hold(new.binding, remote);
+    let permit = shard.nat.hold(new.binding, remote, new.inbound);
     let new = &NewSession { permit, ..*new };
     match shard.sessions.create(new, burst.now, &mut shard.nat, &mut shard.counters) {
         Some(flow) => {

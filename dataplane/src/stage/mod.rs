@@ -13,6 +13,7 @@ pub mod nat64;
 pub mod owner;
 pub mod parse;
 pub mod police;
+pub mod port_control;
 mod portless;
 pub mod prefix;
 pub mod redecide;

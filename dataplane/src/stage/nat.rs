@@ -84,7 +84,7 @@ pub(super) fn admitted(
         return None;
     }
     let binding = nat.find_external(dst, headers.protocol)?;
-    (nat.admits(binding, src.0) && is_given_out(binding, nat, snapshot)).then_some(binding)
+    (nat.admits(binding, src) && is_given_out(binding, nat, snapshot)).then_some(binding)
 }
 
 /// Whether a rule still gives a binding to its inside endpoint. After a reload there may be others, which are about to end.
@@ -183,13 +183,18 @@ impl Source<'_> {
 /// What becomes of the source of packets between these ends that leave by this interface.
 pub(super) fn source_of(ends: [(u32, u16); 2], protocol: u8, egress: u16, snapshot: &Snapshot) -> Source<'_> {
     let [(src, _), _] = ends;
-    let rule = || snapshot.source_nat.iter().find(|rule| rule.out == egress && is_from(rule, src));
+    let rule = || rule_of(src, egress, snapshot);
     let source = match snapshot.statics.outside_of(egress, src) {
         Some(outside) => Source::Static(outside),
         None => rule().map_or(Source::Kept, Source::Pool),
     };
     let is_exempt = || snapshot.exemptions.iter().any(|exemption| exemption.covers(ends, protocol, egress));
     if source.is_changed() && is_exempt() { Source::Kept } else { source }
+}
+
+/// The rule of source NAT for a source that leaves by an interface.
+pub(super) fn rule_of(src: u32, egress: u16, snapshot: &Snapshot) -> Option<&SourceNat> {
+    snapshot.source_nat.iter().find(|rule| rule.out == egress && is_from(rule, src))
 }
 
 fn is_from(rule: &SourceNat, src: u32) -> bool {

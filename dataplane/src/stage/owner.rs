@@ -15,7 +15,9 @@ use sluice_pkt::parse::{Flags, Headers, L3, parse_quoted};
 use sluice_pkt::{icmpv4, ipv6};
 
 use super::nat::Source;
-use super::{FirstPackets, addresses4, addresses6, hairpin, nat, nat64, portless, prefix, route};
+use super::{
+    FirstPackets, addresses4, addresses6, hairpin, nat, nat64, port_control, portless, prefix, route,
+};
 use crate::burst::Burst;
 use crate::shard::Shard;
 use crate::snapshot::{Allocation, Forward, Pool, Snapshot};
@@ -192,6 +194,9 @@ impl Owners {
         }
         if portless::is_portless(protocol) {
             return portless::is_pooled(address, snapshot).then(|| self.of_remote(src.0, protocol, snapshot));
+        }
+        if port_control::rule_for([src, dst], protocol, interface, snapshot).is_some() {
+            return Some(self.of_words(&[src.0.into()], snapshot));
         }
         let pool = snapshot.pools.iter().find(|pool| pool.contains(address, dst.1))?;
         // A port forward's answers to a host behind NAT, which came by its external address, from a host that is not.

@@ -49,6 +49,7 @@ fn conclude(burst: &mut Burst, i: usize, shard: &mut Shard, snapshot: &Snapshot)
     match burst.verdicts[i] {
         Verdict::Forward => cut(burst, i, shard),
         Verdict::Local => shard.local(snapshot, burst.now).input(i, burst),
+        Verdict::PortControl(reply) => shard.local(snapshot, burst.now).port_control(i, burst, reply),
         Verdict::Hold(neighbor) => {
             let port = burst.port;
             if let Some(frame) = burst.take(i) {

@@ -21,6 +21,7 @@ mod oracle;
 mod owners;
 mod packets;
 mod police;
+mod port_control;
 mod portless;
 mod prefixes;
 mod reload;

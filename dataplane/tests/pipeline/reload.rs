@@ -4,6 +4,7 @@ mod addresses;
 mod carrier;
 mod fixed;
 mod nat;
+mod port_control;
 mod sessions;
 mod survivors;
 mod workers;

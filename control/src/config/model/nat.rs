@@ -34,6 +34,8 @@ pub struct SourceNat {
     pub max_ports: Option<u32>,
     /// Sessions that an inside address may have at a time.
     pub max_sessions: Option<u32>,
+    /// Whether inside hosts may ask for mappings (PCP, NAT-PMP).
+    pub port_control: bool,
 }
 
 impl SourceNat {
@@ -83,6 +85,27 @@ pub enum Allocation {
         /// Ports of each; none: as many as there are.
         size: Option<u32>,
     },
+}
+
+/// Bounds of what inside hosts may ask of their mappings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PortControl {
+    /// The shortest lifetime of a mapping.
+    pub min_lifetime: Duration,
+    /// The longest.
+    pub max_lifetime: Duration,
+    /// Mappings that an inside address may have at a time.
+    pub max_mappings: u32,
+}
+
+impl Default for PortControl {
+    fn default() -> Self {
+        Self {
+            min_lifetime: Duration::from_secs(120),
+            max_lifetime: Duration::from_secs(7200),
+            max_mappings: 32,
+        }
+    }
 }
 
 /// Where it is logged which inside address has had which external ports.

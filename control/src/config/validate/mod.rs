@@ -17,6 +17,7 @@ mod nat6;
 mod nat_log;
 mod nat_ports;
 mod nat_static;
+mod port_control;
 mod routes;
 mod settings;
 
@@ -48,6 +49,7 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
         static_nat: nat.statics.into_iter().map(|entry| entry.value).collect(),
         nat_exemptions: nat.exemptions,
         forwards: nat.forwards.into_iter().map(|forward| forward.value).collect(),
+        port_control: nat.port_control,
         nat_log: nat.log,
         prefixes: nat.prefixes.into_iter().map(|rule| rule.value).collect(),
         limits,

@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use sluice_dataplane::stage::owner::block_owner;
 
 use super::interfaces::Network;
-use super::{nat_log, nat_ports, nat_static, nat6, ports, prefixes, values};
+use super::{nat_log, nat_ports, nat_static, nat6, port_control, ports, prefixes, values};
 use crate::config::model::{
-    AddressRange, Allocation, Filtering, Forward, Mapping, NatExemption, NatLog, PortChoice, PortRange,
-    PrefixNat, Route, SourceNat, StaticNat, Target,
+    AddressRange, Allocation, Filtering, Forward, Mapping, NatExemption, NatLog, PortChoice, PortControl,
+    PortRange, PrefixNat, Route, SourceNat, StaticNat, Target,
 };
 use crate::config::net;
 use crate::config::protocol::{TCP, UDP, protocol};
@@ -47,6 +47,7 @@ pub(super) struct Nat {
     pub(super) exemptions: Vec<NatExemption>,
     pub(super) forwards: Vec<At<Forward>>,
     pub(super) prefixes: Vec<At<PrefixNat>>,
+    pub(super) port_control: PortControl,
     pub(super) log: Option<NatLog>,
 }
 
@@ -84,9 +85,11 @@ pub(super) fn read(
     check_forwards(&forwards, sink);
     let prefixes = nat6::read(&nat, network, sink);
     nat6::check_together(&prefixes, &sources, sink);
+    let is_asked = sources.iter().any(|source| source.value.port_control);
+    let port_control = port_control::read(&nat, is_asked, sink);
     let log = nat_log::read(&nat, sink);
     let (statics, exemptions) = nat_static::read(&nat, network, routes, sink);
-    let nat = Nat { sources, statics, exemptions, forwards, prefixes, log };
+    let nat = Nat { sources, statics, exemptions, forwards, prefixes, port_control, log };
     nat_static::check(&nat, network, sink);
     nat
 }
@@ -144,10 +147,15 @@ fn read_source(
         allocation: Allocation::Ports,
         max_ports: None,
         max_sessions: None,
+        port_control: false,
     };
     nat_ports::check_kernel(table, &source, network, sink);
     // Accounts and blocks are for inside addresses of IPv4.
-    if is_nat64 { Some(source) } else { nat_ports::read(table, source, sink) }
+    if is_nat64 {
+        return Some(source);
+    }
+    let source = nat_ports::read(table, source, sink)?;
+    Some(port_control::read_rule(table, source, network, sink))
 }
 
 fn warn_of_mapping(mapping: Option<&At<Mapping>>, sink: &mut Sink<'_>) {

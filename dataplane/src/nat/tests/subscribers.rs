@@ -23,7 +23,7 @@ fn pool_of(addresses: u8, last_port: u16, allocation: Allocation) -> Snapshot {
 /// A binding that a session holds.
 fn open(nat: &mut Nat, of: &Pool, inside: (u32, u16), protocol: u8) -> Result<u32, DropReason> {
     let index = nat.bind(0, of, inside, REMOTE, protocol)?;
-    nat.hold(index, REMOTE.0);
+    nat.hold(index, REMOTE.0, false);
     Ok(index)
 }
 
@@ -37,7 +37,7 @@ fn a_subscriber_gets_block_after_block_up_to_its_limit() {
     let mut held = Vec::new();
     for port in 0..8 {
         let index = nat.bind(0, pool, (10, port), REMOTE, ipv4::UDP).unwrap();
-        nat.hold(index, REMOTE.0);
+        nat.hold(index, REMOTE.0, false);
         held.push(index);
     }
     let address = external(&nat, held[0]).0;
@@ -69,7 +69,7 @@ fn a_pool_without_a_free_block_recovers_when_one_has_rested() {
     nat.tick(1);
     let first = nat.bind(0, pool, (10, 1), REMOTE, ipv4::UDP).unwrap();
     let second = nat.bind(0, pool, (11, 1), REMOTE, ipv4::UDP).unwrap();
-    [first, second].into_iter().for_each(|index| _ = nat.hold(index, REMOTE.0));
+    [first, second].into_iter().for_each(|index| _ = nat.hold(index, REMOTE.0, false));
     assert_eq!(nat.bind(0, pool, (12, 1), REMOTE, ipv4::UDP), Err(DropReason::NatPortsExhausted));
     nat.tick(50);
     nat.release(first, NONE);
@@ -190,7 +190,7 @@ proptest! {
             match step {
                 0 | 1 => {
                     if let Ok(index) = nat.bind(0, pool, (inside, port), REMOTE, ipv4::UDP) {
-                        nat.hold(index, REMOTE.0);
+                        nat.hold(index, REMOTE.0, false);
                         live.push(index);
                     }
                 }
