@@ -40,7 +40,7 @@ use self::hosts::Hosts;
 pub use self::layout::Layout;
 use self::layout::Way;
 use self::subscribers::Subscribers;
-pub use self::subscribers::{BlockRow, SubscriberRow};
+pub use self::subscribers::{BlockRow, Opener, SubscriberRow};
 use crate::clock::Nanos;
 use crate::session::NONE;
 use crate::snapshot::{Allocation, NatBehavior, NatFiltering, Pool, Snapshot};
@@ -197,9 +197,12 @@ impl Nat {
         })
     }
 
-    /// Whether the inside address of a binding has as many sessions as it may have in a pool.
-    pub fn is_at_session_limit(&self, index: u32, of: &Pool) -> bool {
-        self.get(index).is_some_and(|binding| self.subscribers.admit_session(binding.subscriber, of).is_err())
+    /// Whether a binding of a pool may have another session (RFC 6888 REQ-4c, REQ-5): if not, which limit of its inside
+    /// address says so. It counts as a new one.
+    pub fn admit_session(&mut self, index: u32, of: &Pool, opener: Opener) -> Result<(), DropReason> {
+        let subscriber = self.get(index).map_or(NONE, |binding| binding.subscriber);
+        self.subscribers.admit_session(subscriber, of)?;
+        self.subscribers.admit_new(subscriber, of, opener, self.now)
     }
 
     /// The binding (its index) of an inside endpoint in a pool, to send to a remote one: the one that it has, or a new one.
@@ -217,8 +220,10 @@ impl Nat {
     ) -> Result<u32, DropReason> {
         let space = space(protocol).ok_or(DropReason::NatProtocol)?;
         if let Some(index) = self.known(pool, inside, remote, protocol) {
-            let is_limited = of.max_sessions > 0 && self.is_at_session_limit(index, of);
-            return if is_limited { Err(DropReason::NatSessionLimit) } else { Ok(index) };
+            if of.has_limits() {
+                self.admit_session(index, of, Opener::Inside)?;
+            }
+            return Ok(index);
         }
         let layout = self.layout.pools.get(usize::from(pool)).ok_or(DropReason::NatPortsExhausted)?;
         let id = layout.id;
@@ -229,6 +234,7 @@ impl Nat {
             .subscribers
             .admit_session(subscriber, of)
             .and_then(|()| self.subscribers.admit_port(subscriber, of))
+            .and_then(|()| self.subscribers.admit_new(subscriber, of, Opener::Inside, self.now))
             .and_then(|()| self.find_port(pool, inside.0, space, &wish, subscriber))
             .and_then(|Found { slot, port, block }| {
                 let address = self.externals.get(slot as usize).map_or(0, |e| e.address.to_bits());

@@ -77,6 +77,7 @@ pub const SOURCE_NAT: Section = Section {
         "deterministic",
         "max-ports",
         "max-sessions",
+        "max-new-per-second",
     ],
 };
 /// `[[nat.static]]`

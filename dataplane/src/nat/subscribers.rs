@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::layout::PoolLayout;
+use crate::clock::Nanos;
 use crate::session::NONE;
 use crate::snapshot::Pool;
 use crate::table::hash::HashTable;
@@ -19,7 +20,21 @@ pub(super) struct Subscriber {
     pub(super) first_block: u32,
     /// How many blocks it has.
     pub(super) blocks: u32,
+    /// By [`Opener`]: the time up to which its share of new sessions is spent.
+    pub(super) spent: [Nanos; 2],
 }
+
+/// Who opens a session. Each has a rate of its own, so that nobody outside can use up an inside address's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opener {
+    /// The inside address.
+    Inside,
+    /// Somebody outside, to a binding that there is.
+    Outside,
+}
+
+/// Nanoseconds in which the whole of a rate may be used at once.
+const BURST: Nanos = 1_000_000_000;
 
 /// A block of ports that an inside address has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +116,7 @@ impl Subscribers {
             self.rename(index, now);
             return Ok(index);
         }
-        let new = Subscriber { sessions: 0, ports: 0, first_block: NONE, blocks: 0 };
+        let new = Subscriber { sessions: 0, ports: 0, first_block: NONE, blocks: 0, spent: [0; 2] };
         self.0.insert(now, new).map_err(|_| DropReason::SessionTableFull)
     }
 
@@ -121,7 +136,7 @@ impl Subscribers {
         }
     }
 
-    /// Whether there may be another session.
+    /// Whether there may be another session at a time.
     pub(super) fn admit_session(&self, index: u32, of: &Pool) -> Result<(), DropReason> {
         match self.0.value(index) {
             Some(s) if of.max_sessions > 0 && s.sessions >= of.max_sessions => {
@@ -129,6 +144,27 @@ impl Subscribers {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Takes one of the new sessions of this second (RFC 6888 REQ-4c), if there is one left. A token bucket of a second's
+    /// depth, told by the time up to which its tokens are spent.
+    pub(super) fn admit_new(
+        &mut self,
+        index: u32,
+        of: &Pool,
+        opener: Opener,
+        now: Nanos,
+    ) -> Result<(), DropReason> {
+        let Some(subscriber) = self.0.value_mut(index).filter(|_| of.max_new > 0) else { return Ok(()) };
+        let each = (BURST / u64::from(of.max_new)).max(1);
+        let spent = &mut subscriber.spent[opener as usize];
+        let until = (*spent).max(now).saturating_add(each);
+        // What does not divide a second leaves less than one token over.
+        if until - now > each * u64::from(of.max_new) {
+            return Err(DropReason::NatRateLimit);
+        }
+        *spent = until;
+        Ok(())
     }
 
     /// Whether there may be another external port.

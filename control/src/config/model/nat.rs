@@ -34,6 +34,8 @@ pub struct SourceNat {
     pub max_ports: Option<u32>,
     /// Sessions that an inside address may have at a time.
     pub max_sessions: Option<u32>,
+    /// New sessions a second of an inside address.
+    pub max_new: Option<u32>,
 }
 
 impl SourceNat {

@@ -144,6 +144,7 @@ fn read_source(
         allocation: Allocation::Ports,
         max_ports: None,
         max_sessions: None,
+        max_new: None,
     };
     nat_ports::check_kernel(table, &source, network, sink);
     // Accounts and blocks are for inside addresses of IPv4.
@@ -300,7 +301,8 @@ fn check_shared(sources: &[At<SourceNat>], sink: &mut Sink<'_>) {
         let differs = first.value.allocation != later.allocation
             || later.is_cut() && behavior(&first.value) != behavior(later)
             || first.value.max_ports != later.max_ports
-            || first.value.max_sessions != later.max_sessions;
+            || first.value.max_sessions != later.max_sessions
+            || first.value.max_new != later.max_new;
         if differs || is_fixed {
             let message = match is_fixed && !differs {
                 true => "a deterministic pool belongs to one rule",

@@ -24,6 +24,7 @@ pub(super) fn read(table: &Table<'_>, mut source: SourceNat, sink: &mut Sink<'_>
     let is_fixed = table.one("deterministic", boolean, sink).is_some_and(|at| at.value);
     source.max_ports = table.one("max-ports", integer(1..=1 << 24), sink).map(|at| at.value);
     source.max_sessions = table.one("max-sessions", integer(1..=1 << 24), sink).map(|at| at.value);
+    source.max_new = table.one("max-new-per-second", integer(1..=1_000_000), sink).map(|at| at.value);
     let of_blocks = [("max-blocks", most.is_some()), ("block-hold", hold.is_some())];
     for (key, _) in of_blocks.into_iter().filter(|(_, given)| *given) {
         if is_fixed {

@@ -114,6 +114,35 @@ fn ports_and_sessions_of_an_inside_address_are_limited() {
     assert!(open(&mut nat, (10, 3), ipv4::UDP).is_ok());
 }
 
+/// proves: RFC 6888 REQ-4c
+/// proves: RFC 6888 REQ-5
+#[test]
+fn new_sessions_of_an_inside_address_are_limited_by_the_second() {
+    const SECOND: Nanos = 1_000_000_000;
+    let mut snapshot = pool_of(1, 65_535, Allocation::Ports);
+    snapshot.pools[0].max_new = 3;
+    let (mut nat, pool) = (Nat::new(&snapshot), &snapshot.pools[0]);
+    let mut opened = |nat: &mut Nat, at: Nanos, inside: u32| {
+        nat.tick(at);
+        (0..10).filter(|&port| open(nat, pool, (inside, port), ipv4::UDP).is_ok()).count()
+    };
+    assert_eq!(opened(&mut nat, 5, 10), 3, "a second's worth at once");
+    assert_eq!(opened(&mut nat, 5, 11), 3, "another has its own");
+    assert_eq!(opened(&mut nat, 5 + SECOND / 3 - 2, 10), 0);
+    assert_eq!(opened(&mut nat, 5 + SECOND / 3, 10), 1);
+    assert_eq!(opened(&mut nat, 5, 10), 0, "time that runs backwards gives nothing");
+    assert_eq!(opened(&mut nat, 100 * SECOND, 10), 3, "what is not used is not saved");
+    let binding = nat.bind(0, pool, (12, 1), REMOTE, ipv4::UDP).unwrap();
+    nat.hold(binding, REMOTE.0);
+    for _ in 0..3 {
+        assert_eq!(nat.admit_session(binding, pool, Opener::Outside), Ok(()), "outside has its own share");
+    }
+    assert_eq!(nat.admit_session(binding, pool, Opener::Outside), Err(DropReason::NatRateLimit));
+    assert_eq!(nat.bind(0, pool, (12, 2), REMOTE, ipv4::UDP).map(|_| ()), Ok(()));
+    assert_eq!(nat.bind(0, pool, (12, 1), REMOTE, ipv4::UDP), Ok(binding), "the third of its own");
+    assert_eq!(nat.bind(0, pool, (12, 1), REMOTE, ipv4::UDP), Err(DropReason::NatRateLimit));
+}
+
 /// proves: RFC 7422 2
 #[test]
 fn a_deterministic_port_is_the_subscribers() {
