@@ -6,6 +6,7 @@
 //!
 //! A pool's ports are given out one by one, in blocks, or by arithmetic (`nat/allocate.rs`).
 
+mod addresses;
 mod ahead;
 mod allocate;
 mod binding;
@@ -163,16 +164,6 @@ impl Nat {
         })
     }
 
-    /// The inside address at an index, if account is kept of one there.
-    pub fn subscriber(&self, index: u32) -> Option<SubscriberRow> {
-        self.subscribers.row(index, &self.layout.pools)
-    }
-
-    /// How far indices of inside addresses go.
-    pub fn subscriber_slots(&self) -> u32 {
-        self.subscribers.slots()
-    }
-
     /// The time is `now`: gives back blocks whose time is up.
     pub fn tick(&mut self, now: Nanos) {
         self.now = now;
@@ -227,7 +218,7 @@ impl Nat {
         }
         let layout = self.layout.pools.get(usize::from(pool)).ok_or(DropReason::NatPortsExhausted)?;
         let id = layout.id;
-        let subscriber = self.subscribers.enter(layout, inside.0)?;
+        let subscriber = self.enter(pool, inside.0)?;
         let NatBehavior { mapping, filtering, port_choice, is_nat64 } = of.behavior;
         let wish = Wish::new(port_choice, inside.1, protocol);
         let bound = self
@@ -256,23 +247,29 @@ impl Nat {
                 self.insert(key(binding.of(), mapping, remote), binding, &of.allocation)
             });
         if bound.is_err() {
-            self.subscribers.leave(subscriber);
+            self.leave(subscriber);
         }
         bound
     }
 
     fn insert(&mut self, key: Key, mut binding: Binding, allocation: &Allocation) -> Result<u32, DropReason> {
         if let Some(subscriber) = self.subscribers.get_mut(binding.subscriber) {
-            subscriber.ports += 1;
+            subscriber.ports += u32::from(binding.has_port());
         }
-        binding.is_recorded = self.recorder.wants_bindings(allocation);
+        binding.is_recorded = match binding.has_port() {
+            true => self.recorder.wants_bindings(allocation),
+            // No block tells of it.
+            false => self.recorder.wants_blocks(),
+        };
         let Ok(index) = self.bindings.insert(key, binding) else {
             self.give_port(&binding);
             return Err(DropReason::SessionTableFull);
         };
-        let hash = Binding::external_hash(binding.external, binding.protocol, self.seed);
-        let indexed = self.by_external.insert(hash, index);
-        debug_assert!(indexed, "there is room for as many as there are bindings");
+        if binding.has_port() {
+            let hash = Binding::external_hash(binding.external, binding.protocol, self.seed);
+            let indexed = self.by_external.insert(hash, index);
+            debug_assert!(indexed, "there is room for as many as there are bindings");
+        }
         if binding.is_nat64 {
             self.hosts.count(binding.inside.0, true);
         }
@@ -325,14 +322,16 @@ impl Nat {
         let binding = *binding;
         let (seed, bindings) = (self.seed, &self.bindings);
         let hash = |b: &Binding| Binding::external_hash(b.external, b.protocol, seed);
-        self.by_external.remove(hash(&binding), index, |at| bindings.value(at).map_or(0, hash));
+        if binding.has_port() {
+            self.by_external.remove(hash(&binding), index, |at| bindings.value(at).map_or(0, hash));
+        }
         self.bindings.remove(index);
         self.record_binding(&binding, EventKind::BindingReleased);
         if binding.is_nat64 {
             self.hosts.count(binding.inside.0, false);
         }
         self.give_port(&binding);
-        self.subscribers.leave(binding.subscriber);
+        self.leave(binding.subscriber);
     }
 
     fn record_binding(&mut self, binding: &Binding, kind: EventKind) {

@@ -267,8 +267,10 @@ fn bind(
     }
     if portless::is_portless(headers.protocol) {
         let flows = &shard.sessions.v4;
-        let external = portless::choose(of, decision, headers.protocol, flows, snapshot)?;
-        decision.src.0 = external.to_bits();
+        let external = portless::choose(of, decision, headers.protocol, flows, snapshot)?.to_bits();
+        let ends = (decision.src.0, external);
+        decision.binding = shard.nat.bind_address(pool, of, ends, headers.protocol)?;
+        decision.src.0 = external;
         decision.rewritten = true;
         return Ok(());
     }

@@ -147,8 +147,7 @@ fn read_source(
         max_new: None,
     };
     nat_ports::check_kernel(table, &source, network, sink);
-    // Accounts and blocks are for inside addresses of IPv4.
-    if is_nat64 { Some(source) } else { nat_ports::read(table, source, sink) }
+    nat_ports::read(table, source, sink)
 }
 
 fn warn_of_mapping(mapping: Option<&At<Mapping>>, sink: &mut Sink<'_>) {
