@@ -247,9 +247,11 @@ fn is_shortage(reason: DropReason) -> bool {
     of_subscriber || matches!(reason, NatPortsExhausted | NatRemoteTaken | SessionTableFull)
 }
 
-/// What a sender is told for whom there is no mapping (RFC 5508 REQ-8; for subscribers RFC 6888 REQ-11).
+/// What a sender is told for whom there is no mapping (RFC 5508 REQ-8; for subscribers RFC 6888 REQ-11, with NAT64 RFC 6146
+/// 3.5.1.1).
 pub(super) fn shortage(pool: &Pool) -> Answer {
-    if pool.has_subscribers() { Answer::HostUnreachable } else { Answer::Prohibited }
+    let is_told_so = pool.has_subscribers() || pool.behavior.is_nat64;
+    if is_told_so { Answer::HostUnreachable } else { Answer::Prohibited }
 }
 
 /// Gives a decided packet an external address and port (or identifier) of a pool; the address alone where its protocol has
