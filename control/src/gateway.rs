@@ -375,6 +375,7 @@ fn shortages(alarm: &mut Alarm, state: &State, now: Nanos) -> Vec<String> {
         (DropReason::NatPortsExhausted, "found no free port in a pool"),
         (DropReason::NatPortLimit, "were over the ports of their inside address"),
         (DropReason::NatSessionLimit, "were over the sessions of their inside address"),
+        (DropReason::NatRateLimit, "were over the new sessions a second of their inside address"),
     ] {
         let count = counters.drops.get(reason as usize).copied().unwrap_or(0);
         if let Some(packets) = alarm.look(reason.name(), count, now) {

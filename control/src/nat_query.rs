@@ -93,8 +93,7 @@ impl Query {
 
     /// The answer of a block that is taken.
     pub fn of_block(&self, block: &BlockRow) -> Option<Hit> {
-        let BlockRow { external, ports, .. } = *block;
-        let inside = block.inside.into();
+        let BlockRow { inside, external, ports, .. } = *block;
         self.matches(inside, external, ports).then(|| Hit::new(inside, external, ports, Ground::Block))
     }
 

@@ -29,6 +29,9 @@ pub fn pools(snapshot: &Snapshot, bindings: &[Row], blocks: &[Row]) -> Value {
         if pool.max_sessions > 0 {
             row["max_sessions"] = pool.max_sessions.into();
         }
+        if pool.max_new > 0 {
+            row["max_new_per_second"] = pool.max_new.into();
+        }
         row
     };
     snapshot.pools.iter().enumerate().map(row).collect()

@@ -217,7 +217,20 @@ impl State {
     /// Answers who has an external port, or which ports an inside address has.
     pub fn nat_query(&self, query: Query) -> Result<Value, String> {
         let mut hits = query.of_snapshot(&self.snapshot());
-        for row in self.list(Question::Blocks)?.iter().chain(&self.list(Question::Bindings)?) {
+        let has_blocks = |pool: &Pool| matches!(pool.allocation, Allocation::Blocks(_));
+        let in_blocks = match query {
+            Query::Who { address, port } => {
+                self.snapshot().pools.iter().any(|pool| has_blocks(pool) && pool.contains(address, port))
+            }
+            Query::Where { .. } => self.snapshot().pools.iter().any(has_blocks),
+        };
+        let bindings = match query {
+            Query::Who { address, port } => Question::Holders(address, port),
+            Query::Where { .. } => Question::Bindings,
+        };
+        let mut rows = if in_blocks { self.list(Question::Blocks)? } else { Vec::new() };
+        rows.extend(self.list(bindings)?);
+        for row in &rows {
             hits.extend(match row {
                 Row::Block(block) => query.of_block(block),
                 Row::Binding(binding, inside6, _) => query.of_binding(binding, *inside6),
@@ -402,7 +415,7 @@ fn merged(rows: Vec<Row>) -> Vec<Row> {
         let key = match &row {
             Row::Neighbor(neighbor) => (Some(neighbor.interface), neighbor.address),
             Row::External(address, _) => (None, IpAddr::V4(*address)),
-            Row::Subscriber(subscriber) => (subscriber.pool, IpAddr::V4(subscriber.inside)),
+            Row::Subscriber(subscriber) => (subscriber.pool, subscriber.inside),
             _ => {
                 merged.push(row);
                 continue;

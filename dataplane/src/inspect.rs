@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use ringbuf::traits::{Consumer, Observer, Producer, Split};
 use ringbuf::{HeapCons, HeapProd, HeapRb};
 
+use sluice_pkt::ipv4;
+
 use crate::clock::Nanos;
 use crate::local::neighbor::Neighbor;
 use crate::nat::{Binding, BlockRow, SubscriberRow};
@@ -16,6 +18,8 @@ use crate::shard::Shard;
 /// Table slots that are looked at between two bursts.
 const SLOTS_PER_POLL: u32 = 64;
 const ROWS: usize = 1024;
+/// Protocols whose bindings have ports or identifiers.
+const PORTED: [u8; 3] = [ipv4::TCP, ipv4::UDP, ipv4::ICMP];
 
 /// What is to be listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +28,8 @@ pub enum Question {
     Sessions,
     /// NAT bindings.
     Bindings,
+    /// The bindings that have an external address and port, of whatever protocol.
+    Holders(Ipv4Addr, u16),
     /// External addresses and their ports in use.
     Externals,
     /// Blocks of ports that are taken.
@@ -69,8 +75,8 @@ pub struct SessionRow {
 pub enum Row {
     /// For [`Question::Sessions`].
     Session(SessionRow),
-    /// For [`Question::Bindings`]; with NAT64, and the inside address; if its host has asked for it, and for how long it has it
-    /// still.
+    /// For [`Question::Bindings`] and [`Question::Holders`]; with NAT64, and the inside address; if its host has asked for it,
+    /// and for how long it has it still.
     Binding(Binding, Option<Ipv6Addr>, Option<Nanos>),
     /// For [`Question::Externals`]: ports in use for TCP, UDP and ICMP.
     External(Ipv4Addr, [u32; 3]),
@@ -139,7 +145,9 @@ impl Inspected {
             Question::Bindings => shard.nat.slots(),
             Question::Blocks => shard.nat.block_slots(),
             Question::Subscribers => shard.nat.subscriber_slots(),
-            Question::Externals | Question::Neighbors => return self.serve_short(question, from, shard),
+            Question::Externals | Question::Neighbors | Question::Holders(..) => {
+                return self.serve_short(question, from, shard);
+            }
         };
         let mut at = from;
         while at < slots && at - from < SLOTS_PER_POLL && self.rows.vacant_len() > 0 {
@@ -149,10 +157,7 @@ impl Inspected {
                 }
                 Question::Blocks => shard.nat.block(at).map(Row::Block),
                 Question::Subscribers => shard.nat.subscriber(at).map(Row::Subscriber),
-                _ => shard.nat.get(at).map(|binding| {
-                    let inside = shard.nat.inside6(at).map(|(host, _)| Ipv6Addr::from_bits(host));
-                    Row::Binding(*binding, inside, shard.nat.lease_left(at))
-                }),
+                _ => binding_row(at, shard),
             };
             if let Some(row) = row {
                 let _ = self.rows.try_push(row);
@@ -172,6 +177,14 @@ impl Inspected {
                     sent += 1;
                 }
             }
+            Question::Holders(address, port) => {
+                let held = |protocol| shard.nat.find_external((address.to_bits(), port), protocol);
+                let rows = PORTED.into_iter().filter_map(held).filter_map(|at| binding_row(at, shard));
+                for row in rows.skip(from as usize).take(room) {
+                    let _ = self.rows.try_push(row);
+                    sent += 1;
+                }
+            }
             _ => {
                 for neighbor in shard.neighbors.iter().skip(from as usize).take(room) {
                     let _ = self.rows.try_push(Row::Neighbor(neighbor));
@@ -187,6 +200,11 @@ impl Inspected {
         self.current = (!ended).then_some((question, at));
         !ended
     }
+}
+
+fn binding_row(index: u32, shard: &Shard) -> Option<Row> {
+    let inside = shard.nat.inside6(index).map(|(host, _)| Ipv6Addr::from_bits(host));
+    shard.nat.get(index).map(|binding| Row::Binding(*binding, inside, shard.nat.lease_left(index)))
 }
 
 fn session_row(session: &Session, shard: &Shard, now: Nanos) -> SessionRow {

@@ -6,6 +6,7 @@
 //!
 //! A pool's ports are given out one by one, in blocks, or by arithmetic (`nat/allocate.rs`).
 
+mod addresses;
 mod ahead;
 mod allocate;
 mod binding;
@@ -43,7 +44,7 @@ use self::layout::Way;
 use self::lease::Leases;
 pub use self::lease::{Ask, Filters, LeaseFacts, Nonce, Peers, Refusal};
 use self::subscribers::Subscribers;
-pub use self::subscribers::{BlockRow, SubscriberRow};
+pub use self::subscribers::{BlockRow, Opener, SubscriberRow};
 use crate::clock::Nanos;
 use crate::session::NONE;
 use crate::snapshot::{Allocation, NatBehavior, NatFiltering, Pool, Snapshot};
@@ -169,16 +170,6 @@ impl Nat {
         })
     }
 
-    /// The inside address at an index, if account is kept of one there.
-    pub fn subscriber(&self, index: u32) -> Option<SubscriberRow> {
-        self.subscribers.row(index, &self.layout.pools)
-    }
-
-    /// How far indices of inside addresses go.
-    pub fn subscriber_slots(&self) -> u32 {
-        self.subscribers.slots()
-    }
-
     /// The time is `now`: gives back blocks whose time is up.
     pub fn tick(&mut self, now: Nanos) {
         self.now = now;
@@ -206,9 +197,12 @@ impl Nat {
         })
     }
 
-    /// Whether the inside address of a binding has as many sessions as it may have in a pool.
-    pub fn is_at_session_limit(&self, index: u32, of: &Pool) -> bool {
-        self.get(index).is_some_and(|binding| self.subscribers.admit_session(binding.subscriber, of).is_err())
+    /// Whether a binding of a pool may have another session (RFC 6888 REQ-4c, REQ-5): if not, which limit of its inside
+    /// address says so. It counts as a new one.
+    pub fn admit_session(&mut self, index: u32, of: &Pool, opener: Opener) -> Result<(), DropReason> {
+        let subscriber = self.get(index).map_or(NONE, |binding| binding.subscriber);
+        self.subscribers.admit_session(subscriber, of)?;
+        self.subscribers.admit_new(subscriber, of, opener, self.now)
     }
 
     /// The binding (its index) of an inside endpoint in a pool, to send to a remote one: the one that it has, or a new one.
@@ -225,8 +219,10 @@ impl Nat {
         protocol: u8,
     ) -> Result<u32, DropReason> {
         if let Some(index) = self.known(pool, inside, remote, protocol) {
-            let is_limited = of.max_sessions > 0 && self.is_at_session_limit(index, of);
-            return if is_limited { Err(DropReason::NatSessionLimit) } else { Ok(index) };
+            if of.has_limits() {
+                self.admit_session(index, of, Opener::Inside)?;
+            }
+            return Ok(index);
         }
         let wish = Wish::new(of.behavior.port_choice, inside.1, protocol);
         self.bind_new(&Wanted { pool, of, inside, remote, protocol }, &wish, true)
@@ -238,11 +234,12 @@ impl Nat {
         let space = space(protocol).ok_or(DropReason::NatProtocol)?;
         let layout = self.layout.pools.get(usize::from(pool)).ok_or(DropReason::NatPortsExhausted)?;
         let id = layout.id;
-        let subscriber = self.subscribers.enter(layout, inside.0)?;
+        let subscriber = self.enter(pool, inside.0)?;
         let NatBehavior { mapping, filtering, is_nat64, .. } = of.behavior;
         let admitted = if for_session { self.subscribers.admit_session(subscriber, of) } else { Ok(()) };
         let bound = admitted
             .and_then(|()| self.subscribers.admit_port(subscriber, of))
+            .and_then(|()| self.subscribers.admit_new(subscriber, of, Opener::Inside, self.now))
             .and_then(|()| self.find_port(pool, inside.0, space, wish, subscriber))
             .and_then(|Found { slot, port, block }| {
                 let address = self.externals.get(slot as usize).map_or(0, |e| e.address.to_bits());
@@ -265,23 +262,29 @@ impl Nat {
                 self.insert(key(binding.of(), mapping, remote), binding, &of.allocation)
             });
         if bound.is_err() {
-            self.subscribers.leave(subscriber);
+            self.leave(subscriber);
         }
         bound
     }
 
     fn insert(&mut self, key: Key, mut binding: Binding, allocation: &Allocation) -> Result<u32, DropReason> {
         if let Some(subscriber) = self.subscribers.get_mut(binding.subscriber) {
-            subscriber.ports += 1;
+            subscriber.ports += u32::from(binding.has_port());
         }
-        binding.is_recorded = self.recorder.wants_bindings(allocation);
+        binding.is_recorded = match binding.has_port() {
+            true => self.recorder.wants_bindings(allocation),
+            // No block tells of it.
+            false => self.recorder.wants_blocks(),
+        };
         let Ok(index) = self.bindings.insert(key, binding) else {
             self.give_port(&binding);
             return Err(DropReason::SessionTableFull);
         };
-        let hash = Binding::external_hash(binding.external, binding.protocol, self.seed);
-        let indexed = self.by_external.insert(hash, index);
-        debug_assert!(indexed, "there is room for as many as there are bindings");
+        if binding.has_port() {
+            let hash = Binding::external_hash(binding.external, binding.protocol, self.seed);
+            let indexed = self.by_external.insert(hash, index);
+            debug_assert!(indexed, "there is room for as many as there are bindings");
+        }
         if binding.is_nat64 {
             self.hosts.count(binding.inside.0, true);
         }
@@ -338,14 +341,16 @@ impl Nat {
         let binding = *binding;
         let (seed, bindings) = (self.seed, &self.bindings);
         let hash = |b: &Binding| Binding::external_hash(b.external, b.protocol, seed);
-        self.by_external.remove(hash(&binding), index, |at| bindings.value(at).map_or(0, hash));
+        if binding.has_port() {
+            self.by_external.remove(hash(&binding), index, |at| bindings.value(at).map_or(0, hash));
+        }
         self.bindings.remove(index);
         self.record_binding(&binding, EventKind::BindingReleased);
         if binding.is_nat64 {
             self.hosts.count(binding.inside.0, false);
         }
         self.give_port(&binding);
-        self.subscribers.leave(binding.subscriber);
+        self.leave(binding.subscriber);
     }
 
     fn record_binding(&mut self, binding: &Binding, kind: EventKind) {

@@ -220,8 +220,9 @@ impl Sessions {
             })
         })?;
         let mut flows = [NONE; 2];
-        let last_outbound =
-            nat.get(new.binding).filter(|b| new.inbound && !b.is_leased).and_then(|b| b.last_outbound);
+        let mapping = nat.get(new.binding).filter(|binding| binding.has_port());
+        let last_outbound = mapping.filter(|b| new.inbound && !b.is_leased).and_then(|b| b.last_outbound);
+        let is_mapped = mapping.is_some();
         for direction in 0..2 {
             let mut flow = Flow {
                 action: new.actions[direction],
@@ -250,10 +251,10 @@ impl Sessions {
             flows,
             binding: new.binding,
             permit: new.permit,
-            kept_by: match (new.binding, new.inbound) {
-                (NONE, _) => 0b11,
-                (_, false) => 0b01,
-                (_, true) => 0b10,
+            kept_by: match (is_mapped, new.inbound) {
+                (false, _) => 0b11,
+                (true, false) => 0b01,
+                (true, true) => 0b10,
             },
             created: ticks(now),
             policy: self.policy,

@@ -159,6 +159,8 @@ pub struct Pool {
     pub max_ports: u32,
     /// Sessions that an inside address may have at a time; 0: any number.
     pub max_sessions: u32,
+    /// New sessions a second that an inside address may open, and likewise those that others may open to it; 0: any number.
+    pub max_new: u32,
 }
 
 impl Pool {
@@ -172,9 +174,14 @@ impl Pool {
         (self.ports.0..=self.ports.1).contains(&port) && self.addresses.contains(&address)
     }
 
+    /// Whether it bounds what an inside address may have.
+    pub fn has_limits(&self) -> bool {
+        self.max_ports > 0 || self.max_sessions > 0 || self.max_new > 0
+    }
+
     /// Whether it is for subscribers: whether each inside address has its own share of it.
     pub fn has_subscribers(&self) -> bool {
-        self.allocation != Allocation::Ports || self.max_ports > 0 || self.max_sessions > 0
+        self.allocation != Allocation::Ports || self.has_limits()
     }
 }
 

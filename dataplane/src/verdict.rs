@@ -170,6 +170,8 @@ drop_reasons! {
     NatPortLimit = "nat_port_limit",
     /// The inside address has as many sessions as it may.
     NatSessionLimit = "nat_session_limit",
+    /// The inside address has as many new sessions a second as it may.
+    NatRateLimit = "nat_rate_limit",
     /// An ICMP message that source NAT cannot translate: it is neither a query nor an error, or the answer to no query.
     /// With NAT64 also a protocol other than TCP, UDP and ping.
     NatProtocol = "nat_protocol",

@@ -246,6 +246,7 @@ fn nat(config: &Config, snapshot: &mut Snapshot) {
                 allocation: allocation(rule),
                 max_ports: rule.max_ports.unwrap_or(0),
                 max_sessions: rule.max_sessions.unwrap_or(0),
+                max_new: rule.max_new.unwrap_or(0),
             });
             index(snapshot.pools.len() - 1)
         });

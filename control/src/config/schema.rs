@@ -81,6 +81,7 @@ pub const SOURCE_NAT: Section = Section {
         "max-ports",
         "max-sessions",
         "port-control",
+        "max-new-per-second",
     ],
 };
 /// `[[nat.static]]`
@@ -100,7 +101,22 @@ pub const FORWARD: Section =
 /// `[[nat.nat64]]`
 pub const NAT64: Section = Section {
     name: "[[nat.nat64]]",
-    keys: &["out", "prefix", "from", "to", "ports", "mapping", "filtering", "port-choice"],
+    keys: &[
+        "out",
+        "prefix",
+        "from",
+        "to",
+        "ports",
+        "mapping",
+        "filtering",
+        "port-choice",
+        "block-size",
+        "max-blocks",
+        "block-hold",
+        "max-ports",
+        "max-sessions",
+        "max-new-per-second",
+    ],
 };
 /// `[[nat.prefix]]`
 pub const PREFIX_NAT: Section = Section { name: "[[nat.prefix]]", keys: &["out", "inside", "outside"] };

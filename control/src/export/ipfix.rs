@@ -18,6 +18,7 @@ const TEMPLATE_SET: u16 = 2;
 const BLOCK: u16 = 256;
 const BINDING: u16 = 257;
 const BINDING6: u16 = 258;
+const BLOCK6: u16 = 259;
 
 // Information elements, and their lengths in bytes.
 const OBSERVATION_TIME_MILLISECONDS: (u16, u16) = (323, 8);
@@ -35,6 +36,15 @@ const BLOCK_FIELDS: [(u16, u16); 6] = [
     OBSERVATION_TIME_MILLISECONDS,
     NAT_EVENT,
     SOURCE_IPV4_ADDRESS,
+    POST_NAT_SOURCE_IPV4_ADDRESS,
+    PORT_RANGE_START,
+    PORT_RANGE_END,
+];
+/// Of NAT64.
+const BLOCK6_FIELDS: [(u16, u16); 6] = [
+    OBSERVATION_TIME_MILLISECONDS,
+    NAT_EVENT,
+    SOURCE_IPV6_ADDRESS,
     POST_NAT_SOURCE_IPV4_ADDRESS,
     PORT_RANGE_START,
     PORT_RANGE_END,
@@ -77,7 +87,7 @@ impl Exporter {
     pub fn templates(&self, seconds: u32) -> Vec<u8> {
         let mut message = self.begin(seconds);
         let start = begin_set(&mut message, TEMPLATE_SET);
-        for template in [BLOCK, BINDING, BINDING6] {
+        for template in [BLOCK, BINDING, BINDING6, BLOCK6] {
             let fields = fields(template);
             put16(&mut message, template);
             put16(&mut message, fields.len() as u16);
@@ -130,6 +140,7 @@ impl Exporter {
 
 fn template(record: &Record) -> u16 {
     match record.kind {
+        EventKind::BlockAllocated | EventKind::BlockReleased if record.inside.is_ipv6() => BLOCK6,
         EventKind::BlockAllocated | EventKind::BlockReleased => BLOCK,
         EventKind::BindingCreated | EventKind::BindingReleased if record.inside.is_ipv6() => BINDING6,
         EventKind::BindingCreated | EventKind::BindingReleased => BINDING,
@@ -140,6 +151,7 @@ fn fields(template: u16) -> &'static [(u16, u16)] {
     match template {
         BLOCK => &BLOCK_FIELDS,
         BINDING => &BINDING_FIELDS,
+        BLOCK6 => &BLOCK6_FIELDS,
         _ => &BINDING6_FIELDS,
     }
 }
@@ -162,7 +174,7 @@ fn nat_event(record: &Record) -> u8 {
 
 fn put(message: &mut Vec<u8>, record: &Record) {
     message.extend((record.at / 1000).to_be_bytes());
-    let is_block = template(record) == BLOCK;
+    let is_block = matches!(record.kind, EventKind::BlockAllocated | EventKind::BlockReleased);
     message.push(nat_event(record));
     if !is_block {
         message.push(record.protocol);

@@ -1,16 +1,18 @@
 //! The log of NAT: what the workers record of blocks and bindings, handed on to a file, to syslog and to an IPFIX collector.
 //!
-//! A thread of its own empties the workers' rings. None of the sinks is waited for: what one does not take at once is lost to it,
-//! and counted. If the thread itself hangs, in a write to a dead disk, the rings fill, and the workers count what is lost.
+//! A thread of its own empties the workers' rings, and hands what is in them to a thread for each sink (`outlet.rs`). No sink is
+//! waited for: what one does not take at once is lost to it, and counted; one that hangs, in a write to a dead disk, holds up no
+//! other. If the first thread itself gets no time, the rings fill, and the workers count what is lost.
 
 pub mod ipfix;
+mod outlet;
 mod sink;
 pub mod syslog;
 pub mod wall;
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -18,7 +20,8 @@ use serde::Serialize;
 use sluice_dataplane::clock::Clock;
 use sluice_dataplane::nat::{Event, EventKind, EventReader};
 
-use self::sink::{Sink, sinks};
+use self::outlet::{Figures, Outlet};
+use self::sink::sinks;
 use crate::config::NatLog;
 
 /// How often the rings are emptied.
@@ -66,36 +69,21 @@ pub struct SinkStatus {
     pub error: Option<String>,
 }
 
-/// One sink's figures, shared between its thread and whoever asks.
-#[derive(Debug, Default)]
-struct Figures {
-    name: String,
-    written: AtomicU64,
-    lost: AtomicU64,
-    error: Mutex<Option<String>>,
-}
-
 /// The figures of all sinks.
 #[derive(Clone, Debug, Default)]
-pub struct Statuses(Arc<Vec<Figures>>);
+pub struct Statuses(Vec<Arc<Figures>>);
 
 impl Statuses {
     /// As they are now.
     pub fn read(&self) -> Vec<SinkStatus> {
-        let status = |figures: &Figures| SinkStatus {
-            sink: figures.name.clone(),
-            written: figures.written.load(Relaxed),
-            lost: figures.lost.load(Relaxed),
-            error: figures.error.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-        };
-        self.0.iter().map(status).collect()
+        self.0.iter().map(|figures| figures.read()).collect()
     }
 }
 
 /// A log that is kept; dropping it writes what is left.
 pub struct Logger {
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Logger {
@@ -108,14 +96,14 @@ impl Logger {
         readers: Vec<EventReader>,
         clock: Clock,
     ) -> std::io::Result<(Self, Statuses)> {
-        let sinks = sinks(config);
-        let figures = |sink: &dyn Sink| Figures { name: sink.name(), ..Figures::default() };
-        let statuses = Statuses(Arc::new(sinks.iter().map(|sink| figures(&**sink)).collect()));
-        let mut work = Work { readers, clock, sinks, statuses: statuses.clone(), records: Vec::new() };
+        let opened: Vec<(Outlet, JoinHandle<()>)> =
+            sinks(config).into_iter().map(Outlet::open).collect::<Result<_, _>>()?;
+        let (outlets, mut threads): (Vec<Outlet>, Vec<JoinHandle<()>>) = opened.into_iter().unzip();
+        let statuses = Statuses(outlets.iter().map(Outlet::figures).collect());
+        let mut work = Work { readers, clock, outlets };
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let body = move || {
-            work.begin();
             loop {
                 let ends = stopped.load(Relaxed);
                 work.step();
@@ -125,21 +113,21 @@ impl Logger {
                 thread::sleep(PAUSE);
             }
         };
-        let thread = thread::Builder::new().name("sluice-nat-log".into()).spawn(body)?;
-        Ok((Self { stop, thread: Some(thread) }, statuses))
+        // The sinks' threads end once this one has.
+        threads.push(thread::Builder::new().name("sluice-nat-log".into()).spawn(body)?);
+        Ok((Self { stop, threads }, statuses))
     }
 }
 
 impl Drop for Logger {
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
-        let Some(thread) = self.thread.take() else { return };
         let begun = Instant::now();
-        while !thread.is_finished() && begun.elapsed() < PATIENCE {
+        while !self.threads.iter().all(JoinHandle::is_finished) && begun.elapsed() < PATIENCE {
             thread::sleep(Duration::from_millis(1));
         }
         // One that hangs in a write ends with the process.
-        if thread.is_finished() {
+        for thread in self.threads.drain(..).filter(JoinHandle::is_finished) {
             let _ = thread.join();
         }
     }
@@ -148,42 +136,25 @@ impl Drop for Logger {
 struct Work {
     readers: Vec<EventReader>,
     clock: Clock,
-    sinks: Vec<Box<dyn Sink>>,
-    statuses: Statuses,
-    records: Vec<Record>,
+    outlets: Vec<Outlet>,
 }
 
 impl Work {
-    fn begin(&mut self) {
-        let now = wall::now();
-        for (sink, figures) in self.sinks.iter_mut().zip(&*self.statuses.0) {
-            note(figures, sink.begin(now));
-        }
-    }
-
     /// Hands on what has been recorded.
     fn step(&mut self) {
         let (now, ticks) = (wall::now(), self.clock.now());
-        self.records.clear();
+        let mut records: Vec<Record> = Vec::new();
         for reader in &mut self.readers {
             let events = std::iter::from_fn(|| reader.take());
-            self.records.extend(events.map(|event| Record::new(&event, now, ticks.saturating_sub(event.at))));
+            records.extend(events.map(|event| Record::new(&event, now, ticks.saturating_sub(event.at))));
+        }
+        if records.is_empty() {
+            return;
         }
         // Each worker's are in order, and those of one moment stay so.
-        self.records.sort_by_key(|record| record.at);
-        for (sink, figures) in self.sinks.iter_mut().zip(&*self.statuses.0) {
-            let written = sink.write(now, &self.records);
-            let count = *written.as_ref().unwrap_or_else(|(count, _)| count) as u64;
-            figures.written.fetch_add(count, Relaxed);
-            figures.lost.fetch_add(self.records.len() as u64 - count, Relaxed);
-            note(figures, written.map(drop).map_err(|(_, error)| error));
-        }
-    }
-}
-
-fn note(figures: &Figures, result: Result<(), std::io::Error>) {
-    if let Err(error) = result {
-        *figures.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+        records.sort_by_key(|record| record.at);
+        let records: Arc<[Record]> = records.into();
+        self.outlets.iter().for_each(|outlet| outlet.hand(&records));
     }
 }
 
@@ -213,7 +184,7 @@ mod tests {
                     at,
                     kind,
                     protocol: if is_block { 0 } else { protocol },
-                    inside: match host.filter(|_| !is_block) {
+                    inside: match host {
                         Some(host) => Ipv6Addr::from_bits(host).into(),
                         None => Ipv4Addr::from_bits(inside).into(),
                     },

@@ -68,8 +68,13 @@ impl Setup {
     }
 
     pub(crate) fn show(&self, topic: &str) -> Value {
+        self.ask(&["show", topic])
+    }
+
+    /// What a command answers as JSON.
+    pub(crate) fn ask(&self, words: &[&str]) -> Value {
         let mut command = Command::new(SLUICE);
-        command.args(["show", topic, "--json", "--socket"]).arg(self.0.path().join("s"));
+        command.args(words).args(["--json", "--socket"]).arg(self.0.path().join("s"));
         serde_json::from_slice(&command.output().unwrap().stdout).unwrap()
     }
 }

@@ -137,6 +137,60 @@ fn ten_thousand_flows_go_both_ways_through_nat() {
     });
 }
 
+/// What an operator is told of NAT, over the API: what is given out to whom, by pool, external address, block, subscriber and
+/// binding, what was refused, and who has a port.
+///
+/// proves: RFC 6888 REQ-10
+#[test]
+fn what_nat_gives_out_is_shown() {
+    in_ipv4_namespace("what_nat_gives_out_is_shown", || {
+        let limits = "block-size = 128\nmax-blocks = 1\nmax-sessions = 1000\nmax-new-per-second = 100000\n";
+        let setup = Setup::new(&config("sluice", &format!("{NAT}{limits}")));
+        let [lan, wan] = &stations(4);
+        ip("address add 192.0.2.1/24 dev lan0");
+        ip("address add 203.0.113.1/24 dev wan0");
+        let gateway = setup.start();
+        let ends = Ends {
+            lan: &Wire::new(lan),
+            wan: &Wire::new(wan),
+            gateway: [mac("lan0"), mac("wan0")],
+            stations: [lan.within(|| mac("eth0")), wan.within(|| mac("eth0"))],
+            external: Some(EXTERNAL),
+        };
+        // Neighbours first: what waits for them is bounded.
+        until("neighbours", || flows::run(&ends, 64, 1, 1).returned == 64);
+        assert_eq!(flows::run(&ends, 300, 1, 64).returned, 300);
+        let nat = setup.show("nat");
+        let pool = &nat["pools"][0];
+        assert_eq!(
+            [&pool["bindings"], &pool["blocks_used"], &pool["max_sessions"], &pool["max_new_per_second"]],
+            [&300.into(), &3.into(), &1000.into(), &100_000.into()] as [&Value; 4],
+            "{pool:#}"
+        );
+        assert_eq!(nat["external"][0]["udp_ports_used"], 300, "{:#}", nat["external"]);
+        assert_eq!((rows(&nat["subscribers"]).len(), rows(&nat["blocks"]).len()), (3, 3));
+        for row in rows(&nat["subscribers"]) {
+            let figures = ["sessions", "ports", "blocks"].map(|figure| row[figure].as_u64());
+            assert_eq!(figures, [Some(100), Some(100), Some(1)], "{row:#}");
+        }
+        assert!(rows(&nat["blocks"]).iter().all(|row| row["ports_used"] == 100));
+        assert_eq!(rows(&nat["bindings"]).len(), 300);
+        let binding = &rows(&nat["bindings"])[17];
+        let (inside, external) = (binding["inside"].as_str().unwrap(), binding["external"].as_str().unwrap());
+        let (address, port) = external.split_once(':').unwrap();
+        let who = setup.ask(&["nat", "who", address, port]);
+        let hits: Vec<_> =
+            rows(&who).iter().map(|hit| (hit["by"].as_str(), hit["inside"].as_str())).collect();
+        let host = inside.split_once(':').map(|(host, _)| host);
+        assert_eq!(hits.len(), 2, "the block and the binding: {who:#}");
+        assert!(hits.contains(&(Some("block"), host)) && hits.contains(&(Some("binding"), host)), "{who:#}");
+        let counters = setup.show("counters");
+        let live = [&counters["nat_bindings"], &counters["sessions"]].map(Value::as_u64);
+        assert_eq!(live, [Some(300), Some(300)], "{counters:#}");
+        drop(gateway);
+    });
+}
+
 /// What the kernel knows of neighbours, every worker is told.
 #[test]
 fn ten_thousand_flows_go_both_ways_where_the_kernel_is_the_host() {

@@ -125,7 +125,7 @@ impl Nat {
             }
         }
         if let Some(subscriber) = self.subscribers.get_mut(subscriber) {
-            subscriber.ports = subscriber.ports.saturating_sub(1);
+            subscriber.ports = subscriber.ports.saturating_sub(u32::from(binding.has_port()));
         }
         self.release_block_port(block);
     }
@@ -158,7 +158,7 @@ impl Nat {
         }
         let grid = self.externals.get_mut(slot as usize).and_then(|external| external.grid.as_mut());
         self.blocks.give(index, grid.filter(|_| is_current));
-        self.subscribers.leave(holder);
+        self.leave(holder);
     }
 
     fn record_block(&mut self, index: u32, kind: EventKind, at: Nanos) {
@@ -166,15 +166,7 @@ impl Nat {
             return;
         }
         if let Some(BlockRow { inside, external, ports, .. }) = self.block(index) {
-            self.recorder.record(Event {
-                at,
-                kind,
-                protocol: 0,
-                inside: inside.into(),
-                inside_port: 0,
-                external,
-                ports,
-            });
+            self.recorder.record(Event { at, kind, protocol: 0, inside, inside_port: 0, external, ports });
         }
     }
 
@@ -182,7 +174,7 @@ impl Nat {
     pub fn block(&self, index: u32) -> Option<BlockRow> {
         let block = self.blocks.get(index)?;
         Some(BlockRow {
-            inside: self.subscribers.address(block.subscriber)?,
+            inside: self.holder(block.subscriber)?,
             external: block.address,
             ports: block.ports,
             ports_used: block.in_use,

@@ -30,7 +30,7 @@ pub struct Binding {
     pub is_nat64: bool,
     /// External address and port (or echo identifier).
     pub external: (u32, u16),
-    /// IP protocol: TCP, UDP or ICMP.
+    /// IP protocol. Where it is none of TCP, UDP and ICMP, the binding is of addresses alone, and its ports are 0.
     pub protocol: u8,
     /// Which sessions share it.
     pub mapping: NatMapping,
@@ -58,6 +58,11 @@ impl Binding {
     pub(super) fn of(&self) -> Inside {
         let ((address, port), Self { pool, protocol, .. }) = (self.inside, *self);
         Inside { address, port, pool, protocol }
+    }
+
+    /// Whether it takes an external port (or echo identifier).
+    pub fn has_port(&self) -> bool {
+        space(self.protocol).is_some()
     }
 
     pub(super) fn external_hash(external: (u32, u16), protocol: u8, seed: u64) -> u64 {

@@ -1,5 +1,5 @@
 //! Hosts of IPv6 behind NAT64, by a number each, so that bindings have one form: the number stands in the place of an inside
-//! IPv4 address. A host has its number as long as it has a binding.
+//! IPv4 address. A host has its number as long as it has a binding or an account.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -8,7 +8,7 @@ use crate::snapshot::Snapshot;
 use crate::table::hash::HashTable;
 use crate::verdict::DropReason;
 
-/// The hosts that have bindings, and how many each has.
+/// The hosts that have bindings or accounts, and how many of both each has.
 pub(super) struct Hosts(HashTable<[u64; 2], u32>);
 
 impl Hosts {
@@ -21,7 +21,7 @@ impl Hosts {
         self.0.bytes()
     }
 
-    /// A binding more, or one less; the last one frees the number.
+    /// A binding or an account more, or one less; the last one frees the number.
     pub(super) fn count(&mut self, number: u32, up: bool) {
         let Some(bindings) = self.0.value_mut(number) else { return };
         *bindings = if up { bindings.saturating_add(1) } else { bindings.saturating_sub(1) };
@@ -44,14 +44,14 @@ impl Nat {
         }
     }
 
-    /// The number goes, if the host has no binding.
+    /// The number goes, if the host has nothing.
     pub fn forget_host(&mut self, number: u32) {
         if self.hosts.0.value(number) == Some(&0) {
             self.hosts.0.remove(number);
         }
     }
 
-    /// The address of a host that has a binding.
+    /// The address of a host that has a number.
     pub fn address_of(&self, number: u32) -> Option<u128> {
         let ([high, low], _) = self.hosts.0.get(number)?;
         Some(u128::from(*high) << 64 | u128::from(*low))
@@ -59,10 +59,14 @@ impl Nat {
 
     /// The inside address of a binding, of either family.
     pub(super) fn inside_address(&self, binding: &Binding) -> IpAddr {
-        let host = || self.address_of(binding.inside.0).unwrap_or_default();
-        match binding.is_nat64 {
-            true => Ipv6Addr::from_bits(host()).into(),
-            false => Ipv4Addr::from_bits(binding.inside.0).into(),
+        self.address_in(binding.inside.0, binding.is_nat64)
+    }
+
+    /// The address that a number stands for: an IPv4 address, or that of a host of NAT64.
+    pub(super) fn address_in(&self, number: u32, is_nat64: bool) -> IpAddr {
+        match is_nat64 {
+            true => Ipv6Addr::from_bits(self.address_of(number).unwrap_or_default()).into(),
+            false => Ipv4Addr::from_bits(number).into(),
         }
     }
 

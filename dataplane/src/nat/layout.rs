@@ -265,7 +265,7 @@ struct Places {
 
 /// Whether account is kept of the inside addresses that use a pool.
 fn needs_accounts(pool: &Pool) -> bool {
-    pool.max_ports > 0 || pool.max_sessions > 0 || matches!(pool.allocation, Allocation::Blocks(_))
+    pool.has_limits() || matches!(pool.allocation, Allocation::Blocks(_))
 }
 
 /// In ascending order, without overlap.

@@ -129,25 +129,25 @@ impl Nat {
     }
 
     /// Puts a binding from before another configuration on the account that is kept in a pool now.
-    fn account_for(&mut self, index: u32, pool: u16) {
-        let Some(pool) = self.layout.pools.get(usize::from(pool)) else { return };
+    pub(super) fn account_for(&mut self, index: u32, pool: u16) {
+        let Some(&super::Binding { inside, .. }) = self.get(index) else { return };
+        let account = self.enter(pool, inside.0).unwrap_or(NONE);
         let Some((_, binding)) = self.bindings.get_mut(index) else { return };
-        let account = self.subscribers.enter(pool, binding.inside.0).unwrap_or(NONE);
         let before = binding.subscriber;
         // A block goes by the account that it was given to.
         if account == before || binding.block != NONE {
             return;
         }
         binding.subscriber = account;
-        let sessions = binding.sessions;
+        let (sessions, ports) = (binding.sessions, u32::from(binding.has_port()));
         if let Some(subscriber) = self.subscribers.get_mut(account) {
-            subscriber.ports += 1;
+            subscriber.ports += ports;
             subscriber.sessions += sessions;
         }
         if let Some(subscriber) = self.subscribers.get_mut(before) {
-            subscriber.ports = subscriber.ports.saturating_sub(1);
+            subscriber.ports = subscriber.ports.saturating_sub(ports);
             subscriber.sessions = subscriber.sessions.saturating_sub(sessions);
         }
-        self.subscribers.leave(before);
+        self.leave(before);
     }
 }

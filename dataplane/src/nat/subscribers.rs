@@ -1,8 +1,10 @@
 //! What each inside address has at a time, where that has bounds or is given out in blocks.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
+use super::Nat;
 use super::layout::PoolLayout;
+use crate::clock::Nanos;
 use crate::session::NONE;
 use crate::snapshot::Pool;
 use crate::table::hash::HashTable;
@@ -19,13 +21,29 @@ pub(super) struct Subscriber {
     pub(super) first_block: u32,
     /// How many blocks it has.
     pub(super) blocks: u32,
+    /// Whether its address is of IPv6, and in the key the number of that host.
+    is_nat64: bool,
+    /// By [`Opener`]: the time up to which its share of new sessions is spent.
+    pub(super) spent: [Nanos; 2],
 }
+
+/// Who opens a session. Each has a rate of its own, so that nobody outside can use up an inside address's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opener {
+    /// The inside address.
+    Inside,
+    /// Somebody outside, to a binding that there is.
+    Outside,
+}
+
+/// Nanoseconds in which the whole of a rate may be used at once.
+const BURST: Nanos = 1_000_000_000;
 
 /// A block of ports that an inside address has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockRow {
-    /// Whose it is.
-    pub inside: Ipv4Addr,
+    /// Whose it is; with NAT64 an address of IPv6.
+    pub inside: IpAddr,
     /// External address.
     pub external: Ipv4Addr,
     /// First and last port.
@@ -37,8 +55,8 @@ pub struct BlockRow {
 /// What an inside address has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SubscriberRow {
-    /// The inside address.
-    pub inside: Ipv4Addr,
+    /// The inside address, with NAT64 of IPv6.
+    pub inside: IpAddr,
     /// The pool; `None` if it is from before another configuration, and all that it has is about to end.
     pub pool: Option<u16>,
     /// Sessions.
@@ -76,33 +94,26 @@ impl Subscribers {
         self.0.value_mut(index)
     }
 
-    pub(super) fn address(&self, index: u32) -> Option<Ipv4Addr> {
-        self.0.get(index).map(|(&key, _)| Ipv4Addr::from_bits((key >> 16) as u32))
-    }
-
-    pub(super) fn row(&self, index: u32, pools: &[PoolLayout]) -> Option<SubscriberRow> {
-        let (&key, &Subscriber { sessions, ports, blocks, .. }) = self.0.get(index)?;
-        let (inside, name) = (Ipv4Addr::from_bits((key >> 16) as u32), key as u16);
-        let pool = pools.iter().position(|pool| pool.is_called(name)).map(|pool| pool as u16);
-        Some(SubscriberRow { inside, pool, sessions, ports, blocks })
-    }
-
     /// The account of an inside address, opened if need be, or taken over from the pool of another configuration; [`NONE`]
-    /// where none is kept.
-    pub(super) fn enter(&mut self, pool: &PoolLayout, inside: u32) -> Result<u32, DropReason> {
+    /// where none is kept. And whether it has been opened.
+    fn enter(&mut self, pool: &PoolLayout, inside: u32) -> Result<(u32, bool), DropReason> {
         if !pool.has_accounts {
-            return Ok(NONE);
+            return Ok((NONE, false));
         }
-        let now = key(inside, pool.id);
+        let (now, is_nat64) = (key(inside, pool.id), pool.behavior.is_nat64);
         if let Some(index) = self.0.find(&now) {
-            return Ok(index);
+            return Ok((index, false));
         }
-        if let Some(index) = pool.was.iter().find_map(|&was| self.0.find(&key(inside, was))) {
+        let known = |&was: &u16| {
+            let is_alike = |&index: &u32| self.0.value(index).is_some_and(|s| s.is_nat64 == is_nat64);
+            self.0.find(&key(inside, was)).filter(is_alike)
+        };
+        if let Some(index) = pool.was.iter().find_map(known) {
             self.rename(index, now);
-            return Ok(index);
+            return Ok((index, false));
         }
-        let new = Subscriber { sessions: 0, ports: 0, first_block: NONE, blocks: 0 };
-        self.0.insert(now, new).map_err(|_| DropReason::SessionTableFull)
+        let new = Subscriber { sessions: 0, ports: 0, first_block: NONE, blocks: 0, is_nat64, spent: [0; 2] };
+        self.0.insert(now, new).map(|index| (index, true)).map_err(|_| DropReason::SessionTableFull)
     }
 
     /// The latest block of an inside address in a pool.
@@ -119,15 +130,17 @@ impl Subscribers {
         }
     }
 
-    /// Closes an account in which nothing is left.
-    pub(super) fn leave(&mut self, index: u32) {
+    /// Closes an account in which nothing is left. Returns the number of the host of NAT64 that it was of.
+    fn leave(&mut self, index: u32) -> Option<u32> {
         let is_empty = |s: &Subscriber| s.sessions == 0 && s.ports == 0 && s.blocks == 0;
-        if self.0.value(index).is_some_and(is_empty) {
-            self.0.remove(index);
+        if !self.0.value(index).is_some_and(is_empty) {
+            return None;
         }
+        let (key, closed) = self.0.remove(index)?;
+        closed.is_nat64.then_some((key >> 16) as u32)
     }
 
-    /// Whether there may be another session.
+    /// Whether there may be another session at a time.
     pub(super) fn admit_session(&self, index: u32, of: &Pool) -> Result<(), DropReason> {
         match self.0.value(index) {
             Some(s) if of.max_sessions > 0 && s.sessions >= of.max_sessions => {
@@ -137,11 +150,71 @@ impl Subscribers {
         }
     }
 
+    /// Takes one of the new sessions of this second (RFC 6888 REQ-4c), if there is one left. A token bucket of a second's
+    /// depth, told by the time up to which its tokens are spent.
+    pub(super) fn admit_new(
+        &mut self,
+        index: u32,
+        of: &Pool,
+        opener: Opener,
+        now: Nanos,
+    ) -> Result<(), DropReason> {
+        let Some(subscriber) = self.0.value_mut(index).filter(|_| of.max_new > 0) else { return Ok(()) };
+        let each = (BURST / u64::from(of.max_new)).max(1);
+        let spent = &mut subscriber.spent[opener as usize];
+        let until = (*spent).max(now).saturating_add(each);
+        // What does not divide a second leaves less than one token over.
+        if until - now > each * u64::from(of.max_new) {
+            return Err(DropReason::NatRateLimit);
+        }
+        *spent = until;
+        Ok(())
+    }
+
     /// Whether there may be another external port.
     pub(super) fn admit_port(&self, index: u32, of: &Pool) -> Result<(), DropReason> {
         match self.0.value(index) {
             Some(s) if of.max_ports > 0 && s.ports >= of.max_ports => Err(DropReason::NatPortLimit),
             _ => Ok(()),
         }
+    }
+}
+
+impl Nat {
+    /// The account of an inside address in a pool (by its index), opened if need be; [`NONE`] where none is kept. A host of
+    /// NAT64 keeps its number as long as it has one.
+    pub(super) fn enter(&mut self, pool: u16, inside: u32) -> Result<u32, DropReason> {
+        let Some(layout) = self.layout.pools.get(usize::from(pool)) else { return Ok(NONE) };
+        let (index, is_new) = self.subscribers.enter(layout, inside)?;
+        if is_new && layout.behavior.is_nat64 {
+            self.hosts.count(inside, true);
+        }
+        Ok(index)
+    }
+
+    /// Closes an account in which nothing is left.
+    pub(super) fn leave(&mut self, index: u32) {
+        if let Some(host) = self.subscribers.leave(index) {
+            self.hosts.count(host, false);
+        }
+    }
+
+    /// Whose account it is.
+    pub(super) fn holder(&self, index: u32) -> Option<IpAddr> {
+        let (&key, subscriber) = self.subscribers.0.get(index)?;
+        Some(self.address_in((key >> 16) as u32, subscriber.is_nat64))
+    }
+
+    /// The inside address at an index, if account is kept of one there.
+    pub fn subscriber(&self, index: u32) -> Option<SubscriberRow> {
+        let (&key, &Subscriber { sessions, ports, blocks, .. }) = self.subscribers.0.get(index)?;
+        let mut pools = self.layout.pools.iter();
+        let pool = pools.position(|pool| pool.is_called(key as u16)).map(|pool| pool as u16);
+        Some(SubscriberRow { inside: self.holder(index)?, pool, sessions, ports, blocks })
+    }
+
+    /// How far indices of inside addresses go.
+    pub fn subscriber_slots(&self) -> u32 {
+        self.subscribers.slots()
     }
 }

@@ -11,13 +11,13 @@ use sluice_pkt::tcp::{ACK, FIN, RST, SYN};
 
 use super::{Decision, FirstPackets, addresses4, hairpin, nat64, portless, prefix, sessionless};
 use crate::burst::Burst;
-use crate::nat::{Binding, Nat};
+use crate::nat::{Binding, Nat, Opener};
 use crate::shard::Shard;
 use crate::snapshot::{Forward, Pool, Snapshot, SourceNat};
 use crate::verdict::{Answer, DropReason, Verdict};
 
 /// Finds the port forward for each first packet, or the binding of source NAT that it is for.
-pub fn destination(burst: &mut Burst, first: &mut FirstPackets, shard: &Shard, snapshot: &Snapshot) {
+pub fn destination(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
     for i in first.open(burst) {
         let headers = &burst.headers[i];
         if headers.l3 != L3::Ipv4 {
@@ -50,8 +50,8 @@ pub fn destination(burst: &mut Burst, first: &mut FirstPackets, shard: &Shard, s
             continue;
         }
         if let Some(binding) = admitted(ends, &burst.headers[i], interface, &shard.nat, snapshot) {
-            if is_at_limit(binding, &shard.nat, snapshot) {
-                burst.drop(i, DropReason::NatSessionLimit);
+            if let Err(reason) = admit_session(binding, &mut shard.nat, snapshot) {
+                burst.drop(i, reason);
                 continue;
             }
             (decision.binding, decision.inbound) = (binding, true);
@@ -89,23 +89,26 @@ pub(super) fn admitted(
 
 /// Whether a rule still gives a binding to its inside endpoint. After a reload there may be others, which are about to end.
 pub(super) fn is_given_out(binding: u32, nat: &Nat, snapshot: &Snapshot) -> bool {
-    if let Some((host, _)) = nat.inside6(binding) {
-        return nat64::is_given_out(binding, host, nat, snapshot);
-    }
     pool_of(binding, nat, snapshot).is_some()
 }
 
-/// The pool from which a rule gives a binding to its inside endpoint, which is of IPv4.
+/// The pool from which a rule gives a binding to its inside endpoint.
 fn pool_of(binding: u32, nat: &Nat, snapshot: &Snapshot) -> Option<u16> {
+    if let Some((host, _)) = nat.inside6(binding) {
+        return nat64::pool_of(binding, host, nat, snapshot);
+    }
     let &Binding { inside, .. } = nat.get(binding)?;
     let gives = |rule: &&SourceNat| is_from(rule, inside.0) && nat.is_of(binding, rule.pool);
     snapshot.source_nat.iter().find(gives).map(|rule| rule.pool)
 }
 
-/// Whether the inside address of a binding has as many sessions as it may (RFC 6888 REQ-5).
-fn is_at_limit(binding: u32, nat: &Nat, snapshot: &Snapshot) -> bool {
+/// Whether somebody outside may open a session to a binding, by the limits of its inside address (RFC 6888 REQ-5).
+fn admit_session(binding: u32, nat: &mut Nat, snapshot: &Snapshot) -> Result<(), DropReason> {
     let pool = pool_of(binding, nat, snapshot).and_then(|pool| snapshot.pools.get(usize::from(pool)));
-    pool.is_some_and(|pool| nat.is_at_session_limit(binding, pool))
+    match pool.filter(|pool| pool.has_limits()) {
+        Some(pool) => nat.admit_session(binding, pool, Opener::Outside),
+        None => Ok(()),
+    }
 }
 
 fn is_syn(headers: &Headers) -> bool {
@@ -242,13 +245,18 @@ pub fn source(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
 }
 
 fn is_shortage(reason: DropReason) -> bool {
-    use DropReason::{NatPortLimit, NatPortsExhausted, NatRemoteTaken, NatSessionLimit, SessionTableFull};
-    matches!(reason, NatPortsExhausted | NatPortLimit | NatRemoteTaken | NatSessionLimit | SessionTableFull)
+    use DropReason::{
+        NatPortLimit, NatPortsExhausted, NatRateLimit, NatRemoteTaken, NatSessionLimit, SessionTableFull,
+    };
+    let of_subscriber = matches!(reason, NatPortLimit | NatSessionLimit | NatRateLimit);
+    of_subscriber || matches!(reason, NatPortsExhausted | NatRemoteTaken | SessionTableFull)
 }
 
-/// What a sender is told for whom there is no mapping (RFC 5508 REQ-8; for subscribers RFC 6888 REQ-11).
-fn shortage(pool: &Pool) -> Answer {
-    if pool.has_subscribers() { Answer::HostUnreachable } else { Answer::Prohibited }
+/// What a sender is told for whom there is no mapping (RFC 5508 REQ-8; for subscribers RFC 6888 REQ-11, with NAT64 RFC 6146
+/// 3.5.1.1).
+pub(super) fn shortage(pool: &Pool) -> Answer {
+    let is_told_so = pool.has_subscribers() || pool.behavior.is_nat64;
+    if is_told_so { Answer::HostUnreachable } else { Answer::Prohibited }
 }
 
 /// Gives a decided packet an external address and port (or identifier) of a pool; the address alone where its protocol has
@@ -266,8 +274,10 @@ fn bind(
     }
     if portless::is_portless(headers.protocol) {
         let flows = &shard.sessions.v4;
-        let external = portless::choose(of, decision, headers.protocol, flows, snapshot)?;
-        decision.src.0 = external.to_bits();
+        let external = portless::choose(of, decision, headers.protocol, flows, snapshot)?.to_bits();
+        let ends = (decision.src.0, external);
+        decision.binding = shard.nat.bind_address(pool, of, ends, headers.protocol)?;
+        decision.src.0 = external;
         decision.rewritten = true;
         return Ok(());
     }

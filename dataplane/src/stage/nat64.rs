@@ -155,7 +155,7 @@ pub(super) fn source(
             decision.binding = binding;
             decision.src = shard.nat.get(binding).map_or(decision.src, |b| b.external);
         }
-        Err(reason) => burst.reject(i, reason, Answer::Prohibited),
+        Err(reason) => burst.reject(i, reason, super::nat::shortage(pool)),
     }
 }
 
@@ -188,9 +188,10 @@ pub(super) fn inbound(
     }))
 }
 
-/// Whether a rule still gives a binding to its host.
-pub(super) fn is_given_out(binding: u32, host: u128, nat: &Nat, snapshot: &Snapshot) -> bool {
-    snapshot.nat64.iter().any(|rule| rule.is_from(host) && nat.is_of(binding, rule.pool))
+/// The pool from which a rule gives a binding to its host.
+pub(super) fn pool_of(binding: u32, host: u128, nat: &Nat, snapshot: &Snapshot) -> Option<u16> {
+    let gives = |rule: &&Nat64| rule.is_from(host) && nat.is_of(binding, rule.pool);
+    snapshot.nat64.iter().find(gives).map(|rule| rule.pool)
 }
 
 /// The destination of a packet when it leaves, if that is in the other family.

@@ -2,8 +2,8 @@
 //! change, so an answer is told by the remote address alone: at a time one inside host speaks with a remote address by such
 //! a protocol and an external address, as is usual for PPTP (RFC 2637) and IPsec.
 //!
-//! The session holds the external address, as no two have the same answers; so there is no binding to keep, and who is free
-//! is asked of the flow table. All that the hosts behind NAT say to a remote address by such a protocol has one owner.
+//! The session holds the external address, as no two have the same answers; so who is free is asked of the flow table. Its
+//! binding is for the account of the inside address and for the log alone. All that the hosts behind NAT say to a remote address by such a protocol has one owner.
 
 use std::net::Ipv4Addr;
 

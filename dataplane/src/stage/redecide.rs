@@ -278,7 +278,9 @@ fn source_again(
             if !pool.is_some_and(|pool| portless::may_keep(external, pool, snapshot)) {
                 return false;
             }
+            shard.nat.keep_address(session.binding, rule.pool);
             (decision.src.0, decision.rewritten) = (external.to_bits(), true);
+            decision.binding = session.binding;
         }
         Source::Pool(rule) => {
             let may = shard.nat.keep(session.binding, rule.pool, decision.dst);

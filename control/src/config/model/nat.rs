@@ -36,6 +36,8 @@ pub struct SourceNat {
     pub max_sessions: Option<u32>,
     /// Whether inside hosts may ask for mappings (PCP, NAT-PMP).
     pub port_control: bool,
+    /// New sessions a second of an inside address.
+    pub max_new: Option<u32>,
 }
 
 impl SourceNat {

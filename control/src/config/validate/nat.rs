@@ -148,14 +148,12 @@ fn read_source(
         max_ports: None,
         max_sessions: None,
         port_control: false,
+        max_new: None,
     };
     nat_ports::check_kernel(table, &source, network, sink);
-    // Accounts and blocks are for inside addresses of IPv4.
-    if is_nat64 {
-        return Some(source);
-    }
     let source = nat_ports::read(table, source, sink)?;
-    Some(port_control::read_rule(table, source, network, sink))
+    // Asking for mappings is for inside hosts of IPv4.
+    Some(if is_nat64 { source } else { port_control::read_rule(table, source, network, sink) })
 }
 
 fn warn_of_mapping(mapping: Option<&At<Mapping>>, sink: &mut Sink<'_>) {
@@ -308,7 +306,8 @@ fn check_shared(sources: &[At<SourceNat>], sink: &mut Sink<'_>) {
         let differs = first.value.allocation != later.allocation
             || later.is_cut() && behavior(&first.value) != behavior(later)
             || first.value.max_ports != later.max_ports
-            || first.value.max_sessions != later.max_sessions;
+            || first.value.max_sessions != later.max_sessions
+            || first.value.max_new != later.max_new;
         if differs || is_fixed {
             let message = match is_fixed && !differs {
                 true => "a deterministic pool belongs to one rule",

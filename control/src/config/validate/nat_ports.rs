@@ -1,4 +1,4 @@
-//! How `[[nat.source]]` gives out ports: in blocks or by arithmetic, and how many an inside address may have.
+//! How `[[nat.source]]` and `[[nat.nat64]]` give out ports: in blocks or by arithmetic, and how many an inside address may have.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use crate::config::model::{Allocation, KernelFilter, Link, SourceNat};
 use crate::config::protocol::{TCP, UDP, protocol_name};
 use crate::config::reader::{At, Table, boolean, integer, text};
 use crate::config::report::{Sink, Span};
+use crate::config::schema;
 use crate::config::units::{self, show_duration};
 
 /// Most blocks of an inside address.
@@ -21,9 +22,12 @@ pub(super) fn read(table: &Table<'_>, mut source: SourceNat, sink: &mut Sink<'_>
     let size = table.one("block-size", integer(1..=65_535), sink);
     let most = table.one("max-blocks", integer(1..=MOST_BLOCKS), sink);
     let hold = table.one("block-hold", text(units::duration), sink);
-    let is_fixed = table.one("deterministic", boolean, sink).is_some_and(|at| at.value);
+    // Arithmetic is for inside addresses of IPv4.
+    let may_be_fixed = table.section.name != schema::NAT64.name;
+    let is_fixed = may_be_fixed && table.one("deterministic", boolean, sink).is_some_and(|at| at.value);
     source.max_ports = table.one("max-ports", integer(1..=1 << 24), sink).map(|at| at.value);
     source.max_sessions = table.one("max-sessions", integer(1..=1 << 24), sink).map(|at| at.value);
+    source.max_new = table.one("max-new-per-second", integer(1..=1_000_000), sink).map(|at| at.value);
     let of_blocks = [("max-blocks", most.is_some()), ("block-hold", hold.is_some())];
     for (key, _) in of_blocks.into_iter().filter(|(_, given)| *given) {
         if is_fixed {

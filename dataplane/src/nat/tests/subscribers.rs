@@ -11,6 +11,10 @@ use crate::snapshot::PortBlocks;
 
 const BLOCKS: PortBlocks = PortBlocks { size: 4, most: 2, hold: 100 };
 
+fn host(bits: u32) -> IpAddr {
+    Ipv4Addr::from_bits(bits).into()
+}
+
 /// One pool of these addresses, with ports from 2000 on.
 fn pool_of(addresses: u8, last_port: u16, allocation: Allocation) -> Snapshot {
     let addresses = (1..=addresses).map(|last| Ipv4Addr::new(203, 0, 113, last)).collect();
@@ -48,7 +52,7 @@ fn a_subscriber_gets_block_after_block_up_to_its_limit() {
     nat.drop_unused(tcp);
     let blocks: Vec<BlockRow> = (0..nat.block_slots()).filter_map(|i| nat.block(i)).collect();
     assert_eq!(blocks.iter().map(|block| block.ports_used).collect::<Vec<_>>(), [4, 4]);
-    assert!(blocks.iter().all(|block| block.inside == Ipv4Addr::from_bits(10)));
+    assert!(blocks.iter().all(|block| block.inside == host(10)));
     let row = (0..nat.subscriber_slots()).find_map(|i| nat.subscriber(i)).unwrap();
     assert_eq!((row.sessions, row.ports, row.blocks), (8, 8, 2));
     held.into_iter().for_each(|index| nat.release(index, NONE));
@@ -80,7 +84,6 @@ fn a_pool_without_a_free_block_recovers_when_one_has_rested() {
     let seen: Vec<(Nanos, EventKind, IpAddr)> =
         std::iter::from_fn(|| events.take()).map(|event| (event.at, event.kind, event.inside)).collect();
     use EventKind::{BlockAllocated, BlockReleased};
-    let host = |bits| Ipv4Addr::from_bits(bits).into();
     assert_eq!(
         seen,
         [
@@ -112,6 +115,35 @@ fn ports_and_sessions_of_an_inside_address_are_limited() {
     nat.release(first, NONE);
     nat.release(first, NONE);
     assert!(open(&mut nat, (10, 3), ipv4::UDP).is_ok());
+}
+
+/// proves: RFC 6888 REQ-4c
+/// proves: RFC 6888 REQ-5
+#[test]
+fn new_sessions_of_an_inside_address_are_limited_by_the_second() {
+    const SECOND: Nanos = 1_000_000_000;
+    let mut snapshot = pool_of(1, 65_535, Allocation::Ports);
+    snapshot.pools[0].max_new = 3;
+    let (mut nat, pool) = (Nat::new(&snapshot), &snapshot.pools[0]);
+    let opened = |nat: &mut Nat, at: Nanos, inside: u32| {
+        nat.tick(at);
+        (0..10).filter(|&port| open(nat, pool, (inside, port), ipv4::UDP).is_ok()).count()
+    };
+    assert_eq!(opened(&mut nat, 5, 10), 3, "a second's worth at once");
+    assert_eq!(opened(&mut nat, 5, 11), 3, "another has its own");
+    assert_eq!(opened(&mut nat, 5 + SECOND / 3 - 2, 10), 0);
+    assert_eq!(opened(&mut nat, 5 + SECOND / 3, 10), 1);
+    assert_eq!(opened(&mut nat, 5, 10), 0, "time that runs backwards gives nothing");
+    assert_eq!(opened(&mut nat, 100 * SECOND, 10), 3, "what is not used is not saved");
+    let binding = nat.bind(0, pool, (12, 1), REMOTE, ipv4::UDP).unwrap();
+    nat.hold(binding, REMOTE.0, false);
+    for _ in 0..3 {
+        assert_eq!(nat.admit_session(binding, pool, Opener::Outside), Ok(()), "outside has its own share");
+    }
+    assert_eq!(nat.admit_session(binding, pool, Opener::Outside), Err(DropReason::NatRateLimit));
+    assert_eq!(nat.bind(0, pool, (12, 2), REMOTE, ipv4::UDP).map(|_| ()), Ok(()));
+    assert_eq!(nat.bind(0, pool, (12, 1), REMOTE, ipv4::UDP), Ok(binding), "the third of its own");
+    assert_eq!(nat.bind(0, pool, (12, 1), REMOTE, ipv4::UDP), Err(DropReason::NatRateLimit));
 }
 
 /// proves: RFC 7422 2
@@ -208,10 +240,13 @@ proptest! {
                     block.external.to_bits() == binding.external.0
                         && (block.ports.0..=block.ports.1).contains(&binding.external.1)
                 });
-                prop_assert_eq!(block.map(|block| block.inside.to_bits()), Some(binding.inside.0));
+                prop_assert_eq!(block.map(|block| block.inside), Some(host(binding.inside.0)));
             }
             let mut of_each = [0; 12];
-            (0..nat.block_slots()).filter_map(|i| nat.block(i)).for_each(|b| of_each[b.inside.to_bits() as usize] += 1);
+            (0..nat.block_slots()).filter_map(|i| nat.block(i)).for_each(|b| {
+                let inside = (0..12).find(|&inside| host(inside) == b.inside).unwrap();
+                of_each[inside as usize] += 1;
+            });
             prop_assert!(of_each.iter().all(|&blocks| blocks <= BLOCKS.most));
             // The log tells of every block whose it is.
             while let Some(event) = log_is_read.then(|| events.take()).flatten() {
@@ -248,4 +283,52 @@ fn a_record_of_nat64_has_the_address_of_the_host() {
     let inside = IpAddr::from(address.to_be_bytes());
     assert_eq!(seen, [(EventKind::BindingCreated, inside), (EventKind::BindingReleased, inside)]);
     assert_eq!(nat.address_of(host), None);
+}
+
+/// A host of NAT64 has an account, blocks and limits as one of IPv4 does, and its number as long as any of them.
+///
+/// proves: RFC 6888 REQ-4
+/// proves: RFC 6888 REQ-4c
+/// proves: RFC 6888 REQ-5
+#[test]
+fn hosts_of_nat64_are_subscribers() {
+    let mut snapshot = pool_of(2, 2007, Allocation::Blocks(BLOCKS));
+    (snapshot.pools[0].max_sessions, snapshot.pools[0].max_new) = (6, 7);
+    snapshot.pools[0].behavior.is_nat64 = true;
+    snapshot.nat_log = NatLog::Blocks;
+    let (mut nat, pool) = (Nat::new(&snapshot), &snapshot.pools[0]);
+    let mut events = nat.events();
+    nat.tick(1);
+    let address = |last: u128| 0x2001_0db8_u128 << 96 | last;
+    let inside = |last| IpAddr::from(address(last).to_be_bytes());
+    let hosts = [7, 8].map(|last| nat.host(address(last)).unwrap());
+    let held: Vec<u32> =
+        (0..5).map(|port| open(&mut nat, pool, (hosts[0], port), ipv4::UDP).unwrap()).collect();
+    let other = open(&mut nat, pool, (hosts[1], 1), ipv4::UDP).unwrap();
+    assert_eq!(open(&mut nat, pool, (hosts[0], 0), ipv4::UDP), Ok(held[0]));
+    assert_eq!(open(&mut nat, pool, (hosts[0], 0), ipv4::UDP), Err(DropReason::NatSessionLimit));
+    nat.release(held[0], NONE);
+    assert_eq!(open(&mut nat, pool, (hosts[0], 0), ipv4::UDP), Ok(held[0]));
+    nat.release(held[0], NONE);
+    assert_eq!(open(&mut nat, pool, (hosts[0], 0), ipv4::UDP), Err(DropReason::NatRateLimit));
+    let rows = |nat: &Nat| -> Vec<_> {
+        let rows = (0..nat.subscriber_slots()).filter_map(|index| nat.subscriber(index));
+        rows.map(|row| (row.inside, row.sessions, row.ports, row.blocks)).collect()
+    };
+    let mut now = rows(&nat);
+    now.sort_unstable();
+    assert_eq!(now, [(inside(7), 5, 5, 2), (inside(8), 1, 1, 1)]);
+    held.into_iter().for_each(|index| nat.release(index, NONE));
+    assert_eq!((rows(&nat).len(), nat.address_of(hosts[0])), (2, Some(address(7))), "its blocks rest");
+    assert_eq!(nat.host(address(7)), Ok(hosts[0]));
+    nat.tick(101);
+    assert_eq!((rows(&nat), nat.address_of(hosts[0])), (vec![(inside(8), 1, 1, 1)], None));
+    nat.release(other, NONE);
+    nat.tick(202);
+    assert_eq!((rows(&nat).len(), nat.address_of(hosts[1]), nat.blocks_taken()), (0, None, 0));
+    let seen: Vec<_> = std::iter::from_fn(|| events.take()).map(|event| (event.kind, event.inside)).collect();
+    use EventKind::{BlockAllocated, BlockReleased};
+    let taken = [(BlockAllocated, inside(7)), (BlockAllocated, inside(7)), (BlockAllocated, inside(8))];
+    let given = [(BlockReleased, inside(7)), (BlockReleased, inside(7)), (BlockReleased, inside(8))];
+    assert_eq!(seen, [taken, given].concat());
 }

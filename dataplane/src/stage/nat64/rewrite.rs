@@ -276,9 +276,11 @@ pub(in crate::stage) fn has_counterpart(bytes: &[u8], headers: &Headers) -> bool
 struct Quotation<'a> {
     bytes: &'a [u8],
     facts: Quoted,
+    /// What stands behind it (RFC 4884), if anything does.
+    extensions: &'a [u8],
 }
 
-/// An error, and its quotation, without extensions (RFC 4884).
+/// An error, and its quotation.
 fn read<'a>(bytes: &'a [u8], headers: &Headers) -> Option<(IcmpError, Quotation<'a>)> {
     let at = usize::from(headers.l4_offset);
     let icmp = icmpv4::Header::at(bytes, at)?;
@@ -293,9 +295,10 @@ fn read<'a>(bytes: &'a [u8], headers: &Headers) -> Option<(IcmpError, Quotation<
         (L3::Ipv6, icmpv6::UNREACHABLE | icmpv6::TIME_EXCEEDED) => usize::from(a) * 8,
         _ => 0,
     };
-    let quoted = if told == 0 { quoted } else { quoted.get(..told).unwrap_or(quoted) };
-    let facts = parse_quoted(quoted, headers.l3)?;
-    Some((error, Quotation { bytes: quoted, facts }))
+    let whole: (&[u8], &[u8]) = (quoted, &[]);
+    let (bytes, extensions) = if told == 0 { whole } else { quoted.split_at_checked(told).unwrap_or(whole) };
+    let facts = parse_quoted(bytes, headers.l3)?;
+    Some((error, Quotation { bytes, facts, extensions }))
 }
 
 /// Writes the ICMP message that says what this ICMPv6 error does. Returns its length.
@@ -334,10 +337,14 @@ fn error_to_v4(
         _ => Delta::of_bytes(&old, &pair::<4, 8>(src.octets(), dst.octets())),
     };
     let is_first = !flags.has(Flags::LATER_FRAGMENT);
-    let len = compose(&header.0, &[], transport, is_first.then_some((protocol, ports, change)), to);
+    let front: [&[u8]; 2] = [&header.0, &[]];
+    let is_extensible = matches!(error.kind, icmpv4::UNREACHABLE | icmpv4::TIME_EXCEEDED);
+    let extensions = Extensions { bytes: quoted.extensions, unit: 4 }.only_if(is_extensible);
+    let change = is_first.then_some((protocol, ports, change));
+    let Composed { len, units } = compose(front, transport, change, extensions, to);
     let message = to.0.get_mut(..len)?;
     let data = message.get(icmpv4::LEN..)?;
-    let icmp = icmpv4::Header::new(error.kind, error.code, error.rest, data);
+    let icmp = icmpv4::Header::new(error.kind, error.code, error.rest | u32::from(units) << 16, data);
     write(message, &[&icmp.0]);
     Some(len)
 }
@@ -373,10 +380,14 @@ fn error_to_v6(
         _ => Delta::of_bytes(&pair::<4, 8>(ip.source().octets(), ip.destination().octets()), &new),
     };
     let is_first = !flags.has(Flags::LATER_FRAGMENT);
-    let len = compose(&header.0, fragment, transport, is_first.then_some((protocol, ports, change)), to);
+    let is_extensible = matches!(error.kind, icmpv6::UNREACHABLE | icmpv6::TIME_EXCEEDED);
+    let extensions = Extensions { bytes: quoted.extensions, unit: 8 }.only_if(is_extensible);
+    let change = is_first.then_some((protocol, ports, change));
+    let Composed { len, units } = compose([&header.0, fragment], transport, change, extensions, to);
     let message = to.0.get_mut(..len)?;
     let data = message.get(icmpv6::LEN..)?;
-    let icmp = icmpv6::Header::new(outer_src, outer_dst, error.kind, error.code, error.rest, data);
+    let rest = error.rest | u32::from(units) << 24;
+    let icmp = icmpv6::Header::new(outer_src, outer_dst, error.kind, error.code, rest, data);
     write(message, &[&icmp.0]);
     Some(len)
 }
@@ -384,15 +395,71 @@ fn error_to_v6(
 /// What is done to a quoted transport header: the protocol that it has, its new ports, and what else changes its checksum.
 type Change = (u8, (u16, u16), Delta);
 
-/// Writes a quotation behind the room for an ICMP header; as much of it as an error may have. Returns the message's length.
-fn compose(ip: &[u8], fragment: &[u8], transport: &[u8], change: Option<Change>, to: &mut Buffer) -> usize {
-    let at = icmpv4::LEN + ip.len() + fragment.len();
-    let transport = transport.get(..LONGEST.saturating_sub(at)).unwrap_or(transport);
-    if let Some(room) = to.0.get_mut(icmpv4::LEN..) {
-        write(room, &[ip, fragment, transport]);
+/// What stands behind a quotation (RFC 4884), which is then counted in units of so many bytes.
+struct Extensions<'a> {
+    bytes: &'a [u8],
+    unit: usize,
+}
+
+impl Extensions<'_> {
+    /// A quotation with extensions behind it is no shorter (RFC 4884 5.4, 5.5).
+    const QUOTED_AT_LEAST: usize = 128;
+
+    /// None, where the message that they were in has become one which has no room to tell of them.
+    fn only_if(self, is_so: bool) -> Self {
+        if is_so { self } else { Self { bytes: &[], ..self } }
     }
-    let len = at + transport.len();
-    if let (Some((protocol, ports, delta)), Some(quoted)) = (change, to.0.get_mut(at..len)) {
+
+    /// The most that may be quoted ahead of them, in bytes.
+    fn quoted_at_most(&self) -> usize {
+        const ROOM: usize = LONGEST - icmpv4::LEN;
+        if self.bytes.is_empty() {
+            return ROOM;
+        }
+        let most = ROOM.saturating_sub(self.bytes.len()).min(usize::from(u8::MAX) * self.unit);
+        (most - most % self.unit).max(Self::QUOTED_AT_LEAST)
+    }
+}
+
+/// A message that has been written, but for its ICMP header.
+struct Composed {
+    /// Its length, bytes, header included.
+    len: usize,
+    /// That of the quotation, in units, if there are extensions; otherwise 0.
+    units: u8,
+}
+
+/// Writes a quotation behind the room for an ICMP header, as much of it as an error may have, and what stood behind it.
+fn compose(
+    front: [&[u8]; 2],
+    transport: &[u8],
+    change: Option<Change>,
+    extensions: Extensions<'_>,
+    to: &mut Buffer,
+) -> Composed {
+    let ahead = front[0].len() + front[1].len();
+    let at = icmpv4::LEN + ahead;
+    let most = extensions.quoted_at_most();
+    let transport = transport.get(..most.saturating_sub(ahead)).unwrap_or(transport);
+    if let Some(room) = to.0.get_mut(icmpv4::LEN..) {
+        write(room, &[front[0], front[1], transport]);
+    }
+    let quoted = at + transport.len();
+    let (mut len, mut units) = (quoted, 0);
+    if !extensions.bytes.is_empty() {
+        // Zeros stand up to them.
+        let padded = (ahead + transport.len()).next_multiple_of(extensions.unit);
+        let padded = padded.max(Extensions::QUOTED_AT_LEAST);
+        let start = icmpv4::LEN + padded;
+        // RFC 7915 4.2: what is too long is cut.
+        let room = LONGEST.saturating_sub(start);
+        let bytes = extensions.bytes.get(..room).unwrap_or(extensions.bytes);
+        if let Some(room) = to.0.get_mut(start..) {
+            write(room, &[bytes]);
+        }
+        (len, units) = (start + bytes.len(), (padded / extensions.unit) as u8);
+    }
+    if let (Some((protocol, ports, delta)), Some(quoted)) = (change, to.0.get_mut(at..quoted)) {
         // A checksum that is cut off is none.
         if protocol != ipv4::TCP || quoted.len() >= TCP_CHECKSUM_END {
             retarget(quoted, protocol, ports, delta);
@@ -401,7 +468,7 @@ fn compose(ip: &[u8], fragment: &[u8], transport: &[u8], change: Option<Change>,
             *field = [a, b, c, d];
         }
     }
-    len
+    Composed { len, units }
 }
 
 /// The fragment header of a quoted packet whose transport header lies at `end`.

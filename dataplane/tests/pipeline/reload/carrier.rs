@@ -1,7 +1,7 @@
 //! Blocks, deterministic NAT and limits of inside addresses that change under live sessions.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use sluice_dataplane::clock::SECOND;
 use sluice_dataplane::nat::{BlockRow, Deterministic, EventKind, NatLog, SubscriberRow};
@@ -40,7 +40,7 @@ impl Reloading {
     fn account(&self, last: u8) -> SubscriberRow {
         let nat = &self.lab.worker.shard().nat;
         let rows = (0..nat.subscriber_slots()).filter_map(|index| nat.subscriber(index));
-        let all: Vec<SubscriberRow> = rows.filter(|row| row.inside == host(last)).collect();
+        let all: Vec<SubscriberRow> = rows.filter(|row| row.inside == IpAddr::from(host(last))).collect();
         assert_eq!(all.len(), 1, "{all:?}");
         all[0]
     }
