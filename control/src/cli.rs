@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde_json::{Value, json};
 
 use crate::api::{self, Request};
@@ -60,6 +60,18 @@ enum Command {
     Nat(NatArgs),
     /// Measure
     Bench(BenchArgs),
+    /// Print what makes a shell complete commands and options
+    #[command(after_help = "Example: sluice completions bash >/usr/share/bash-completion/completions/sluice")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write a manual page for each command
+    #[command(after_help = "Example: sluice man /usr/local/share/man/man1")]
+    Man {
+        /// The folder that they are written to
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -240,8 +252,20 @@ pub fn main() -> ExitCode {
         Command::Show(args) => show(&args),
         Command::Nat(args) => nat(&args.what),
         Command::Bench(args) => run_bench(&args),
+        Command::Completions { shell } => {
+            completions(shell);
+            Ok(())
+        }
+        Command::Man { folder } => clap_mangen::generate_to(Cli::command(), &folder)
+            .map_err(|error| format!("{}: cannot write the manual pages: {error}", folder.display())),
     };
     done.map_or_else(failed, |()| ExitCode::SUCCESS)
+}
+
+fn completions(shell: clap_complete::Shell) {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "sluice", &mut script);
+    print(&String::from_utf8_lossy(&script));
 }
 
 /// Prints to standard output; a reader that has gone away (`| head`) is no error.

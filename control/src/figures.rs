@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 use sluice_dataplane::counters::Counters;
 use sluice_dataplane::nat::NatLog;
-use sluice_dataplane::snapshot::Snapshot;
+use sluice_dataplane::snapshot::{Per, Snapshot};
+use sluice_dataplane::table::tcm::model::Model;
 use sluice_dataplane::verdict::DropReason;
 
 /// The counters of a data plane that runs this snapshot.
@@ -81,17 +82,57 @@ pub fn rules(snapshot: &Snapshot, counters: &Counters) -> Value {
 /// The limits with what they let pass.
 pub fn limits(snapshot: &Snapshot, counters: &Counters) -> Value {
     let rows = snapshot.limits.iter().zip(&counters.limits).map(|(limit, count)| {
-        json!({
+        let mut row = json!({
             "name": limit.name,
             "interface": snapshot.interfaces.get(usize::from(limit.interface)).map(|i| i.name.as_str()),
             "direction": if limit.egress { "out" } else { "in" },
-            "rate_bits_per_second": limit.rate.bits_per_second,
-            "burst_bytes": limit.burst,
-            "passed_packets": count.passed.packets,
-            "passed_bytes": count.passed.bytes,
-            "dropped_packets": count.dropped.packets,
-            "dropped_bytes": count.dropped.bytes,
-        })
+        });
+        let mut add = |key: &str, value: Value| row[key] = value;
+        let policer = limit.policer.unwrap_or_default();
+        let (rate, burst, tokens_of) = if policer.packets {
+            ("packets_per_second", "packets", 8)
+        } else {
+            ("bits_per_second", "bytes", 1)
+        };
+        add(&format!("rate_{rate}"), (limit.rate.bits_per_second / tokens_of).into());
+        add(&format!("burst_{burst}"), limit.burst.into());
+        if policer.second_burst > 0 {
+            let (model, second) = match policer.model {
+                Model::SingleRate => ("srtcm", "excess"),
+                Model::TwoRate => ("trtcm", "peak"),
+                Model::ExcessRate => ("rfc4115", "excess"),
+            };
+            add("model", model.into());
+            if policer.model != Model::SingleRate {
+                add(
+                    &format!("{second}_rate_{rate}"),
+                    (policer.second_rate.bits_per_second / tokens_of).into(),
+                );
+            }
+            add(&format!("{second}_burst_{burst}"), policer.second_burst.into());
+        }
+        add("passed_packets", count.passed.packets.into());
+        add("passed_bytes", count.passed.bytes.into());
+        add("dropped_packets", count.dropped.packets.into());
+        add("dropped_bytes", count.dropped.bytes.into());
+        if limit.policer.is_some() {
+            for (color, count) in ["green", "yellow", "red"].iter().zip(&count.colors) {
+                add(&format!("{color}_packets"), count.packets.into());
+                add(&format!("{color}_bytes"), count.bytes.into());
+            }
+        }
+        if let Some(per) = policer.per {
+            let prefix = |of: &str, [v4, v6]: [u8; 2]| format!("{of}/{v4}/{v6}");
+            let per = match per {
+                Per::Source(lengths) => prefix("source", lengths),
+                Per::Destination(lengths) => prefix("destination", lengths),
+                Per::Flow => "flow".into(),
+            };
+            add("per", per.into());
+            add("meters", count.meters.into());
+            add("meters_forgotten", count.forgotten.into());
+        }
+        row
     });
     rows.collect()
 }

@@ -3,6 +3,7 @@
 mod devices;
 
 use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -31,6 +32,7 @@ use crate::host::{self, Follower, HostError};
 use crate::intake::{self, Intake, IntakeError};
 use crate::plan::{self, Plan, TooFewCores};
 use crate::reload::{self, Reload};
+use crate::service::{self, Manager};
 use crate::state::{Ends, State};
 use crate::watch::Watch;
 pub(crate) use devices::check_mtus;
@@ -95,6 +97,16 @@ pub enum RunError {
     /// The control socket.
     #[error("{0}")]
     Api(#[from] ApiError),
+    /// The address of the metrics.
+    #[error(
+        "metrics.listen: cannot listen at {address}: {source}; it takes an address that the kernel has, and a free port"
+    )]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// Anything else of the system.
     #[error("{what}: {source}")]
     System {
@@ -135,7 +147,11 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let socket_of_config = socket.is_none();
     let socket = socket.unwrap_or_else(|| config.control_socket.clone());
     // Bound before any device is touched: a second gateway with the same socket changes nothing.
-    let listener = api::listen(&socket)?;
+    let listener = api::listen(&socket, &config.control_access)?;
+    let metrics = config
+        .metrics
+        .map(|address| TcpListener::bind(address).map_err(|source| RunError::Metrics { address, source }));
+    let metrics = metrics.transpose()?;
 
     // Dropped last: devices are set back once they are closed.
     let Intake { mut changes, queues, lines } = intake::admit(&config)?;
@@ -181,6 +197,10 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
         if let Some(advice) = devices::advice(control) {
             say(log, format_args!("{advice}"));
         }
+    }
+    // Before the first thread: rights are each thread's own, and threads have those of whom they come from.
+    if let Err(error) = service::renounce() {
+        say(log, format_args!("more rights than needed are kept: {error}"));
     }
     let mut workers = workers(&snapshot, ports, pools);
     let follower = match hosting {
@@ -229,12 +249,14 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
         (logger, state) = (Some(kept), state.with_nat_log(statuses));
     }
     let state = Arc::new(state);
-    let server = api::serve(listener, &socket, state.clone())?;
+    let server = api::serve(listener, &socket, metrics, state.clone())?;
     let on = on_cores(&plan);
     say(log, format_args!("ready: {on}; `sluice show counters --socket {}`", socket.display()));
+    let mut manager = Manager::ready(state.watch().now());
 
-    let died =
-        attend(&mut signals, &running, &mut reload, &state, log).map_err(system("cannot start a thread"));
+    let died = attend(&mut signals, &running, &mut reload, &state, &mut manager, log)
+        .map_err(system("cannot start a thread"));
+    Manager::stopping();
     let begun = Instant::now();
     drop((server, reload));
     let ended = running.stop();
@@ -296,6 +318,7 @@ fn attend(
     running: &Running,
     reload: &mut Reload,
     state: &State,
+    manager: &mut Manager,
     log: &mut dyn Write,
 ) -> io::Result<Option<usize>> {
     let ends = AtomicBool::new(false);
@@ -331,6 +354,7 @@ fn attend(
                 .chain(reload.go_on(state))
                 .for_each(|line| say(log, format_args!("{line}")));
             let now = state.watch().now();
+            manager.feed(now, |since| state.watch().all_turned_since(since));
             if now.saturating_sub(counted) >= SECOND {
                 counted = now;
                 shortages(&mut alarm, state, now).iter().for_each(|line| say(log, format_args!("{line}")));

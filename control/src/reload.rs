@@ -192,6 +192,8 @@ fn wants_restart(old: &Config, new: &Config, socket_of_config: bool) -> Option<S
             (old.tables != new.tables, "[tables]"),
             (old.nat_log != new.nat_log, "[nat.log]"),
             (socket_of_config && old.control_socket != new.control_socket, "control.socket"),
+            (old.control_access != new.control_access, "[control]"),
+            (old.metrics != new.metrics, "[metrics]"),
         ];
         sections.into_iter().find(|(changed, _)| *changed).map(|(_, name)| format!("{name} changed"))
     })

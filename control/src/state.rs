@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use clap::ValueEnum;
 use serde_json::{Value, json};
 use sluice_dataplane::counters::{Counters, Reader};
 use sluice_dataplane::inspect::{FlowRow, Inspector, Question, Row, SessionRow};
@@ -46,6 +47,13 @@ pub enum Topic {
     Limits,
     /// Workers: core, NUMA node, the receive queues that they own, and how their loops go
     Workers,
+}
+
+impl Topic {
+    /// What it is called on the command line and in the API.
+    pub fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
 }
 
 /// The ends from which a worker is read.
@@ -132,6 +140,12 @@ impl State {
     /// All workers' counters together.
     pub fn counters(&self) -> Counters {
         self.current().counters()
+    }
+
+    /// The configuration, and all workers' counters together, which are of that one.
+    pub fn totals(&self) -> (Arc<Snapshot>, Counters) {
+        let current = self.current();
+        (current.snapshot.clone(), current.counters())
     }
 
     /// The devices, in the order of the ports.

@@ -62,6 +62,19 @@ pub struct Vitals {
     pub crossed_percent: f64,
 }
 
+/// How a worker's loop has gone since the start.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Loop {
+    /// Whether it goes round.
+    pub state: Health,
+    /// How often it stalled.
+    pub stalls: u64,
+    /// Its turns, and what they did.
+    pub turns: Turns,
+    /// Packets lent to other workers, who own their sessions.
+    pub crossed: u64,
+}
+
 /// The workers, watched.
 pub struct Watch {
     clock: Clock,
@@ -136,6 +149,21 @@ impl Watch {
         workers.iter_mut().enumerate().filter_map(|(index, worker)| worker.look(index, now)).collect()
     }
 
+    /// Whether each worker has begun a turn of its loop at this time or later.
+    pub fn all_turned_since(&self, time: Nanos) -> bool {
+        self.workers().iter().all(|worker| worker.signs.heartbeat.last() >= time)
+    }
+
+    /// How each worker's loop has gone since the start.
+    pub fn loops(&self) -> Vec<Loop> {
+        let now = self.clock.now();
+        let of = |worker: &Watched| {
+            let Sample { turns, crossed, .. } = worker.sample(now);
+            Loop { state: worker.state(), stalls: worker.stalls, turns, crossed }
+        };
+        self.workers().iter().map(of).collect()
+    }
+
     /// How each worker's loop goes.
     pub fn vitals(&self) -> Vec<Vitals> {
         let now = self.clock.now();
@@ -196,6 +224,14 @@ impl Watched {
         Sample { at: now, turns: self.signs.pulse.turns(), crossed: self.counters.read().crossed }
     }
 
+    fn state(&self) -> Health {
+        match &self.stall {
+            _ if self.signs.heartbeat.last() == 0 => Health::Starting,
+            None => Health::Running,
+            Some(_) => Health::Stalled,
+        }
+    }
+
     fn vitals(&self, now: Nanos) -> Vitals {
         let (before, sample) = (&self.samples[0], self.sample(now));
         let turns = sample.turns.since(&before.turns);
@@ -207,11 +243,7 @@ impl Watched {
         let bursts = histogram(&turns);
         let of_bursts = |value: fn(&Histogram<u64>) -> u64| bursts.as_ref().map(value);
         Vitals {
-            state: match &self.stall {
-                _ if self.signs.heartbeat.last() == 0 => Health::Starting,
-                None => Health::Running,
-                Some(_) => Health::Stalled,
-            },
+            state: self.state(),
             stalls: self.stalls,
             longest_stall_ms: self.longest / MILLISECOND,
             loops_per_second: per_second(turns.turns),

@@ -20,7 +20,7 @@ use ringbuf::{HeapCons, HeapProd, HeapRb};
 use crate::clock::{Nanos, SECOND};
 use crate::counters::{self, Count, Counters, LimitCount, Publisher, Reader};
 use crate::crossing::Offered;
-use crate::session::{FlowAction, NO_LIMIT};
+use crate::session::{FlowAction, Limits, NO_LIMIT};
 use crate::shard::Shard;
 use crate::snapshot::{NONE16, Snapshot};
 use crate::stage::police::{Kept, Limiters};
@@ -51,6 +51,8 @@ pub struct Adoption {
     rule_of: Vec<u16>,
     /// For each old limit the new one, or [`NO_LIMIT`].
     limit_of: Vec<u8>,
+    /// Of each new limit, whether packets that it is asked about are [`FlowAction::METERED`].
+    is_metered: Vec<bool>,
     kept_limits: Vec<Kept>,
     progress: Progress,
 }
@@ -95,6 +97,7 @@ impl Adoption {
             published: counters::channel(&counters),
             rule_of: carry::rules(&old.rules, &snapshot.rules),
             limit_of: carry::limits(&old.limits, &snapshot.limits),
+            is_metered: snapshot.limits.iter().map(|limit| limit.policer.is_some()).collect(),
             kept_limits: carry::kept_limits(&old.limits, &snapshot.limits),
             rules: counters.rules,
             limits: counters.limits,
@@ -106,9 +109,10 @@ impl Adoption {
     /// An action from before, with the indices that its rule and its limits have now.
     pub(crate) fn translate(&self, action: FlowAction) -> FlowAction {
         let rule = self.rule_of.get(usize::from(action.rule)).copied().unwrap_or(NONE16);
-        let limits =
+        let of =
             action.limits.map(|limit| self.limit_of.get(usize::from(limit)).copied().unwrap_or(NO_LIMIT));
-        FlowAction { rule, limits, ..action }
+        let metered = of.iter().any(|&limit| self.is_metered.get(usize::from(limit)) == Some(&true));
+        FlowAction { rule, ..action }.limited(Limits { of, metered })
     }
 
     /// Whether the next hop of an action from before, last found true at `stamp`, still means the same neighbour.
@@ -175,7 +179,7 @@ pub(crate) fn localize(
     match transition {
         _ if policy == present => action,
         Some(transition) if transition.snapshot.generation == policy => transition.translate(action),
-        _ => FlowAction { rule: NONE16, limits: [NO_LIMIT; 2], ..action },
+        _ => FlowAction { rule: NONE16, ..action }.limited(Limits::NONE),
     }
 }
 

@@ -7,6 +7,7 @@ use crate::arena::Frame;
 use crate::clock::Nanos;
 use crate::local::neighbor::Egress;
 use crate::session::{Ends6, FlowAction, NONE};
+use crate::snapshot::Mark;
 use crate::verdict::{Answer, DropReason, Verdict};
 
 /// The most packets a burst holds.
@@ -120,6 +121,8 @@ pub struct Burst {
     pub interfaces: [u16; BURST],
     /// What is done to each packet, once its flow is known.
     pub actions: [FlowAction; BURST],
+    /// What each packet is marked with whose action says [`FlowAction::METERED`].
+    pub marks: [Mark; BURST],
     /// The ends that each packet leaves with whose action says [`FlowAction::TO_V6`].
     pub ends6: [Ends6; BURST],
     /// The record of each packet's flow in the table of its family, or [`NONE`] for a packet without a session.
@@ -144,6 +147,7 @@ impl Default for Burst {
             headers: [Headers::default(); BURST],
             interfaces: [0; BURST],
             actions: [FlowAction::default(); BURST],
+            marks: [Mark::default(); BURST],
             ends6: [Ends6::default(); BURST],
             flows: [NONE; BURST],
             egress: [Egress::default(); BURST],

@@ -36,10 +36,16 @@ pub struct PortCount {
 /// What one limit let pass and what it did not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LimitCount {
-    /// Within the rate.
+    /// Passed, marked or not.
     pub passed: Count,
     /// Dropped.
     pub dropped: Count,
+    /// The same packets by colour: green, yellow and red.
+    pub colors: [Count; 3],
+    /// Meters that are kept, of a limit that has one for each source, destination or flow. A gauge.
+    pub meters: u64,
+    /// Meters that made room for others though they were not full.
+    pub forgotten: u64,
 }
 
 /// One worker's counters. The vectors are as long as the snapshot's lists and never grow.
@@ -163,6 +169,11 @@ impl Counters {
         for limit in &mut self.limits {
             count(&mut limit.passed);
             count(&mut limit.dropped);
+            limit.colors.iter_mut().for_each(&mut count);
+        }
+        for limit in &mut self.limits {
+            f(&mut limit.meters);
+            f(&mut limit.forgotten);
         }
         self.drops.iter_mut().for_each(&mut f);
         let single = [

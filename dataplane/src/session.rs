@@ -21,7 +21,7 @@ use self::copies::Copies;
 pub use self::copies::{Activity, Ended, Lease, SessionId};
 pub use self::cross::Ends6;
 pub use self::flow::{
-    Direction, Flow, FlowAction, FlowKey, Key4, Key6, KeyFacts, NO_LIMIT, addresses, key4, key6,
+    Direction, Flow, FlowAction, FlowKey, Key4, Key6, KeyFacts, Limits, NO_LIMIT, addresses, key4, key6,
     plain_action, ports, ticks,
 };
 pub use self::record::{Family, Session, State};

@@ -15,6 +15,7 @@ use crate::table::classifier::{Classifier, Rule};
 use crate::table::key::AddressHasher;
 use crate::table::lpm::Lpm;
 use crate::table::meter::Rate;
+use crate::table::tcm::model::{Figures, Model};
 
 /// "None" where an index is stored in 16 bits.
 pub const NONE16: u16 = u16::MAX;
@@ -357,7 +358,7 @@ pub struct PrefixNat {
     pub pair: PrefixPair,
 }
 
-/// A token-bucket policer and the packets that it counts.
+/// A policer and the packets that it counts.
 #[derive(Clone, Debug)]
 pub struct Limit {
     /// Its name in the configuration.
@@ -370,10 +371,77 @@ pub struct Limit {
     pub v4: Vec<Rule<u32>>,
     /// IPv6 packets that it applies to.
     pub v6: Vec<Rule<u128>>,
-    /// Sustained rate.
+    /// Sustained rate; CIR.
     pub rate: Rate,
-    /// Depth of the bucket, bytes.
+    /// Depth of the bucket, bytes; CBS.
     pub burst: u64,
+    /// What there is to it if it is more than one token bucket in bytes whose excess is dropped.
+    pub policer: Option<Policer>,
+}
+
+/// A limit with colours, in packets, or with a meter for each source, destination or flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policer {
+    /// Which RFC it goes by.
+    pub model: Model,
+    /// PIR or EIR, for models that have one.
+    pub second_rate: Rate,
+    /// EBS or PBS.
+    pub second_burst: u64,
+    /// Whether rates and bursts are of packets. A packet a second is then written as eight bits a second.
+    pub packets: bool,
+    /// Whether the colour with which packets come counts: green but for AFx2, yellow, and AFx3, red (RFC 2597).
+    pub aware: bool,
+    /// What is done to green, yellow and red packets.
+    pub actions: [ColorAction; 3],
+    /// What there is a meter for each of, if not for all packets together.
+    pub per: Option<Per>,
+    /// How many meters there are at the most, in each worker.
+    pub most: u32,
+}
+
+/// What is done to packets of a colour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ColorAction {
+    /// They pass.
+    #[default]
+    Pass,
+    /// They pass, marked.
+    Mark(Mark),
+    /// They are dropped.
+    Drop,
+}
+
+/// What a packet is marked with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Differentiated services code point, 0 to 63.
+    pub dscp: Option<u8>,
+    /// Priority code point of the outermost VLAN tag, 0 to 7, where the packet leaves with one.
+    pub pcp: Option<u8>,
+}
+
+/// What packets have a meter in common by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Per {
+    /// The source address as it comes, up to these prefix lengths of IPv4 and IPv6.
+    Source([u8; 2]),
+    /// The destination address as it leaves.
+    Destination([u8; 2]),
+    /// Addresses, protocol, ports and ingress interface as they come: a direction of a session.
+    Flow,
+}
+
+impl Limit {
+    /// Rates and bursts.
+    pub fn figures(&self) -> Figures {
+        let policer = self.policer.unwrap_or_default();
+        Figures {
+            model: policer.model,
+            rates: [self.rate, policer.second_rate],
+            bursts: [self.burst, policer.second_burst],
+        }
+    }
 }
 
 /// How long what is idle is kept.

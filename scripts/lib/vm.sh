@@ -4,11 +4,16 @@
 # The kernel is Debian's, for clouds, from trixie-backports: 6.13 or newer has zero copy on virtio-net. The archive is the
 # one that this machine's apt takes its own packages from.
 
-# vm_kernel CACHE: puts vmlinuz and the modules of virtio-net into that folder, unless they are there.
+# The modules that the machine gets: loaded when it starts, and loaded by those who want them.
+vm_modules=(failover net_failover virtio_net)
+vm_modules_spare=(sch_htb sch_cake)
+
+# vm_kernel CACHE: puts vmlinuz and the modules into that folder, unless they are there.
 # Fails with the reason on its last line.
 vm_kernel() {
     local cache=$1 uri version module
-    [[ ! -e $cache/complete ]] || return 0
+    local wanted=("${vm_modules[@]}" "${vm_modules_spare[@]}")
+    [[ ! -e $cache/complete || $(<"$cache/complete") != *" ${wanted[*]}" ]] || return 0
     rm -rf "$cache/apt" "$cache/unpacked"
     mkdir -p "$cache/apt/state/lists/partial" "$cache/apt/cache/archives/partial"
     # shellcheck disable=SC2016 # apt's own variables
@@ -50,7 +55,7 @@ CONF
         dpkg -x "$module" "$cache/unpacked"
     done
     find "$cache/unpacked" -name 'vmlinuz*' -exec cp {} "$cache/vmlinuz" \;
-    for module in failover net_failover virtio_net; do
+    for module in "${wanted[@]}"; do
         find "$cache/unpacked" -name "$module.ko*" -exec cp {} "$cache/" \;
         [[ ! -e $cache/$module.ko.xz ]] || xz --decompress --force "$cache/$module.ko.xz"
     done
@@ -59,7 +64,7 @@ CONF
         echo "the packages of kernel $version hold no vmlinuz or no virtio_net"
         return 1
     fi
-    echo "$version" >"$cache/complete"
+    echo "$version ${wanted[*]}" >"$cache/complete"
 }
 
 # vm_apt CACHE COMMAND...: by the configuration there; what it says goes to apt/log.
@@ -78,13 +83,16 @@ vm_install() {
     done < <(ldd "$2" 2>/dev/null | grep -o '/[^ ]*')
 }
 
-# vm_initramfs CACHE OUT SLUICE CONFIG: a shell that takes commands from the serial line, our binary, the modules.
+# vm_initramfs CACHE OUT SLUICE CONFIG [PROGRAM...]: a shell that takes commands from the serial line, our binary, the
+# modules, other programs.
 vm_initramfs() {
-    local cache=$1 out=$2 root
+    local cache=$1 out=$2 root program
     root=$(mktemp -d)
     mkdir -p "$root"/{dev,proc,sys,run,tmp,etc,lib/modules}
     vm_install "$root" "$(command -v busybox)"
-    vm_install "$root" "$3"
+    for program in "$3" "${@:5}"; do
+        vm_install "$root" "$program"
+    done
     cp "$4" "$root/etc/sluice.toml"
     cp "$cache"/*.ko "$root/lib/modules/"
     cat >"$root/init" <<'INIT'

@@ -5,18 +5,19 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use sluice_dataplane::clock::SECOND;
 use sluice_dataplane::snapshot::{
-    Acl, AclAction, Allocation, Interface, Limit, LocalUse, NONE16, Pool, PortBlocks, PortConfig, Route,
-    RuleInfo, Sizes, Snapshot, SourceNat, Tags,
+    Acl, AclAction, Allocation, ColorAction, Interface, Limit, LocalUse, Mark, NONE16, Per, Policer, Pool,
+    PortBlocks, PortConfig, Route, RuleInfo, Sizes, Snapshot, SourceNat, Tags,
 };
 use sluice_dataplane::table::classifier::{Classifier, PortRange, Rule};
 use sluice_dataplane::table::lpm::Lpm;
 use sluice_dataplane::table::meter::Rate;
+use sluice_dataplane::table::tcm::model::Model;
 use sluice_pkt::ethernet::Mac;
 
 use sluice_pkt::ipv4;
 
 use super::churn;
-use super::options::{Feature, PipelineOptions};
+use super::options::{Feature, Meters, PipelineOptions};
 use super::traffic::{GATEWAY_MAC, INSIDE, INSIDE6, SERVER_PORTS, SERVERS, SERVERS6, WAN_MAC};
 
 /// Index of the inside port and interface.
@@ -121,9 +122,28 @@ pub(super) fn snapshot(options: &PipelineOptions) -> Snapshot {
             v6: vec![any()],
             rate: RATE,
             burst: BURST_BYTES,
+            policer: policer(options),
         });
     }
     snapshot
+}
+
+/// What a limit is that is more than a bucket. What is over the rate passes, too.
+fn policer(options: &PipelineOptions) -> Option<Policer> {
+    let mark = |dscp| ColorAction::Mark(Mark { dscp: Some(dscp), pcp: None });
+    let many = |per| Policer { per: Some(per), most: options.flows, ..Policer::default() };
+    match options.meters {
+        Meters::Bucket => None,
+        Meters::Colors => Some(Policer {
+            model: Model::TwoRate,
+            second_rate: RATE,
+            second_burst: BURST_BYTES,
+            actions: [mark(10), mark(12), mark(14)],
+            ..Policer::default()
+        }),
+        Meters::Source => Some(many(Per::Source([32, 128]))),
+        Meters::Flow => Some(many(Per::Flow)),
+    }
 }
 
 fn port(name: &str) -> PortConfig {

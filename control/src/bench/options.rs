@@ -34,6 +34,20 @@ pub enum Feature {
     Police,
 }
 
+/// What the limit of [`Feature::Police`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Meters {
+    /// One token bucket, in bytes.
+    Bucket,
+    /// Two rates, three colours, a mark for each (RFC 2698).
+    Colors,
+    /// A bucket for each source address.
+    Source,
+    /// A bucket for each flow.
+    Flow,
+}
+
 /// In which order the flows' packets come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -84,6 +98,9 @@ pub struct PipelineOptions {
     /// Rules in the ACL; only the last one matches
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub acl_rules: u32,
+    /// What the limit is made of
+    #[arg(long, value_name = "KIND", default_value = "bucket")]
+    pub meters: Meters,
     /// External addresses for NAT; as many as the flows need, unless given
     #[arg(long, value_name = "N")]
     pub nat_addresses: Option<u32>,

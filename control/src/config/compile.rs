@@ -1,5 +1,7 @@
 //! From a valid [`Config`] to the data plane's [`Snapshot`]: lists multiplied out, names gone, subnets in the route table.
 
+mod limits;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,14 +12,13 @@ use sluice_dataplane::snapshot::{
     self, AclAction, LocalUse, NatFiltering, NatMapping, PortConfig, RuleInfo, Snapshot, Tags,
 };
 use sluice_dataplane::table::classifier::{self, Classifier, Rule};
-use sluice_dataplane::table::meter;
 use sluice_pkt::ethernet::Mac;
 use sluice_pkt::nat64::Embedding;
 use sluice_pkt::nptv6::PrefixPair;
 
 use super::model::{
-    Action, Allocation, Checksum, Config, Direction, Filtering, Host, Interface, Link, Mapping, Match,
-    NatRecords, PortChoice, PortRange, Prefix, PrefixNat, SourceNat, Target,
+    Action, Allocation, Checksum, Config, Filtering, Host, Interface, Link, Mapping, Match, NatRecords,
+    PortChoice, PortRange, Prefix, PrefixNat, SourceNat, Target,
 };
 use super::protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name};
 
@@ -58,7 +59,7 @@ pub fn compile(config: &Config, devices: &[DeviceFacts]) -> Snapshot {
     acls(config, &mut snapshot);
     nat(config, &mut snapshot);
     snapshot.prefixes = prefixes(config);
-    snapshot.limits = config.limits.iter().map(limit).collect();
+    snapshot.limits = config.limits.iter().map(limits::compile).collect();
     snapshot
 }
 
@@ -354,18 +355,6 @@ fn allocation(rule: &SourceNat) -> snapshot::Allocation {
             debug_assert!(plan.is_some(), "a valid pool serves its subscribers");
             plan.map_or(snapshot::Allocation::Ports, snapshot::Allocation::Deterministic)
         }
-    }
-}
-
-fn limit(limit: &super::model::Limit) -> snapshot::Limit {
-    snapshot::Limit {
-        name: limit.name.clone(),
-        interface: index(limit.interface),
-        egress: limit.direction == Direction::Egress,
-        v4: expand(&limit.matches, None, 0),
-        v6: expand(&limit.matches, None, 0),
-        rate: meter::Rate { bits_per_second: limit.rate },
-        burst: limit.burst,
     }
 }
 

@@ -11,6 +11,7 @@ use std::path::Path;
 use toml::de::DeTable;
 
 mod compile;
+mod dscp;
 mod model;
 mod net;
 mod protocol;

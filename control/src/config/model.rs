@@ -1,13 +1,15 @@
 //! A valid configuration: names resolved to indices, units to numbers, defaults filled in.
 
+mod limit;
 mod nat;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
 
+pub use self::limit::*;
 pub use self::nat::*;
 pub use super::net::{AddressRange, PortRange, Prefix};
 pub use super::protocol::IcmpType;
@@ -35,7 +37,7 @@ pub struct Config {
     pub nat_log: Option<NatLog>,
     /// Prefix translation for IPv6; no two outside prefixes share an address.
     pub prefixes: Vec<PrefixNat>,
-    /// Rate limits, each a token bucket of its own.
+    /// Rate limits; the first that matches counts.
     pub limits: Vec<Limit>,
     /// ICMP messages that the gateway may originate, in packets a second.
     pub icmp_errors_per_second: u32,
@@ -47,6 +49,25 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// The control socket.
     pub control_socket: PathBuf,
+    /// Who may use it.
+    pub control_access: Access,
+    /// Where metrics can be had over TCP.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// Who may use the control socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Access {
+    /// Its permissions.
+    pub mode: u32,
+    /// Its group, if not that of the process.
+    pub group: Option<String>,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self { mode: 0o660, group: None }
+    }
 }
 
 impl Config {
@@ -278,33 +299,6 @@ pub struct Match {
     pub to_ports: Vec<PortRange>,
     /// ICMP types; ICMP and ICMPv6 only.
     pub icmp_types: Vec<IcmpType>,
-}
-
-/// A rate limit.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Limit {
-    /// Its name, for counters.
-    pub name: String,
-    /// Which side of the interface.
-    pub direction: Direction,
-    /// Index of the interface.
-    pub interface: usize,
-    /// Which packets.
-    pub matches: Match,
-    /// Bits a second, Ethernet header included, without preamble, gap and FCS.
-    pub rate: u64,
-    /// Bytes that may come at once.
-    pub burst: u64,
-}
-
-/// A side of an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Direction {
-    /// Packets that come in.
-    Ingress,
-    /// Packets that go out.
-    Egress,
 }
 
 /// The poll loops.

@@ -77,6 +77,11 @@ impl<'t> Table<'t> {
         self.value.contains_key(key)
     }
 
+    /// Whether a table is under a key.
+    pub(crate) fn is_table(&self, key: &str) -> bool {
+        matches!(self.get(key).map(Spanned::get_ref), Some(DeValue::Table(_)))
+    }
+
     /// A string, where there is one; nothing is reported.
     pub(crate) fn string(&self, key: &str) -> Option<&'t str> {
         match self.get(key)?.get_ref() {

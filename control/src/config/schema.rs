@@ -23,6 +23,7 @@ pub const FILE: Section = Section {
         "tables",
         "timeouts",
         "control",
+        "metrics",
     ],
 };
 /// `[interfaces.NAME]`
@@ -118,8 +119,23 @@ pub const LIMIT: Section = Section {
         "icmp-type",
         "rate",
         "burst",
+        "model",
+        "cir",
+        "cbs",
+        "pir",
+        "pbs",
+        "eir",
+        "ebs",
+        "colour",
+        "conform",
+        "exceed",
+        "violate",
+        "per",
+        "most",
     ],
 };
+/// What a limit marks packets with.
+pub const MARK: Section = Section { name: "a mark", keys: &["dscp", "pcp"] };
 /// `[icmp]`
 pub const ICMP: Section = Section { name: "[icmp]", keys: &["errors-per-second"] };
 /// `[workers]`
@@ -136,7 +152,9 @@ pub const TIMEOUTS: Section = Section {
     keys: &["udp", "icmp", "tcp-established", "tcp-transitory", "other", "fragment"],
 };
 /// `[control]`
-pub const CONTROL: Section = Section { name: "[control]", keys: &["socket"] };
+pub const CONTROL: Section = Section { name: "[control]", keys: &["socket", "mode", "group"] };
+/// `[metrics]`
+pub const METRICS: Section = Section { name: "[metrics]", keys: &["listen"] };
 
 /// All of them, in the order of the reference.
 pub const SECTIONS: [&Section; 20] = [
@@ -160,4 +178,5 @@ pub const SECTIONS: [&Section; 20] = [
     &TABLES,
     &TIMEOUTS,
     &CONTROL,
+    &METRICS,
 ];

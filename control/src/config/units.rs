@@ -21,12 +21,36 @@ impl Wrong {
     }
 }
 
-/// Rate in bits a second: decimal units, `50 Mbit/s`, `50mbit`, `1.5 Gbit/s`. From 1 kbit/s to 1000 Gbit/s.
-pub(crate) fn rate(text: &str) -> Result<u64, Wrong> {
-    const HELP: &str = "a rate is a number with bit/s, kbit/s, Mbit/s or Gbit/s, such as \"50 Mbit/s\"";
+/// Tokens of a rate or a burst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tokens {
+    /// Bits a second; bytes.
+    Bytes(u64),
+    /// Packets a second; packets.
+    Packets(u64),
+}
+
+/// Rate: in bits a second, decimal units, `50 Mbit/s`, `50mbit`, `1.5 Gbit/s`, from 1 kbit/s to 1000 Gbit/s; or in packets a
+/// second, `10000 pps`, `10 kpps`, `1.5 Mpps`, from 1 to 1000 Mpps.
+pub(crate) fn rate(text: &str) -> Result<Tokens, Wrong> {
+    const HELP: &str = "a rate is a number with bit/s, kbit/s, Mbit/s or Gbit/s, or with pps, kpps or Mpps, such as \"50 Mbit/s\" or \"10 kpps\"";
     let wrong = || Wrong::new(format!("{} is not a rate", quote(text))).help(HELP);
+    let out_of_range =
+        |help: &str| Wrong::new(format!("the rate {} is out of range", quote(text))).help(help);
     let (number, unit) = split_number(text).ok_or_else(wrong)?;
     let unit = unit.to_lowercase();
+    let packets = match unit.as_str() {
+        "pps" => Some(1),
+        "kpps" => Some(1_000),
+        "mpps" => Some(1_000_000),
+        _ => None,
+    };
+    if let Some(factor) = packets {
+        return match scale(number, factor).ok_or_else(wrong)? {
+            packets @ 1..=1_000_000_000 => Ok(Tokens::Packets(packets)),
+            _ => Err(out_of_range("a rate lies between 1 pps and 1000 Mpps")),
+        };
+    }
     let unit = unit.strip_suffix("/s").or(unit.strip_suffix("ps")).unwrap_or(&unit);
     let factor = match unit {
         "bit" => 1,
@@ -35,12 +59,21 @@ pub(crate) fn rate(text: &str) -> Result<u64, Wrong> {
         "gbit" => 1_000_000_000,
         _ => return Err(wrong()),
     };
-    let bits = scale(number, factor).ok_or_else(wrong)?;
-    if !(1_000..=1_000_000_000_000).contains(&bits) {
-        let help = "a rate lies between 1 kbit/s and 1000 Gbit/s";
-        return Err(Wrong::new(format!("the rate {} is out of range", quote(text))).help(help));
+    match scale(number, factor).ok_or_else(wrong)? {
+        bits @ 1_000..=1_000_000_000_000 => Ok(Tokens::Bytes(bits)),
+        _ => Err(out_of_range("a rate lies between 1 kbit/s and 1000 Gbit/s")),
     }
-    Ok(bits)
+}
+
+/// Burst: a [`size`], or a number of packets, `100 packets`, up to 100 millions.
+pub(crate) fn burst(text: &str) -> Result<Tokens, Wrong> {
+    let Some((number, "packets" | "packet")) = split_number(text) else {
+        return size(text).map(Tokens::Bytes);
+    };
+    match scale(number, 1) {
+        Some(packets @ 1..=100_000_000) => Ok(Tokens::Packets(packets)),
+        _ => Err(Wrong::new(format!("{} is out of range", quote(text))).help("from 1 to 100000000 packets")),
+    }
 }
 
 /// Size in bytes: `1500 B`, decimal `128 kB`, `1 MB`, binary `64 KiB`, `1 MiB`. From 1 byte to 4 GiB.
@@ -151,7 +184,16 @@ mod tests {
             ("0.001 Mbit/s", 1_000),
             ("1000 Gbit/s", 1_000_000_000_000),
         ] {
-            assert_eq!(rate(text).ok().unwrap_or(0), bits, "{text}");
+            let expected = if bits == 0 { None } else { Some(Tokens::Bytes(bits)) };
+            assert_eq!(rate(text).ok(), expected, "{text}");
+        }
+        for (text, packets) in
+            [("1 pps", 1), ("10 kpps", 10_000), ("1.5Mpps", 1_500_000), ("1000 Mpps", 1_000_000_000)]
+        {
+            assert_eq!(rate(text), Ok(Tokens::Packets(packets)), "{text}");
+        }
+        for text in ["0 pps", "0.5 pps", "1001 Mpps", "1 Gpps", "pps"] {
+            assert!(rate(text).is_err(), "{text}");
         }
         for text in
             ["", "50", "Mbit", "-1 Mbit", "1e3 Mbit", "1 bit", "1001 Gbit", "0.0001 kbit", "1..2 Mbit", "."]
@@ -169,6 +211,15 @@ mod tests {
         }
         for text in ["", "0 B", "1.5 B", "5 GB", "128 kb", "99999999999999999999 MB", "4097 MiB"] {
             assert!(size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn bursts() {
+        assert_eq!(burst("64 KiB"), Ok(Tokens::Bytes(65_536)));
+        assert_eq!(burst("100 packets"), Ok(Tokens::Packets(100)));
+        for text in ["0 packets", "1.5 packets", "100000001 packets", "100", "packets"] {
+            assert!(burst(text).is_err(), "{text}");
         }
     }
 

@@ -40,7 +40,7 @@ pub(super) fn kept_limits(old: &[Limit], new: &[Limit]) -> Vec<Kept> {
     let pairs = (0..).zip(old).zip(limits(old, new));
     let kept = pairs.filter_map(|((index, limit), of)| {
         let other = new.get(usize::from(of))?;
-        let unchanged = (limit.rate, limit.burst) == (other.rate, other.burst);
+        let unchanged = (limit.rate, limit.burst, limit.policer) == (other.rate, other.burst, other.policer);
         Some(Kept { old: index, new: of, unchanged })
     });
     kept.collect()
@@ -118,6 +118,7 @@ mod tests {
             v6: Vec::new(),
             rate: Rate { bits_per_second },
             burst: 1000,
+            policer: None,
         };
         let old = [limit("up", 1), limit("down", 2), limit("gone", 3)];
         let new = [limit("new", 1), limit("down", 2), limit("up", 5)];

@@ -9,6 +9,20 @@ use crate::snapshot::NONE16;
 /// "No limit" in [`FlowAction::limits`].
 pub const NO_LIMIT: u8 = u8::MAX;
 
+/// The policers of a flow's packets, as its first packet found them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Of the ingress and of the egress interface, [`NO_LIMIT`] for none.
+    pub of: [u8; 2],
+    /// One of them is more than a token bucket: see [`FlowAction::METERED`].
+    pub metered: bool,
+}
+
+impl Limits {
+    /// None.
+    pub const NONE: Self = Self { of: [NO_LIMIT; 2], metered: false };
+}
+
 /// Which way a packet goes in its session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
@@ -75,6 +89,17 @@ impl FlowAction {
 
     /// The next packet of a TCP connection is looked at more closely.
     pub const WATCH: u16 = 16;
+
+    /// One of the limits has colours, or a meter for each source, destination or flow.
+    pub const METERED: u16 = 512;
+
+    /// With these limits in the place of its own.
+    #[must_use]
+    pub const fn limited(mut self, limits: Limits) -> Self {
+        self.limits = limits.of;
+        self.flags = self.flags & !Self::METERED | if limits.metered { Self::METERED } else { 0 };
+        self
+    }
 
     /// Sets [`WATCH`](Self::WATCH), or takes it away.
     pub const fn watch(&mut self, on: bool) {

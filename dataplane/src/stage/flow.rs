@@ -16,7 +16,7 @@ use crate::burst::{Burst, Mask};
 use crate::crossing;
 use crate::session::{
     Batch, Ends6, Family, Flow, FlowAction, FlowKey, Key4, Key6, NONE, NewSession, Segment, addresses, key4,
-    key6, ports, ticks,
+    key6, plain_action, ports, ticks,
 };
 use crate::shard::Shard;
 use crate::snapshot::{AclAction, NONE16, Snapshot};
@@ -111,13 +111,13 @@ pub(crate) fn key(bytes: &[u8], headers: &Headers, interface: u16) -> FlowKey {
 }
 
 #[inline]
-fn key_of4(bytes: &[u8], headers: &Headers, interface: u16) -> Key4 {
+pub(super) fn key_of4(bytes: &[u8], headers: &Headers, interface: u16) -> Key4 {
     let (src, dst) = addresses4(bytes, headers);
     key4(addresses(src, dst), ports(headers.src_port, headers.dst_port), headers.protocol, interface)
 }
 
 #[inline]
-fn key_of6(bytes: &[u8], headers: &Headers, interface: u16) -> Key6 {
+pub(super) fn key_of6(bytes: &[u8], headers: &Headers, interface: u16) -> Key6 {
     let (src, dst) = addresses6(bytes, headers);
     key6(src, dst, ports(headers.src_port, headers.dst_port), headers.protocol, interface)
 }
@@ -293,10 +293,10 @@ pub(super) fn compile4(
     let reply = FlowAction {
         new: Translation::new(protocol, ends(&returning), ends(&reversed(original))),
         rule,
-        limits: decision.limits[1],
         flags: forward.flags | denial(action),
-        next_hop: NONE16,
-    };
+        ..plain_action(NONE16)
+    }
+    .limited(decision.limits[1]);
     let ports = ports(returning.src_port, returning.dst_port);
     NewSession {
         keys: [key, key4(addresses(returning.src, returning.dst), ports, protocol, decision.egress)],
@@ -336,7 +336,7 @@ pub(super) fn compile6(
     let forward = forward_action6(decision);
     let (new, translated) = decision.prefix.undone(ends).compile();
     let flags = translated | denial(action);
-    let reply = FlowAction { new, next_hop: NONE16, rule, limits: decision.limits[1], flags };
+    let reply = FlowAction { new, rule, flags, ..plain_action(NONE16) }.limited(decision.limits[1]);
     let ports = ports(returning.src_port, returning.dst_port);
     NewSession {
         keys: [key, key6(returning.src, returning.dst, ports, protocol, decision.egress)],
@@ -382,8 +382,7 @@ pub(super) fn compile64(
     forward.new = Translation::new(protocol, new, new);
     forward.flags |= FlowAction::NAT | FlowAction::TO_V4;
     let flags = FlowAction::NAT | FlowAction::TO_V6 | denial(action);
-    let reply =
-        FlowAction { new: Translation::NONE, next_hop: NONE16, rule, limits: decision.limits[1], flags };
+    let reply = FlowAction { rule, flags, ..plain_action(NONE16) }.limited(decision.limits[1]);
     let ports = ports(returning.src_port, returning.dst_port);
     let answers = key4(addresses(returning.src, returning.dst), ports, protocol, decision.egress);
     NewSession {
@@ -412,7 +411,7 @@ pub(super) fn compile46(
     let new = ends(&reversed(original));
     let flags = FlowAction::NAT | FlowAction::TO_V4 | denial(action);
     let new = Translation::new(original.protocol, new, new);
-    let reply = FlowAction { new, next_hop: NONE16, rule, limits: decision.limits[1], flags };
+    let reply = FlowAction { new, rule, flags, ..plain_action(NONE16) }.limited(decision.limits[1]);
     let ports = ports(returning.src_port, returning.dst_port);
     let answers = key6(returning.src, returning.dst, ports, protocol, decision.egress);
     NewSession {
@@ -488,11 +487,10 @@ fn forward_action4(original: &Tuple4, decision: &Decision) -> FlowAction {
 }
 
 fn forward_action6(decision: &Decision) -> FlowAction {
-    let mut action = crate::session::plain_action(decision.next_hop);
+    let mut action = plain_action(decision.next_hop);
     action.rule = decision.rule;
-    action.limits = decision.limits[0];
     (action.new, action.flags) = decision.prefix.compile();
-    action
+    action.limited(decision.limits[0])
 }
 
 /// Counts what goes on: the flow's packets and bytes, its time of last use, the hits of its ACL rule.

@@ -17,7 +17,7 @@ use sluice_pkt::{icmpv4, ipv4, ipv6, tcp, udp};
 
 use super::{FirstPackets, acl, addresses4, addresses6, nat64, prefix, redecide, route};
 use crate::burst::{Burst, Mask};
-use crate::session::{Ends6, Family, FlowAction, NO_LIMIT, addresses, key4, key6, ports};
+use crate::session::{Ends6, Family, FlowAction, Limits, addresses, key4, key6, ports};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
@@ -77,7 +77,7 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
         };
         match first.next_hop(dst, snapshot, &mut shard.neighbors, burst.now) {
             Ok((_, next_hop)) => {
-                burst.actions[i] = FlowAction { next_hop, flags, limits: [NO_LIMIT; 2], ..action };
+                burst.actions[i] = FlowAction { next_hop, flags, ..action }.limited(Limits::NONE);
             }
             Err(Verdict::Drop(reason) | Verdict::Reject(reason, _)) => burst.drop(i, reason),
             Err(verdict) => burst.decide(i, verdict),

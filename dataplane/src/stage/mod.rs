@@ -26,7 +26,7 @@ use sluice_pkt::parse::{Flags, Headers};
 use sluice_pkt::{icmpv4, ipv4, ipv6};
 
 use crate::burst::{BURST, Burst, Mask};
-use crate::session::{NO_LIMIT, NONE};
+use crate::session::{Limits, NONE};
 use crate::snapshot::{AclAction, NONE16, Snapshot};
 use crate::table::classifier::Tuple;
 
@@ -55,8 +55,8 @@ pub struct Decision {
     pub egress: u16,
     /// Index of the next hop.
     pub next_hop: u16,
-    /// Policers of ingress and egress, this direction and the reply's.
-    pub limits: [[u8; 2]; 2],
+    /// Policers of this direction and of the reply's.
+    pub limits: [Limits; 2],
 }
 
 impl Decision {
@@ -72,7 +72,7 @@ impl Decision {
         inbound: false,
         egress: NONE16,
         next_hop: NONE16,
-        limits: [[NO_LIMIT; 2]; 2],
+        limits: [Limits::NONE; 2],
     };
 }
 

@@ -1,31 +1,37 @@
-//! Police: token buckets. Which ones a flow is measured by is chosen at its first packet; each packet asks them.
+//! Police: token buckets and meters. Which ones a flow is measured by is chosen at its first packet; each packet asks them.
 //!
 //! Limits see the inside's addresses: before source NAT, after destination NAT, in both directions. A packet passes if
 //! the limit of its ingress and that of its egress interface both let it; what the second refuses, the first has counted.
+//!
+//! Limits that are one bucket are asked here, and by the fast path; the others in `metered`.
 //!
 //! Exits: drops.
 
 use sluice_pkt::parse::{Headers, L3};
 
 use super::{Decision, FirstPackets, Tuple4, Tuple6, addresses4, addresses6, nat64, reversed, tuple};
-use crate::burst::Burst;
+use crate::burst::{Burst, Mask};
 use crate::clock::Nanos;
-use crate::counters::LimitCount;
-use crate::session::{Ends6, NO_LIMIT};
+use crate::counters::{Count, LimitCount};
+use crate::session::{Ends6, FlowAction, Limits, NO_LIMIT};
 use crate::shard::Shard;
 use crate::snapshot::{Limit, Snapshot};
 use crate::table::classifier::{Address, Rule, Tuple};
 use crate::table::meter::Meter;
 use crate::verdict::DropReason;
 
+mod metered;
 mod shares;
 
+use self::metered::Metered;
 use self::shares::Shares;
 
 /// The limits of one worker, in the order of the snapshot's.
 #[derive(Debug)]
 pub struct Limiters {
     all: Vec<Limiter>,
+    /// What takes the place of the bucket of those that are more, in the same order.
+    metered: Vec<Option<Box<Metered>>>,
     /// Its part of each limit, where there are several workers.
     shares: Option<Box<Shares>>,
 }
@@ -35,13 +41,14 @@ pub struct Limiters {
 #[repr(align(64))]
 struct Limiter {
     meter: Meter,
-    count: LimitCount,
+    passed: Count,
+    dropped: Count,
 }
 
 impl Limiter {
     /// Bytes that it was asked about.
     fn asked(&self) -> u64 {
-        self.count.passed.bytes + self.count.dropped.bytes
+        self.passed.bytes + self.dropped.bytes
     }
 }
 
@@ -50,21 +57,32 @@ impl Limiters {
     pub fn new(snapshot: &Snapshot) -> Self {
         let limiter = |limit: &Limit| Limiter {
             meter: Meter::new(limit.rate, limit.burst),
-            count: LimitCount::default(),
+            passed: Count::default(),
+            dropped: Count::default(),
         };
-        Self { all: snapshot.limits.iter().map(limiter).collect(), shares: None }
+        let metered = |limit: &Limit| Metered::new(limit, snapshot.seed).map(Box::new);
+        Self {
+            all: snapshot.limits.iter().map(limiter).collect(),
+            metered: snapshot.limits.iter().map(metered).collect(),
+            shares: None,
+        }
     }
 
     /// Puts others in the place of these, which `fresh` holds afterwards. Those that are `kept` go on counting, and their
     /// buckets stay as they are if nothing about them has changed.
     pub fn adopt(&mut self, fresh: &mut Self, kept: &[Kept]) {
         for kept in kept {
-            let places = (self.all.get(usize::from(kept.old)), fresh.all.get_mut(usize::from(kept.new)));
-            if let (Some(old), Some(new)) = places {
-                new.count = old.count;
+            let [old, new] = [kept.old, kept.new].map(usize::from);
+            let count = self.count(old);
+            if let (Some(old), Some(new)) = (self.all.get(old), fresh.all.get_mut(new)) {
+                (new.passed, new.dropped) = (count.passed, count.dropped);
                 if kept.unchanged {
                     new.meter = old.meter;
                 }
+            }
+            if let Some(Some(new)) = fresh.metered.get_mut(new) {
+                let old = self.metered.get_mut(old).and_then(Option::as_mut).filter(|_| kept.unchanged);
+                new.go_on(&count, old);
             }
         }
         self.carry(fresh, kept);
@@ -73,7 +91,20 @@ impl Limiters {
 
     /// What each has decided so far.
     pub fn counts(&self) -> impl Iterator<Item = LimitCount> {
-        self.all.iter().map(|limiter| limiter.count)
+        (0..self.all.len()).map(|limit| self.count(limit))
+    }
+
+    fn count(&self, limit: usize) -> LimitCount {
+        match (self.all.get(limit), self.metered.get(limit)) {
+            (_, Some(Some(metered))) => metered.count(),
+            (Some(&Limiter { passed, dropped, .. }), _) => LimitCount {
+                passed,
+                dropped,
+                colors: [passed, Count::default(), dropped],
+                ..LimitCount::default()
+            },
+            _ => LimitCount::default(),
+        }
     }
 
     /// Whether the limits of ingress and egress let a packet of so many bytes pass.
@@ -88,19 +119,30 @@ impl Limiters {
     #[inline(always)]
     fn ask(&mut self, limit: u8, now: Nanos, bytes: usize) -> bool {
         // `NO_LIMIT` is the index of none.
-        let Some(Limiter { meter, count }) = self.all.get_mut(usize::from(limit)) else { return true };
-        let passed = meter.allow(now, bytes as u16);
-        if passed {
-            count.passed.add(bytes)
+        let Some(Limiter { meter, passed, dropped }) = self.all.get_mut(usize::from(limit)) else {
+            return true;
+        };
+        let passes = meter.allow(now, bytes as u16);
+        if passes {
+            passed.add(bytes)
         } else {
-            count.dropped.add(bytes)
+            dropped.add(bytes)
         }
-        passed
+        passes
     }
 
     #[inline(never)]
     fn ask_both(&mut self, (ingress, egress): (u8, u8), now: Nanos, bytes: usize) -> bool {
         self.ask(ingress, now, bytes) && self.ask(egress, now, bytes)
+    }
+}
+
+/// Tokens that a limit was asked for: bytes, or packets.
+fn asked(all: &[Limiter], metered: &[Option<Box<Metered>>], limit: usize) -> u64 {
+    match (all.get(limit), metered.get(limit)) {
+        (_, Some(Some(metered))) => metered.asked(),
+        (Some(limiter), _) => limiter.asked(),
+        _ => 0,
     }
 }
 
@@ -111,7 +153,7 @@ pub struct Kept {
     pub old: u8,
     /// From now on.
     pub new: u8,
-    /// Rate and burst are the same.
+    /// All figures are the same.
     pub unchanged: bool,
 }
 
@@ -170,7 +212,7 @@ pub(super) fn choose46(
     choose6(decision, ingress, snapshot, &nat64::leaving6(&arrives, leaves));
     let out = decision.limits;
     choose(decision, ingress, snapshot, &arrives, |limit| &limit.v4);
-    decision.limits = joined(decision.limits, out);
+    decision.limits = joined(decision.limits, out, snapshot);
 }
 
 /// As [`choose4`], for a first packet of IPv6 that leaves as IPv4.
@@ -178,12 +220,19 @@ pub(super) fn choose64(decision: &mut Decision, ingress: u16, snapshot: &Snapsho
     choose(decision, ingress, snapshot, &nat64::leaving4(&arrives, decision), |limit| &limit.v4);
     let out = decision.limits;
     choose6(decision, ingress, snapshot, &arrives);
-    decision.limits = joined(decision.limits, out);
+    decision.limits = joined(decision.limits, out, snapshot);
 }
 
 /// Limits chosen by what packets are where they arrive, and by what they are where they leave.
-fn joined(come: [[u8; 2]; 2], out: [[u8; 2]; 2]) -> [[u8; 2]; 2] {
-    [[come[0][0], out[0][1]], [out[1][0], come[1][1]]]
+fn joined(come: [Limits; 2], out: [Limits; 2], snapshot: &Snapshot) -> [Limits; 2] {
+    let of = [[come[0].of[0], out[0].of[1]], [out[1].of[0], come[1].of[1]]];
+    of.map(|of| limits(of, snapshot))
+}
+
+fn limits(of: [u8; 2], snapshot: &Snapshot) -> Limits {
+    let is_metered =
+        |&limit: &u8| snapshot.limits.get(usize::from(limit)).is_some_and(|l| l.policer.is_some());
+    Limits { of, metered: of.iter().any(is_metered) }
 }
 
 /// As [`choose4`].
@@ -208,10 +257,11 @@ fn choose<A: Address>(
     };
     let reply = reversed(forward);
     let egress = decision.egress;
-    decision.limits = [
+    let of = [
         [find(ingress, false, forward), find(egress, true, forward)],
         [find(egress, false, &reply), find(ingress, true, &reply)],
     ];
+    decision.limits = of.map(|of| limits(of, snapshot));
 }
 
 /// Asks the buckets about every packet.
@@ -219,10 +269,16 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
     if snapshot.limits.is_empty() {
         return;
     }
+    let mut more = Mask::NONE;
     for i in burst.live {
-        let bytes = burst.packet_len(i);
-        if !shard.limiters.pass(burst.actions[i].limits, burst.now, bytes) {
+        let (action, bytes) = (&burst.actions[i], burst.packet_len(i));
+        if action.is(FlowAction::METERED) {
+            more.add(i);
+        } else if !shard.limiters.pass(action.limits, burst.now, bytes) {
             burst.drop(i, DropReason::RateLimited);
         }
+    }
+    if !more.is_empty() {
+        metered::run(burst, more, shard, snapshot);
     }
 }

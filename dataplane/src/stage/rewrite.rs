@@ -1,9 +1,10 @@
 //! Rewrite: makes a packet what it is when it leaves. New addresses and ports, TTL less one, the header of the egress
-//! link. Nothing can fail here; what could was asked before.
+//! link; before that, a policer's mark. Nothing can fail here; what could was asked before.
 
+use sluice_pkt::checksum::Delta;
 use sluice_pkt::parse::{Flags, Headers, L3};
 use sluice_pkt::translation::{ONE_HOP, Translation};
-use sluice_pkt::{icmpv4, ipv4, ipv6, tcp, udp};
+use sluice_pkt::{ethernet, icmpv4, ipv4, ipv6, tcp, udp, vlan};
 
 use super::{fragment, icmp_error, nat64, prefix};
 use crate::arena::Frame;
@@ -11,14 +12,19 @@ use crate::burst::Burst;
 use crate::local::neighbor::NextHop;
 use crate::session::FlowAction;
 use crate::shard::Shard;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Mark, Snapshot};
 
 /// Runs the stage.
 pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
     for i in burst.live {
         let interface = burst.interfaces[i];
+        let mark = if burst.actions[i].is(FlowAction::METERED) { burst.marks[i] } else { Mark::default() };
+        if let Some(dscp) = mark.dscp {
+            let l3 = (burst.headers[i].l3, burst.headers[i].l3_offset.into());
+            set_dscp(burst.bytes_mut(i), l3, dscp);
+        }
         if burst.actions[i].flags & (FlowAction::TO_V4 | FlowAction::TO_V6) != 0 {
-            cross(burst, i, shard, snapshot);
+            cross(burst, i, mark, shard, snapshot);
             continue;
         }
         let Some((frame, headers, action, egress)) = burst.leaving(i) else { continue };
@@ -34,13 +40,14 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
             _ => ipv6(frame.bytes_mut(), headers, action, snapshot),
         }
         put_link(frame, headers.l3_offset.into(), headers.end.into(), hop);
+        set_priority(frame.bytes_mut(), hop, mark);
         let fits = frame.len() <= usize::from(hop.egress.header_len) + usize::from(hop.egress.mtu);
         burst.ready.add_if(i, fits);
     }
 }
 
 /// Turns a packet into one of the other family.
-fn cross(burst: &mut Burst, i: usize, shard: &mut Shard, snapshot: &Snapshot) {
+fn cross(burst: &mut Burst, i: usize, mark: Mark, shard: &mut Shard, snapshot: &Snapshot) {
     let (ends6, ingress) = (burst.ends6[i], burst.interfaces[i]);
     let came_by = snapshot.interfaces.get(usize::from(ingress)).map_or(0, |interface| interface.mtu);
     let Some((frame, headers, action, egress)) = burst.leaving(i) else { return };
@@ -52,8 +59,35 @@ fn cross(burst: &mut Burst, i: usize, shard: &mut Shard, snapshot: &Snapshot) {
     } else {
         nat64::rewrite::to_v6(frame, headers, action, &ends6, hop, came_by, snapshot)
     };
+    set_priority(frame.bytes_mut(), hop, mark);
     let fits = frame.len() <= usize::from(hop.egress.header_len) + usize::from(longest);
     burst.ready.add_if(i, fits);
+}
+
+/// Sets the differentiated services code point; the two bits of ECN stay.
+fn set_dscp(bytes: &mut [u8], (l3, at): (L3, usize), dscp: u8) {
+    const ECN: u8 = 3;
+    if l3 == L3::Ipv4 {
+        let Some(mut ip) = ipv4::Header::at_mut(bytes, at) else { return };
+        let (old, class) = (ip.dscp_ecn(), dscp << 2 | ip.dscp_ecn() & ECN);
+        let checksum = Delta::of_u16(old.into(), class.into()).apply(ip.checksum());
+        ip.set_dscp_ecn(class);
+        ip.set_checksum(checksum);
+    } else if let Some(mut ip) = ipv6::Header::at_mut(bytes, at) {
+        let class = dscp << 2 | ip.traffic_class() & ECN;
+        ip.set_traffic_class(class);
+    }
+}
+
+/// Sets the priority of the outermost tag, if the packet leaves with one.
+fn set_priority(bytes: &mut [u8], hop: &NextHop, mark: Mark) {
+    let Some(priority) = mark.pcp.filter(|_| usize::from(hop.egress.header_len) > ethernet::LEN) else {
+        return;
+    };
+    if let Some(mut tag) = vlan::Header::at_mut(bytes, ethernet::LEN) {
+        let tci = tag.tci();
+        tag.set_tci(vlan::tci(priority, vlan::drop_eligible(tci), vlan::id(tci)));
+    }
 }
 
 /// Puts the link header in the place of a packet's own, from `l3` to `end` in its frame. Ethernet padding stays behind:

@@ -10,7 +10,7 @@ use super::select::select;
 const UNITS: u64 = 1_000_000_000;
 
 /// A rate in bits per second, of the bytes that the caller chooses to count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rate {
     /// Bits per second.
     pub bits_per_second: u64,

@@ -11,6 +11,7 @@ pub mod index;
 pub mod key;
 pub mod lpm;
 pub mod meter;
+pub mod meters;
 pub mod prefetch;
 mod select;
 mod tags;

@@ -159,6 +159,7 @@ fn limit(interface: usize, egress: bool, bits_per_second: u64) -> Limit {
         v6: vec![any(0)],
         rate: Rate { bits_per_second },
         burst: 100_000_000,
+        policer: None,
     }
 }
 

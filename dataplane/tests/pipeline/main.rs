@@ -20,6 +20,7 @@ mod neighbors;
 mod oracle;
 mod owners;
 mod packets;
+mod police;
 mod port_control;
 mod portless;
 mod prefixes;

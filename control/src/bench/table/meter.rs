@@ -7,7 +7,7 @@ use sluice_dataplane::arena::{HugePages, HugeVec};
 use sluice_dataplane::clock::Clock;
 use sluice_dataplane::table::meter::{Meter, Rate};
 use sluice_dataplane::table::prefetch::prefetch_at;
-use sluice_dataplane::table::tcm::{Color, SingleRate, SingleRateMeter, TwoRate, TwoRateMeter};
+use sluice_dataplane::table::tcm::{Buckets, Color, SingleRate, TwoRate};
 
 use super::measure::{Case, Row, in_turn, judge, plainly, timed};
 use super::random::Random;
@@ -37,10 +37,10 @@ pub struct Options {
 
 /// A kind of meter: its answer is 2 for green, or for a packet that passes, 1 for yellow, 0 for red.
 trait Metered: Copy {
-    type Profile: Copy;
+    type Meter: Copy;
     const NAME: &'static str;
-    fn new(rate: u64) -> (Self::Profile, Self);
-    fn ask(&mut self, profile: &Self::Profile, now: u64, bytes: u16) -> u8;
+    fn new(rate: u64) -> (Self, Self::Meter);
+    fn ask(&self, meter: &mut Self::Meter, now: u64, bytes: u16) -> u8;
 }
 
 /// Bits a second; a byte's rate is an eighth.
@@ -52,47 +52,51 @@ fn answer(color: Color) -> u8 {
     2 - color as u8
 }
 
-impl Metered for SingleRateMeter {
-    type Profile = SingleRate;
+impl Metered for SingleRate {
+    type Meter = Buckets;
     const NAME: &'static str = "srTCM (RFC 2697)";
 
-    fn new(bits: u64) -> (Self::Profile, Self) {
-        let profile = SingleRate::new(rate(bits), BURST_BYTES, BURST_BYTES);
+    fn new(bits: u64) -> (Self, Buckets) {
+        let profile = Self::new(rate(bits), BURST_BYTES, BURST_BYTES);
         (profile, profile.meter(0))
     }
 
     #[inline(always)]
-    fn ask(&mut self, profile: &Self::Profile, now: u64, bytes: u16) -> u8 {
-        answer(self.color(profile, now, bytes, Color::Green))
+    fn ask(&self, meter: &mut Buckets, now: u64, bytes: u16) -> u8 {
+        answer(self.color(meter, now, bytes, Color::Green))
     }
 }
 
-impl Metered for TwoRateMeter {
-    type Profile = TwoRate;
+impl Metered for TwoRate {
+    type Meter = Buckets;
     const NAME: &'static str = "trTCM (RFC 2698)";
 
-    fn new(bits: u64) -> (Self::Profile, Self) {
-        let profile = TwoRate::new(rate(bits), BURST_BYTES, rate(bits + bits / 2), BURST_BYTES);
+    fn new(bits: u64) -> (Self, Buckets) {
+        let profile = Self::new(rate(bits), BURST_BYTES, rate(bits + bits / 2), BURST_BYTES);
         (profile, profile.meter(0))
     }
 
     #[inline(always)]
-    fn ask(&mut self, profile: &Self::Profile, now: u64, bytes: u16) -> u8 {
-        answer(self.color(profile, now, bytes, Color::Green))
+    fn ask(&self, meter: &mut Buckets, now: u64, bytes: u16) -> u8 {
+        answer(self.color(meter, now, bytes, Color::Green))
     }
 }
 
-impl Metered for Meter {
-    type Profile = ();
+/// A bucket that keeps its rate itself.
+#[derive(Clone, Copy)]
+struct OneBucket;
+
+impl Metered for OneBucket {
+    type Meter = Meter;
     const NAME: &'static str = "token bucket";
 
-    fn new(bits: u64) -> ((), Self) {
-        ((), Self::new(rate(bits), BURST_BYTES))
+    fn new(bits: u64) -> (Self, Meter) {
+        (Self, Meter::new(rate(bits), BURST_BYTES))
     }
 
     #[inline(always)]
-    fn ask(&mut self, (): &(), now: u64, bytes: u16) -> u8 {
-        u8::from(self.allow(now, bytes)) * 2
+    fn ask(&self, meter: &mut Meter, now: u64, bytes: u16) -> u8 {
+        u8::from(meter.allow(now, bytes)) * 2
     }
 }
 
@@ -107,9 +111,9 @@ pub(super) fn measure(options: &Options) -> Result<Vec<Row>, TableError> {
             .map(|_| (random.below(meters.into()) as u32, 64 + random.below(1437) as u16))
             .collect();
         let cases = vec![
-            case::<SingleRateMeter>(&options.common, meters, &packets)?,
-            case::<TwoRateMeter>(&options.common, meters, &packets)?,
-            case::<Meter>(&options.common, meters, &packets)?,
+            case::<SingleRate>(&options.common, meters, &packets)?,
+            case::<TwoRate>(&options.common, meters, &packets)?,
+            case::<OneBucket>(&options.common, meters, &packets)?,
         ];
         rows.append(&mut in_turn(options.common.rounds, cases));
     }
@@ -144,7 +148,7 @@ fn case<'a, M: Metered + 'a>(
         .iter()
         .enumerate()
         .map(|(number, &(meter, bytes))| {
-            u64::from(virtual_table[meter as usize].ask(&profile, time(number), bytes))
+            u64::from(profile.ask(&mut virtual_table[meter as usize], time(number), bytes))
         })
         .collect();
     let mut plain = Plain::new(M::NAME, bits, meters);
@@ -168,7 +172,7 @@ fn case<'a, M: Metered + 'a>(
                     prefetch_at(&table, meter as usize);
                 }
                 if let Some(meter) = table.get_mut(meter as usize) {
-                    colors += u64::from(meter.ask(&profile, now, bytes));
+                    colors += u64::from(profile.ask(meter, now, bytes));
                 }
             }
         }
@@ -204,26 +208,26 @@ impl Plain {
         let earned = elapsed * self.rates[0];
         let over = (*first + earned).saturating_sub(full);
         *first = full.min(*first + earned);
-        if self.kind == TwoRateMeter::NAME {
+        if self.kind == TwoRate::NAME {
             *second = full.min(*second + elapsed * self.rates[1]);
             if *second < cost {
                 return 0;
             }
             *second -= cost;
-        } else if self.kind == SingleRateMeter::NAME {
+        } else if self.kind == SingleRate::NAME {
             *second = full.min(*second + over);
         }
         if *first >= cost {
             *first -= cost;
             return 2;
         }
-        if self.kind == SingleRateMeter::NAME {
+        if self.kind == SingleRate::NAME {
             if *second < cost {
                 return 0;
             }
             *second -= cost;
             return 1;
         }
-        u64::from(self.kind == TwoRateMeter::NAME)
+        u64::from(self.kind == TwoRate::NAME)
     }
 }

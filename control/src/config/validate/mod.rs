@@ -1,7 +1,5 @@
 //! From the parsed file to a [`Config`]: each section in its own module, in the order in which they need each other.
 
-use std::path::PathBuf;
-
 use toml::de::DeTable;
 
 use super::model::{Config, Prefix};
@@ -38,7 +36,8 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
     nat::check_workers(&nat, workers.count, sink);
     let timeouts = settings::timeouts(&file, sink);
     let icmp_errors_per_second = settings::icmp_errors_per_second(&file, sink);
-    let control_socket: PathBuf = settings::control_socket(&file, sink);
+    let (control_socket, control_access) = settings::control(&file, sink);
+    let metrics = settings::metrics(&file, sink);
     if sink.errors() == 0 {
         lint::all(&network, &acls, &nat, sink);
     }
@@ -59,6 +58,8 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
         tables,
         timeouts,
         control_socket,
+        control_access,
+        metrics,
     })
 }
 

@@ -1,11 +1,12 @@
-//! `[icmp]`, `[workers]`, `[tables]`, `[timeouts]` and `[control]`.
+//! `[icmp]`, `[workers]`, `[tables]`, `[timeouts]`, `[control]` and `[metrics]`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use super::interfaces::Network;
 use super::values;
-use crate::config::model::{Link, Poll, Tables, Timeouts, Workers};
+use crate::config::model::{Access, Link, Poll, Tables, Timeouts, Workers};
 use crate::config::reader::{At, Table, choice, integer, text};
 use crate::config::report::{Sink, quote};
 use crate::config::schema;
@@ -121,10 +122,37 @@ pub(super) fn timeouts(file: &Table<'_>, sink: &mut Sink<'_>) -> Timeouts {
     timeouts
 }
 
-pub(super) fn control_socket(file: &Table<'_>, sink: &mut Sink<'_>) -> PathBuf {
-    let control = file.table("control", &schema::CONTROL, sink);
-    let socket = control.and_then(|control| control.one("socket", text(socket), sink));
-    socket.map_or_else(|| PathBuf::from(crate::config::DEFAULT_SOCKET), |at| at.value)
+pub(super) fn control(file: &Table<'_>, sink: &mut Sink<'_>) -> (PathBuf, Access) {
+    let (mut path, mut access) = (PathBuf::from(crate::config::DEFAULT_SOCKET), Access::default());
+    let Some(table) = file.table("control", &schema::CONTROL, sink) else { return (path, access) };
+    if let Some(socket) = table.one("socket", text(socket), sink) {
+        path = socket.value;
+    }
+    if let Some(mode) = table.one("mode", text(mode), sink) {
+        access.mode = mode.value;
+    }
+    access.group = table.one("group", text(|text| Ok(text.to_owned())), sink).map(|group| group.value);
+    (path, access)
+}
+
+/// Permissions in octal, as chmod takes them.
+fn mode(text: &str) -> Result<u32, Wrong> {
+    u32::from_str_radix(text, 8).ok().filter(|mode| mode & !0o777 == 0 && text.len() >= 3).ok_or_else(|| {
+        Wrong::new(format!("{} are no permissions", quote(text)))
+            .help("such as \"0660\": for owner and group")
+    })
+}
+
+pub(super) fn metrics(file: &Table<'_>, sink: &mut Sink<'_>) -> Option<SocketAddr> {
+    let table = file.table("metrics", &schema::METRICS, sink)?;
+    Some(table.one("listen", text(listen), sink)?.value)
+}
+
+fn listen(text: &str) -> Result<SocketAddr, Wrong> {
+    text.parse().map_err(|_| {
+        Wrong::new(format!("{} is not an address with a port", quote(text)))
+            .help("such as \"127.0.0.1:9477\", or \"[::]:9477\" for all addresses of the kernel")
+    })
 }
 
 fn socket(text: &str) -> Result<PathBuf, Wrong> {

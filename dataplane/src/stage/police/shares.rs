@@ -6,8 +6,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::Kept;
-use super::Limiters;
+use super::{Kept, Limiters, asked};
 use crate::arena::MAX_LINK_HEADER;
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::crossing::Offered;
@@ -50,10 +49,11 @@ impl Limiters {
 
     /// Goes on with what was offered of late to limits that are kept.
     pub(super) fn carry(&self, fresh: &mut Self, kept: &[Kept]) {
-        let (Some(old), Self { all, shares: Some(new) }) = (&self.shares, fresh) else { return };
+        let Self { all, metered, shares: Some(new) } = fresh else { return };
+        let Some(old) = &self.shares else { return };
         new.last = old.last;
-        for (before, limiter) in new.before.iter_mut().zip(all) {
-            *before = limiter.asked();
+        for (limit, before) in new.before.iter_mut().enumerate() {
+            *before = asked(all, metered, limit);
         }
         for kept in kept {
             let offers = (old.offers.get(usize::from(kept.old)), new.offers.get_mut(usize::from(kept.new)));
@@ -75,12 +75,12 @@ impl Limiters {
 
     #[inline(never)]
     fn reckon(&mut self, now: Nanos, snapshot: &Snapshot) {
-        let Self { all, shares: Some(shares) } = self else { return };
+        let Self { all, metered, shares: Some(shares) } = self else { return };
         let elapsed = now.saturating_sub(shares.last).min(SECOND);
         shares.last = now;
         let Shares { me, offered, before, offers, .. } = &mut **shares;
-        for (index, ((limiter, offers), before)) in all.iter_mut().zip(offers).zip(before).enumerate() {
-            let ours = limiter.asked() - *before;
+        for (index, (offers, before)) in offers.iter_mut().zip(before).enumerate() {
+            let ours = asked(all, metered, index) - *before;
             for (worker, (offer, row)) in offers.iter_mut().zip(offered.iter()).enumerate() {
                 let Some(published) = row.0.get(index) else { continue };
                 let bytes = if worker == *me {
@@ -92,8 +92,17 @@ impl Limiters {
                 offer.see(bytes, elapsed);
             }
             let Some(limit) = snapshot.limits.get(index) else { continue };
-            let rate = part(limit.rate.bits_per_second, offers, *me);
-            limiter.meter.adjust(now, rate, depth(limit, rate, snapshot));
+            match (all.get_mut(index), metered.get_mut(index)) {
+                (_, Some(Some(metered))) => {
+                    let rate = limit.figures().most();
+                    metered.adjust(now, limit, part(rate, offers, *me), two_packets(limit, snapshot));
+                }
+                (Some(limiter), _) => {
+                    let rate = part(limit.rate.bits_per_second, offers, *me);
+                    limiter.meter.adjust(now, rate, depth(limit, rate, snapshot));
+                }
+                _ => {}
+            }
         }
     }
 }
@@ -123,10 +132,18 @@ fn part(rate: u64, offers: &[Offer], me: usize) -> u64 {
 
 /// The part of the burst that goes with a part of the rate; two packets at least, or none of them would ever pass.
 fn depth(limit: &Limit, part: u64, snapshot: &Snapshot) -> u64 {
-    let mtu = snapshot.interfaces.get(usize::from(limit.interface)).map_or(0, |link| u64::from(link.mtu));
     let whole = limit.rate.bits_per_second.max(1);
     let share = (u128::from(limit.burst) * u128::from(part) / u128::from(whole)) as u64;
-    share.max(2 * (mtu + MAX_LINK_HEADER as u64)).min(limit.burst)
+    share.max(two_packets(limit, snapshot)).min(limit.burst)
+}
+
+/// Tokens for two packets as large as the interface takes.
+fn two_packets(limit: &Limit, snapshot: &Snapshot) -> u64 {
+    if limit.policer.is_some_and(|policer| policer.packets) {
+        return 2;
+    }
+    let mtu = snapshot.interfaces.get(usize::from(limit.interface)).map_or(0, |link| u64::from(link.mtu));
+    2 * (mtu + MAX_LINK_HEADER as u64)
 }
 
 #[cfg(test)]

@@ -3,7 +3,9 @@
 use std::net::Ipv6Addr;
 
 use sluice_dataplane::clock::MILLISECOND;
-use sluice_dataplane::snapshot::{AclAction, NatFiltering, Route, RuleInfo, Snapshot};
+use sluice_dataplane::snapshot::{
+    AclAction, ColorAction, NatFiltering, Per, Policer, Route, RuleInfo, Snapshot,
+};
 use sluice_dataplane::table::classifier::{Classifier, PortRange, Rule};
 use sluice_dataplane::table::meter::Rate;
 use sluice_dataplane::verdict::DropReason;
@@ -238,6 +240,59 @@ fn a_limit_keeps_its_bucket_unless_it_changes() {
     for _ in 0..5 {
         gateway.lab.forward(LAN, &packet);
     }
+    gateway.lab.close();
+}
+
+#[test]
+fn meters_go_on_unless_their_limit_changes() {
+    let mut gateway = Reloading::new();
+    let policer = Policer {
+        packets: true,
+        actions: [ColorAction::Pass, ColorAction::Drop, ColorAction::Drop],
+        per: Some(Per::Source([32, 64])),
+        most: 16,
+        ..Policer::default()
+    };
+    gateway.reload(|next| {
+        next.limits[0].name = "each".into();
+        (next.limits[0].rate.bits_per_second, next.limits[0].burst) = (1, 3);
+        next.limits[0].policer = Some(policer);
+    });
+    let packet = |n| udp((host(n), 4000), (SERVER, 53), b"");
+    for _ in 0..3 {
+        gateway.lab.forward(LAN, &packet(9));
+    }
+    gateway.lab.forward(LAN, &packet(8));
+    // At another place. Old actions find it there before their sessions are decided anew, and take the slow path.
+    gateway.hand_over(|next| next.limits.reverse());
+    gateway.lab.poll();
+    assert_eq!(gateway.lab.dropped(LAN, &packet(9)), DropReason::RateLimited);
+    gateway.lab.forward(LAN, &packet(8));
+    assert_eq!(gateway.settle(), kept(2));
+    assert_eq!(gateway.lab.dropped(LAN, &packet(9)), DropReason::RateLimited);
+    let count = |gateway: &Reloading, index: usize| {
+        let count = gateway.lab.worker.shard().limiters.counts().nth(index).unwrap();
+        (count.colors.map(|color| color.packets), count.dropped.packets, count.meters)
+    };
+    assert_eq!(count(&gateway, 1), ([5, 0, 2], 2, 2));
+    // Another prefix is another limit: counts go on, meters begin anew.
+    gateway.reload(|next| {
+        next.limits[1].policer = Some(Policer { per: Some(Per::Source([24, 64])), ..policer });
+    });
+    for n in [9, 8, 7] {
+        gateway.lab.forward(LAN, &packet(n));
+    }
+    assert_eq!(gateway.lab.dropped(LAN, &packet(9)), DropReason::RateLimited);
+    assert_eq!(count(&gateway, 1), ([8, 0, 3], 3, 1));
+    // A bucket again, and then none.
+    gateway.reload(|next| {
+        next.limits[1].policer = None;
+        (next.limits[1].rate.bits_per_second, next.limits[1].burst) = (1, 100_000);
+    });
+    gateway.lab.forward(LAN, &packet(9));
+    assert_eq!(count(&gateway, 1).0, [9, 0, 3]);
+    gateway.reload(|next| next.limits.clear());
+    gateway.lab.forward(LAN, &packet(9));
     gateway.lab.close();
 }
 

@@ -3,7 +3,9 @@
 use std::net::Ipv4Addr;
 
 use sluice_dataplane::clock::{MILLISECOND, SECOND};
+use sluice_dataplane::snapshot::{ColorAction, Per, Policer};
 use sluice_dataplane::table::meter::Rate;
+use sluice_dataplane::table::tcm::model::Model;
 use sluice_dataplane::verdict::DropReason;
 
 use super::{CLIENT, SERVICE};
@@ -98,10 +100,11 @@ fn who_is_heard_at_one_worker_is_known_to_all() {
 }
 
 /// What a limit of 8 Mbit/s lets pass in two seconds of load that is shared out by these weights.
-fn passed(weights: [usize; 4]) -> f64 {
+fn passed(weights: [usize; 4], policer: Option<Policer>) -> f64 {
     let mut snapshot = snapshot();
     snapshot.limits[0].rate = Rate { bits_per_second: 8_000_000 };
     snapshot.limits[0].burst = 20_000;
+    snapshot.limits[0].policer = policer;
     let mut fleet = Fleet::new(snapshot, 4);
     for worker in 0..4 {
         fleet.forward_at(worker, LAN, &udp(CLIENT, SERVICE, &[0; 958]));
@@ -131,9 +134,50 @@ fn passed(weights: [usize; 4]) -> f64 {
 #[test]
 fn a_limit_holds_for_all_workers_together_however_uneven_the_load() {
     for weights in [[1, 1, 1, 1], [1, 0, 0, 0], [8, 4, 2, 1], [0, 1, 0, 20]] {
-        let rate = passed(weights);
+        let rate = passed(weights, None);
         assert!((7_700_000.0..8_250_000.0).contains(&rate), "{weights:?}: {rate}");
     }
+}
+
+#[test]
+fn a_policer_with_colors_holds_for_all_workers_together() {
+    // Half is green; twice that passes.
+    let policer = Policer {
+        model: Model::ExcessRate,
+        second_rate: Rate { bits_per_second: 8_000_000 },
+        second_burst: 20_000,
+        actions: [ColorAction::Pass, ColorAction::Pass, ColorAction::Drop],
+        ..Policer::default()
+    };
+    for weights in [[1, 1, 1, 1], [1, 0, 0, 0], [8, 4, 2, 1]] {
+        let rate = passed(weights, Some(policer));
+        assert!((15_400_000.0..16_500_000.0).contains(&rate), "{weights:?}: {rate}");
+    }
+}
+
+#[test]
+fn a_flow_has_one_meter_whichever_worker_it_comes_in_at() {
+    let policer = Policer {
+        packets: true,
+        actions: [ColorAction::Pass, ColorAction::Drop, ColorAction::Drop],
+        per: Some(Per::Flow),
+        most: 16,
+        ..Policer::default()
+    };
+    let mut snapshot = snapshot();
+    snapshot.limits[0].rate = Rate { bits_per_second: 8 };
+    snapshot.limits[0].burst = 5;
+    snapshot.limits[0].policer = Some(policer);
+    let mut fleet = Fleet::new(snapshot, 4);
+    for worker in 0..4 {
+        let from = (host(9), 4000 + worker as u16);
+        for _ in 0..10 {
+            fleet.send(worker, LAN, &frame(LAN, &udp(from, SERVICE, b"")));
+            fleet.settle();
+        }
+    }
+    assert_eq!((fleet.collect().len(), fleet.drops(DropReason::RateLimited)), (20, 20));
+    fleet.close();
 }
 
 #[test]

@@ -1,0 +1,284 @@
+//! The answering end: one thread for all connections, and two that wait for the workers' listings. A client that says or
+//! takes nothing costs a descriptor for five seconds, and delays nobody.
+
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path as Place, Query as Asked, State as Of};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use clap::ValueEnum;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Semaphore, oneshot};
+use tokio_io_timeout::TimeoutStream;
+use utoipa::OpenApi;
+
+use super::ApiError;
+use crate::metrics;
+use crate::nat_query::Query;
+use crate::state::{State, Topic};
+
+/// Clients that are served at once; more are sent away.
+const CLIENTS: usize = 512;
+/// How long a client may take to ask, and to take the next piece of its answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Listings that are made at once. The workers are asked one after the other in any case.
+const LISTINGS: usize = 2;
+/// The longest request.
+const LONGEST: usize = 16 << 10;
+/// What is said to a client for whom there is no place.
+const BUSY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 52\r\n\
+    connection: close\r\n\r\n{\"error\":\"too many clients at once; try again soon\"}";
+
+/// What the routes are answered from. Who holds on to the state holds on to the devices, so this does not.
+type Gateway = Weak<State>;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Sluice",
+        description = "The control API of a running gateway, over its Unix socket.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+        contact(),
+        version = "1"
+    ),
+    paths(show, nat_who, nat_where, metrics_page)
+)]
+struct Api;
+
+/// The API's description (OpenAPI 3.1).
+pub fn openapi() -> Value {
+    serde_json::to_value(Api::openapi()).unwrap_or_default()
+}
+
+/// A server that runs; dropping it ends it, removes the socket, and lets go of the gateway's state.
+pub struct Server {
+    path: PathBuf,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    _state: Arc<State>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let _ = self.thread.take().map(JoinHandle::join);
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Serves the socket, and the metrics alone at a TCP address where one is given, from a thread of its own.
+pub fn serve(
+    listener: UnixListener,
+    path: &Path,
+    metrics: Option<TcpListener>,
+    state: Arc<State>,
+) -> Result<Server, ApiError> {
+    let failed = |source| ApiError::Socket { path: path.into(), source };
+    listener.set_nonblocking(true).map_err(failed)?;
+    if let Some(metrics) = &metrics {
+        metrics.set_nonblocking(true).map_err(failed)?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(LISTINGS)
+        .thread_name("sluice-listing")
+        .build()
+        .map_err(failed)?;
+    let (stop, stopped) = oneshot::channel::<()>();
+    let gateway = Arc::downgrade(&state);
+    let all = async move {
+        let places = Arc::new(Semaphore::new(CLIENTS));
+        let local = tokio::net::UnixListener::from_std(listener)?;
+        tokio::spawn(accept_local(local, routes(gateway.clone()), places.clone()));
+        if let Some(metrics) = metrics {
+            let remote = tokio::net::TcpListener::from_std(metrics)?;
+            tokio::spawn(accept_remote(remote, metrics_route(gateway), places));
+        }
+        // Its sender says nothing; it is dropped.
+        let _ = stopped.await;
+        io::Result::Ok(())
+    };
+    let run = move || {
+        let _ = runtime.block_on(all);
+        runtime.shutdown_timeout(Duration::from_millis(100));
+    };
+    let thread = std::thread::Builder::new().name("sluice-api".into()).spawn(run).map_err(failed)?;
+    Ok(Server { path: path.into(), stop: Some(stop), thread: Some(thread), _state: state })
+}
+
+fn routes(gateway: Gateway) -> Router {
+    Router::new()
+        .route("/v1/show/{topic}", get(show))
+        .route("/v1/nat/who", get(nat_who))
+        .route("/v1/nat/where", get(nat_where))
+        .route("/v1/openapi.json", get(|| async { Json(openapi()) }))
+        .route("/metrics", get(metrics_page))
+        .fallback(|| async { error(StatusCode::NOT_FOUND, "there is no such path; see /v1/openapi.json") })
+        .method_not_allowed_fallback(|| async {
+            error(StatusCode::METHOD_NOT_ALLOWED, "it can be read only")
+        })
+        .with_state(gateway)
+}
+
+fn metrics_route(gateway: Gateway) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics_page))
+        .fallback(|| async { error(StatusCode::NOT_FOUND, "there is /metrics here and nothing else") })
+        .with_state(gateway)
+}
+
+async fn accept_local(listener: tokio::net::UnixListener, routes: Router, places: Arc<Semaphore>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => match places.clone().try_acquire_owned() {
+                Ok(place) => {
+                    let talk = converse(stream, routes.clone());
+                    tokio::spawn(async move {
+                        talk.await;
+                        drop(place);
+                    });
+                }
+                Err(_) => drop(stream.try_write(BUSY)),
+            },
+            Err(_) => out_of_descriptors().await,
+        }
+    }
+}
+
+async fn accept_remote(listener: tokio::net::TcpListener, routes: Router, places: Arc<Semaphore>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => match places.clone().try_acquire_owned() {
+                Ok(place) => {
+                    let talk = converse(stream, routes.clone());
+                    tokio::spawn(async move {
+                        talk.await;
+                        drop(place);
+                    });
+                }
+                Err(_) => drop(stream.try_write(BUSY)),
+            },
+            Err(_) => out_of_descriptors().await,
+        }
+    }
+}
+
+/// They come back when clients leave.
+async fn out_of_descriptors() {
+    tokio::time::sleep(Duration::from_millis(50)).await;
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Send + 'static, routes: Router) {
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(PATIENCE));
+    let mut connection = http1::Builder::new();
+    connection.timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_buf_size(LONGEST).half_close(true);
+    // How a conversation ends is the client's business.
+    let _ =
+        connection.serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(routes)).await;
+}
+
+fn error(status: StatusCode, words: &str) -> Response {
+    (status, Json(json!({ "error": words }))).into_response()
+}
+
+/// What the state says, asked on a thread that may wait.
+async fn answer<T: IntoResponse + Send + 'static>(
+    gateway: Gateway,
+    question: impl FnOnce(&State) -> Result<T, String> + Send + 'static,
+) -> Response {
+    let ended = || "the gateway is about to end".to_owned();
+    let asked = move || gateway.upgrade().ok_or_else(ended).and_then(|state| question(&state));
+    match tokio::task::spawn_blocking(asked).await {
+        Ok(Ok(said)) => said.into_response(),
+        Ok(Err(words)) => error(StatusCode::SERVICE_UNAVAILABLE, &words),
+        Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the answer cannot be made; the log may say why"),
+    }
+}
+
+/// A listing, as `sluice show TOPIC --json` prints it.
+#[utoipa::path(
+    get,
+    path = "/v1/show/{topic}",
+    params(("topic" = String, Path, description = "As `sluice show --help` lists them")),
+    responses(
+        (status = 200, description = "The listing; docs/counters.md has its fields", body = Object),
+        (status = 404, description = "No such topic"),
+        (status = 503, description = "A worker does not answer")
+    )
+)]
+async fn show(Of(gateway): Of<Gateway>, Place(topic): Place<String>) -> Response {
+    match Topic::from_str(&topic, false) {
+        Ok(topic) => answer(gateway, move |state| state.show(topic).map(Json)).await,
+        Err(_) => error(
+            StatusCode::NOT_FOUND,
+            &format!("there is no topic {topic}; `sluice show --help` lists them"),
+        ),
+    }
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+struct Who {
+    /// The external address.
+    #[param(value_type = String)]
+    address: Ipv4Addr,
+    /// The external port, or echo identifier.
+    port: u16,
+}
+
+/// Which inside address has this external address and port now.
+#[utoipa::path(get, path = "/v1/nat/who", params(Who), responses((status = 200, description = "Whoever is found", body = [Object])))]
+async fn nat_who(
+    Of(gateway): Of<Gateway>,
+    asked: Result<Asked<Who>, axum::extract::rejection::QueryRejection>,
+) -> Response {
+    match asked {
+        Ok(Asked(Who { address, port })) => nat(gateway, Query::Who { address, port }).await,
+        Err(wrong) => error(StatusCode::BAD_REQUEST, &wrong.body_text()),
+    }
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+struct Where {
+    /// The inside address.
+    #[param(value_type = String)]
+    subscriber: std::net::IpAddr,
+}
+
+/// Which external addresses and ports this inside address has now.
+#[utoipa::path(get, path = "/v1/nat/where", params(Where), responses((status = 200, description = "All that is found", body = [Object])))]
+async fn nat_where(
+    Of(gateway): Of<Gateway>,
+    asked: Result<Asked<Where>, axum::extract::rejection::QueryRejection>,
+) -> Response {
+    match asked {
+        Ok(Asked(Where { subscriber })) => nat(gateway, Query::Where { subscriber }).await,
+        Err(wrong) => error(StatusCode::BAD_REQUEST, &wrong.body_text()),
+    }
+}
+
+async fn nat(gateway: Gateway, query: Query) -> Response {
+    answer(gateway, move |state| state.nat_query(query).map(Json)).await
+}
+
+/// Everything that is counted, for Prometheus (text format 0.0.4).
+#[utoipa::path(get, path = "/metrics", responses((status = 200, description = "The metrics", content_type = "text/plain")))]
+async fn metrics_page(Of(gateway): Of<Gateway>) -> Response {
+    let page =
+        |state: &State| Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::text(state)));
+    answer(gateway, page).await
+}

@@ -1,0 +1,200 @@
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use sluice_dataplane::clock::Clock;
+use sluice_dataplane::counters::{self, Counters};
+use sluice_dataplane::snapshot::Snapshot;
+
+use super::*;
+use crate::config::Workers;
+use crate::device::machine::Core;
+use crate::plan::{self, PortQueues};
+use crate::state::{Ends, State};
+use crate::watch::Watch;
+
+fn server_with(folder: &Path, metrics: Option<TcpListener>) -> (PathBuf, Server) {
+    let path = folder.join("api.sock");
+    let snapshot = Arc::new(Snapshot::default());
+    let cores = [Core { id: 0, node: 0, silicon: 0, isolated: false }];
+    let queues = [PortQueues { port: "lan".into(), queues: 2, node: None }];
+    let plan = plan::plan(&Workers::default(), &queues, &cores).unwrap();
+    let (_, counters) = counters::channel(&Counters::new(&snapshot));
+    let watch = Watch::new(Clock::Virtual(0), []);
+    let ends = Ends { counters, inspector: None };
+    let state = Arc::new(State::new(snapshot, [ends], Vec::new(), plan, watch));
+    let server = serve(listen(&path, &Access::default()).unwrap(), &path, metrics, state).unwrap();
+    (path, server)
+}
+
+fn server(folder: &Path) -> (PathBuf, Server) {
+    server_with(folder, None)
+}
+
+fn raw(path: &Path, request: &[u8]) -> String {
+    let mut stream = UnixStream::connect(path).unwrap();
+    let _ = stream.write_all(request);
+    let _ = stream.shutdown(Shutdown::Write);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn get(path: &Path, target: &str) -> String {
+    raw(path, format!("GET {target} HTTP/1.1\r\nhost: sluice\r\nconnection: close\r\n\r\n").as_bytes())
+}
+
+#[test]
+fn it_answers_and_refuses() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, server) = server(folder.path());
+    let counters = ask(&path, Request::Show(Topic::Counters)).unwrap();
+    assert_eq!(counters["conserved"], true);
+    assert!(matches!(ask(&path, Request::Show(Topic::Flows)), Err(ApiError::Refused(_))));
+    for (target, status) in [
+        ("/v1/show/nothing", "404"),
+        ("/v2/show/counters", "404"),
+        ("/v1/nat/who?address=203.0.113.1", "400"),
+        ("/v1/nat/who?address=x&port=1", "400"),
+        ("/v1/nat/where?subscriber=::1%00", "400"),
+    ] {
+        let answer = get(&path, target);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{target}: {answer}");
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(serde_json::from_str::<Value>(body).unwrap()["error"].is_string(), "{target}: {answer}");
+    }
+    let post = b"POST /v1/show/counters HTTP/1.1\r\nhost: sluice\r\ncontent-length: 2\r\n\r\n{}";
+    assert!(raw(&path, post).starts_with("HTTP/1.1 405 "));
+    for junk in [&b"\n"[..], b"{\"show\":\"nothing\"}\n", b"\xff\xfe\n", b"GET", &[b'['; 100_000]] {
+        let answer = raw(&path, junk);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
+    assert!(ask(&path, Request::Show(Topic::Counters)).is_ok());
+    drop(server);
+    assert!(matches!(ask(&path, Request::Show(Topic::Acl)), Err(ApiError::Unreachable { .. })));
+}
+
+#[test]
+fn clients_that_say_or_take_nothing_keep_nobody_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, _server) = server(folder.path());
+    let silent: Vec<_> = (0..300).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    // Their answers are never read.
+    let deaf: Vec<_> = (0..150)
+        .map(|_| {
+            let mut stream = UnixStream::connect(&path).unwrap();
+            stream
+                .write_all("GET /v1/openapi.json HTTP/1.1\r\nhost: s\r\n\r\n".repeat(50).as_bytes())
+                .unwrap();
+            stream
+        })
+        .collect();
+    let begun = Instant::now();
+    for _ in 0..20 {
+        assert!(ask(&path, Request::Show(Topic::Acl)).is_ok());
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    drop((silent, deaf));
+}
+
+#[test]
+fn who_finds_no_place_is_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, _server) = server(folder.path());
+    let clients: Vec<_> = (0..600).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let answer = get(&path, "/v1/show/acl");
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(&format!("content-length: {}", body.len())), "{answer}");
+    drop(clients);
+    let end = Instant::now() + Duration::from_secs(5);
+    while ask(&path, Request::Show(Topic::Acl)).is_err() {
+        assert!(Instant::now() < end);
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn the_map_of_workers_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, _server) = server(folder.path());
+    let rows = ask(&path, Request::Show(Topic::Workers)).unwrap();
+    let expected = serde_json::json!({
+        "worker": 0, "core": 0, "numa_node": 0, "queues": ["lan/0", "lan/1"],
+    });
+    for (key, value) in expected.as_object().unwrap() {
+        assert_eq!(&rows[0][key], value, "{key}");
+    }
+    assert_eq!(rows.as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn metrics_are_served_by_both_sockets_and_nothing_else_over_tcp() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (path, _server) = server_with(folder.path(), Some(listener));
+    let remote = |target: &str| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(stream, "GET {target} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    for answer in [get(&path, "/metrics"), remote("/metrics")] {
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+        assert!(answer.contains("\nsluice_conserved 1\n"), "{answer}");
+        assert!(answer.contains("\nsluice_dropped_packets_total{reason=\"acl_deny\"} 0\n"), "{answer}");
+    }
+    assert!(remote("/v1/show/counters").starts_with("HTTP/1.1 404 "));
+}
+
+#[test]
+fn the_description_names_every_path() {
+    let described = openapi();
+    let paths: Vec<&str> = described["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(paths, ["/metrics", "/v1/nat/where", "/v1/nat/who", "/v1/show/{topic}"]);
+}
+
+#[test]
+fn the_socket_is_for_those_whom_the_configuration_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
+    drop(listen(&path, &Access::default()).unwrap());
+    assert_eq!(mode(&path), 0o660);
+    drop(listen(&path, &Access { mode: 0o600, group: None }).unwrap());
+    assert_eq!(mode(&path), 0o600);
+    let nobodys = Access { mode: 0o660, group: Some("no-such-group-here".into()) };
+    assert!(matches!(listen(&path, &nobodys), Err(ApiError::NoGroup(_))));
+    if nix::unistd::geteuid().is_root() {
+        drop(listen(&path, &Access { mode: 0o660, group: Some("adm".into()) }).unwrap());
+        let adm = nix::unistd::Group::from_name("adm").unwrap().unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().gid(), adm.gid.as_raw());
+    }
+}
+
+#[test]
+fn a_socket_in_use_is_left_alone_and_a_dead_one_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, server) = server(folder.path());
+    let access = Access::default();
+    assert!(matches!(listen(&path, &access), Err(ApiError::InUse(_))));
+    drop(server);
+    let dead = folder.path().join("dead.sock");
+    drop(UnixListener::bind(&dead).unwrap());
+    assert!(listen(&dead, &access).is_ok());
+    // One that is about to die: it takes connections, but says nothing.
+    let dying = folder.path().join("dying.sock");
+    let listener = UnixListener::bind(&dying).unwrap();
+    let dies = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(200));
+        drop(listener);
+    });
+    assert!(listen(&dying, &access).is_ok());
+    dies.join().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "precious").unwrap();
+    assert!(matches!(listen(&file, &access), Err(ApiError::NoSocket(_))));
+}

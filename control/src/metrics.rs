@@ -1,0 +1,308 @@
+//! Everything that is counted, in Prometheus' text format (0.0.4). Names and units follow its conventions; each is as of
+//! the last time that the workers published, some 10 ms ago.
+
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{Encoder, TextEncoder};
+use sluice_dataplane::port::af_xdp::DeviceControl;
+use sluice_dataplane::verdict::DropReason;
+
+use crate::state::State;
+use crate::watch::{Health, Loop};
+
+type Labels<'a> = &'a [(&'a str, &'a str)];
+
+/// A page under way.
+#[derive(Default)]
+struct Page(Vec<MetricFamily>);
+
+impl Page {
+    fn family(&mut self, name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) {
+        if metrics.is_empty() {
+            return;
+        }
+        let mut family = MetricFamily::default();
+        family.set_name(name.into());
+        family.set_help(help.into());
+        family.set_field_type(kind);
+        family.set_metric(metrics);
+        self.0.push(family);
+    }
+
+    fn counters<'a>(&mut self, name: &str, help: &str, rows: impl IntoIterator<Item = (Labels<'a>, u64)>) {
+        let row = |(labels, value): (Labels<'_>, u64)| {
+            let mut counter = Counter::default();
+            counter.set_value(value as f64);
+            let mut metric = labelled(labels);
+            metric.set_counter(counter);
+            metric
+        };
+        let metrics = rows.into_iter().map(row).collect();
+        self.family(name, help, MetricType::COUNTER, metrics);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.counters(name, help, [(&[] as Labels<'_>, value)]);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: f64) {
+        self.gauges(name, help, vec![(Vec::new(), value)]);
+    }
+
+    fn gauges(&mut self, name: &str, help: &str, rows: Vec<(Vec<(&str, &str)>, f64)>) {
+        let row = |(labels, value): (Vec<(&str, &str)>, f64)| {
+            let mut gauge = Gauge::default();
+            gauge.set_value(value);
+            let mut metric = labelled(&labels);
+            metric.set_gauge(gauge);
+            metric
+        };
+        self.family(name, help, MetricType::GAUGE, rows.into_iter().map(row).collect());
+    }
+
+    fn text(&self) -> String {
+        let mut text = Vec::new();
+        // It fails on families without a metric, of which there are none.
+        let _ = TextEncoder::new().encode(&self.0, &mut text);
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+fn labelled(labels: Labels<'_>) -> Metric {
+    let label = |&(name, value): &(&str, &str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name(name.into());
+        pair.set_value(value.into());
+        pair
+    };
+    Metric::from_label(labels.iter().map(label).collect())
+}
+
+/// The page of a running gateway.
+pub fn text(state: &State) -> String {
+    let mut page = Page::default();
+    page.gauges(
+        "sluice_build_info",
+        "The version that runs; the value is 1.",
+        vec![(vec![("version", env!("CARGO_PKG_VERSION"))], 1.0)],
+    );
+    packets(&mut page, state);
+    sessions(&mut page, state);
+    policy(&mut page, state);
+    devices(&mut page, state);
+    workers(&mut page, &state.watch().loops());
+    page.text()
+}
+
+/// What every packet is accounted for by.
+fn packets(page: &mut Page, state: &State) {
+    let (snapshot, counters) = state.totals();
+    let counters = state.with_kernel(counters);
+    let ports: Vec<_> = snapshot.ports.iter().map(|port| [("port", port.name.as_str())]).collect();
+    let ports = || ports.iter().map(|labels| labels.as_slice()).zip(&counters.ports);
+    page.counters(
+        "sluice_port_receive_packets_total",
+        "Frames received, those left to the kernel included.",
+        ports().map(|(labels, count)| (labels, count.rx.packets)),
+    );
+    page.counters(
+        "sluice_port_receive_bytes_total",
+        "Bytes received, Ethernet header included, FCS not.",
+        ports().map(|(labels, count)| (labels, count.rx.bytes)),
+    );
+    page.counters(
+        "sluice_port_transmit_packets_total",
+        "Frames sent.",
+        ports().map(|(labels, count)| (labels, count.tx.packets)),
+    );
+    page.counters(
+        "sluice_port_transmit_bytes_total",
+        "Bytes sent, Ethernet header included, FCS not.",
+        ports().map(|(labels, count)| (labels, count.tx.bytes)),
+    );
+    let reasons: Vec<_> = DropReason::ALL.iter().map(|reason| [("reason", reason.name())]).collect();
+    page.counters(
+        "sluice_dropped_packets_total",
+        "Packets that died, by reason.",
+        reasons.iter().map(|labels| labels.as_slice()).zip(counters.drops.iter().copied()),
+    );
+    page.counter(
+        "sluice_punted_packets_total",
+        "Packets for the gateway itself, and frames left to the kernel.",
+        counters.punted,
+    );
+    page.counter("sluice_originated_packets_total", "Packets that the gateway made.", counters.originated);
+    page.counter(
+        "sluice_split_extra_packets_total",
+        "Further packets made by fragmenting.",
+        counters.split_extra,
+    );
+    page.counter(
+        "sluice_icmp_suppressed_packets_total",
+        "ICMP answers not sent because of their rate.",
+        counters.icmp_suppressed,
+    );
+    page.gauge("sluice_held_packets", "Packets that wait.", counters.held as f64);
+    page.gauge(
+        "sluice_conserved",
+        "Whether every packet is accounted for; 0 is a defect of Sluice.",
+        f64::from(u8::from(counters.conserved())),
+    );
+}
+
+fn sessions(page: &mut Page, state: &State) {
+    let (snapshot, counters) = state.totals();
+    page.gauge(
+        "sluice_config_generation",
+        "The configuration that all workers have adopted.",
+        snapshot.generation.into(),
+    );
+    page.gauge("sluice_sessions", "Live sessions.", counters.sessions as f64);
+    page.gauge(
+        "sluice_sessions_limit",
+        "Sessions that there is room for.",
+        f64::from(snapshot.sizes.sessions),
+    );
+    page.counter("sluice_sessions_created_total", "Sessions made.", counters.sessions_created);
+    page.counter("sluice_sessions_ended_total", "Sessions ended.", counters.sessions_ended);
+    page.counter(
+        "sluice_sessions_ended_by_policy_total",
+        "Sessions ended because another configuration does not allow them.",
+        counters.sessions_ended_by_policy,
+    );
+    page.gauge("sluice_nat_bindings", "Live NAT bindings.", counters.bindings as f64);
+    page.counter("sluice_nat_log_records_total", "Records for the NAT log.", counters.nat_recorded);
+    page.counter(
+        "sluice_nat_log_records_lost_total",
+        "Records for the NAT log that found no room on their way to it.",
+        counters.nat_unrecorded,
+    );
+    let sinks = state.nat_log();
+    let labels: Vec<_> = sinks.iter().map(|sink| [("sink", sink.sink.as_str())]).collect();
+    page.counters(
+        "sluice_nat_log_sink_lost_total",
+        "Records that a sink of the NAT log did not take.",
+        labels.iter().map(|labels| labels.as_slice()).zip(sinks.iter().map(|sink| sink.lost)),
+    );
+}
+
+fn policy(page: &mut Page, state: &State) {
+    let (snapshot, counters) = state.totals();
+    let rules: Vec<_> = snapshot
+        .rules
+        .iter()
+        .map(|rule| [("acl", rule.acl.as_str()), ("rule", rule.name.as_str())])
+        .collect();
+    let rules = || rules.iter().map(|labels| labels.as_slice()).zip(&counters.rules);
+    page.counters(
+        "sluice_acl_rule_packets_total",
+        "Packets that an ACL rule decided.",
+        rules().map(|(labels, count)| (labels, count.packets)),
+    );
+    page.counters(
+        "sluice_acl_rule_bytes_total",
+        "Bytes that an ACL rule decided.",
+        rules().map(|(labels, count)| (labels, count.bytes)),
+    );
+    let limits = snapshot.limits.iter().zip(&counters.limits);
+    let limits: Vec<_> = limits
+        .flat_map(|(limit, count)| {
+            let labels = |verdict| [("limit", limit.name.as_str()), ("verdict", verdict)];
+            [(labels("pass"), count.passed), (labels("drop"), count.dropped)]
+        })
+        .collect();
+    page.counters(
+        "sluice_limit_packets_total",
+        "Packets that a limit was asked about.",
+        limits.iter().map(|(labels, count)| (labels.as_slice(), count.packets)),
+    );
+    page.counters(
+        "sluice_limit_bytes_total",
+        "Bytes that a limit was asked about.",
+        limits.iter().map(|(labels, count)| (labels.as_slice(), count.bytes)),
+    );
+}
+
+fn devices(page: &mut Page, state: &State) {
+    let drops: Vec<_> = state
+        .devices()
+        .iter()
+        .flat_map(|device: &DeviceControl| {
+            let (name, drops) = (device.name(), device.kernel_drops());
+            [
+                ("no_buffer_fits", drops.rx_dropped),
+                ("receive_ring_full", drops.rx_ring_full),
+                ("fill_ring_empty", drops.fill_ring_empty),
+            ]
+            .map(|(cause, count)| ([("port", name), ("cause", cause)], count))
+        })
+        .collect();
+    page.counters(
+        "sluice_kernel_dropped_packets_total",
+        "Frames that the kernel dropped before Sluice saw them.",
+        drops.iter().map(|(labels, count)| (labels.as_slice(), *count)),
+    );
+}
+
+/// Upper bounds of the histogram of bursts.
+const BURSTS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
+
+fn workers(page: &mut Page, loops: &[Loop]) {
+    let names: Vec<String> = (0..loops.len()).map(|worker| worker.to_string()).collect();
+    let labels: Vec<_> = names.iter().map(|name| [("worker", name.as_str())]).collect();
+    let each = || labels.iter().map(|labels| labels.as_slice()).zip(loops);
+    page.gauges(
+        "sluice_worker_up",
+        "Whether a worker's loop goes round.",
+        each()
+            .map(|(labels, one)| (labels.to_vec(), f64::from(u8::from(one.state == Health::Running))))
+            .collect(),
+    );
+    page.counters(
+        "sluice_worker_stalls_total",
+        "Stalls of a worker's loop.",
+        each().map(|(l, one)| (l, one.stalls)),
+    );
+    page.counters(
+        "sluice_worker_loops_total",
+        "Turns of a worker's loop.",
+        each().map(|(l, one)| (l, one.turns.turns)),
+    );
+    page.counters(
+        "sluice_worker_busy_cycles_total",
+        "Cycles of the time-stamp counter in turns with something to do.",
+        each().map(|(l, one)| (l, one.turns.busy)),
+    );
+    page.counters(
+        "sluice_worker_idle_cycles_total",
+        "Cycles of the time-stamp counter in all other turns, and asleep.",
+        each().map(|(l, one)| (l, one.turns.idle)),
+    );
+    page.counters(
+        "sluice_worker_crossed_packets_total",
+        "Packets lent to the worker that owns their session.",
+        each().map(|(l, one)| (l, one.crossed)),
+    );
+    let bursts = each().map(|(labels, one)| {
+        let upto = |bound: usize| one.turns.bursts.iter().take(bound + 1).sum::<u64>();
+        let bucket = |bound: usize| {
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(bound as f64);
+            bucket.set_cumulative_count(upto(bound));
+            bucket
+        };
+        let mut histogram = Histogram::default();
+        histogram.set_bucket(BURSTS.map(bucket).into());
+        histogram.set_sample_count(upto(one.turns.bursts.len()));
+        histogram.set_sample_sum(one.turns.packets as f64);
+        let mut metric = labelled(labels);
+        metric.set_histogram(histogram);
+        metric
+    });
+    let bursts = bursts.collect();
+    page.family(
+        "sluice_worker_burst_packets",
+        "Packets that a port gave at once.",
+        MetricType::HISTOGRAM,
+        bursts,
+    );
+}
