@@ -157,7 +157,7 @@ pub const CONTROL: Section = Section { name: "[control]", keys: &["socket", "mod
 pub const METRICS: Section = Section { name: "[metrics]", keys: &["listen"] };
 
 /// All of them, in the order of the reference.
-pub const SECTIONS: [&Section; 20] = [
+pub const SECTIONS: [&Section; 21] = [
     &FILE,
     &INTERFACE,
     &ROUTE,
