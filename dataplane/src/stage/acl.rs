@@ -71,6 +71,7 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
         let Some(acl) = acl_of(snapshot, interface) else { continue };
         let ways = || first.places[i].map(|place| place.interface(snapshot));
         let (rule, action) = match headers.l3 {
+            _ if first.classified.has(i) && !tells_established(acl, headers) => first.rules[i],
             L3::Ipv4 => {
                 let mut tuple = tuple(addresses4(bytes, headers), bytes, headers);
                 if acl.v4.tells_established() {
@@ -107,6 +108,18 @@ impl FirstPackets {
     fn known_rule(&self, i: usize, is_established: bool) -> Option<(u16, AclAction)> {
         (self.classified.has(i) && !is_established).then_some(self.rules[i])
     }
+}
+
+fn tells_established(acl: &Acl, headers: &Headers) -> bool {
+    match headers.l3 {
+        L3::Ipv4 => acl.v4.tells_established(),
+        _ => acl.v6.tells_established(),
+    }
+}
+
+/// Whether it is asked which packets that come in like this one are of a live session.
+pub(super) fn asks_established(headers: &Headers, interface: u16, snapshot: &Snapshot) -> bool {
+    acl_of(snapshot, interface).is_some_and(|acl| tells_established(acl, headers))
 }
 
 /// The key by which packets with this tuple that come in by an interface are found.

@@ -4,24 +4,32 @@
 use sluice_pkt::parse::{Headers, L3};
 
 use super::nat::Source;
-use super::{FirstPackets, addresses4, addresses6, nat};
+use super::{FirstPackets, acl, addresses4, addresses6, nat};
 use crate::burst::{BURST, Burst, Mask};
-use crate::nat::{Foreseen, Wanted};
+use crate::nat::{Foreseen, Likely, Wanted};
 use crate::session::{addresses, key4, key6, ports};
 use crate::shard::Shard;
-use crate::snapshot::{NONE16, Snapshot};
+use crate::snapshot::{Snapshot, SourceNat};
 
 /// How many packets ahead most is fetched. A decision takes so long that a few are enough.
 const FAR: usize = 8;
 /// How many packets ahead that which depends on the external port is fetched: closer, as there is less to guess then.
 const NEAR: usize = 4;
 
+/// What is known of a packet that is bound in a pool.
+#[derive(Clone, Copy)]
+struct Way {
+    pool: u16,
+    egress: u16,
+    likely: Likely,
+}
+
 /// Which packets are still to come.
 pub struct Ahead {
     far: Mask,
     near: Mask,
-    /// The pool of source NAT that each is bound in, or [`NONE16`], and its egress interface.
-    ways: [(u16, u16); BURST],
+    /// Those that are bound in a pool of source NAT.
+    ways: [Option<Way>; BURST],
     foreseen: Foreseen,
 }
 
@@ -36,7 +44,7 @@ impl Ahead {
     ) -> Self {
         shard.sessions.fetch_free(mask.count());
         let foreseen = shard.nat.foresee();
-        let mut ahead = Self { far: mask, near: mask, ways: [(NONE16, NONE16); BURST], foreseen };
+        let mut ahead = Self { far: mask, near: mask, ways: [None; BURST], foreseen };
         for _ in 0..FAR {
             ahead.fetch_far(burst, first, shard, snapshot);
         }
@@ -60,25 +68,25 @@ impl Ahead {
             return fetch6(addresses6(bytes, headers), headers, egress, shard);
         }
         let (src, dst) = addresses4(bytes, headers);
-        fetch_answers4(dst, (src, headers.src_port), headers, egress, shard);
         let ends = [(src, headers.src_port), (dst, headers.dst_port)];
-        let Source::Pool(rule) = nat::source_of(ends, headers.protocol, egress, snapshot) else { return };
-        self.ways[i] = (rule.pool, egress);
-        if let Some(wanted) = wanted((src, dst), headers, rule.pool, snapshot) {
-            shard.nat.fetch_bind(&wanted);
+        let source = nat::source_of(ends, headers.protocol, egress, snapshot);
+        // A translated packet has other answers.
+        if !source.is_changed() || acl::asks_established(headers, burst.interfaces[i], snapshot) {
+            fetch_answers4(dst, ends[0], headers, egress, shard);
         }
+        let Source::Pool(&SourceNat { pool, .. }) = source else { return };
+        let likely =
+            wanted((src, dst), headers, pool, snapshot).and_then(|wanted| shard.nat.fetch_bind(&wanted));
+        self.ways[i] = likely.map(|likely| Way { pool, egress, likely });
     }
 
     fn fetch_near(&mut self, burst: &Burst, shard: &Shard, snapshot: &Snapshot) {
         let Some(i) = self.near.next() else { return };
-        let (pool, egress) = self.ways[i];
-        if pool == NONE16 {
-            return;
-        }
+        let Some(Way { pool, egress, likely }) = self.ways[i] else { return };
         let (bytes, headers) = (burst.bytes(i), &burst.headers[i]);
         let (src, dst) = addresses4(bytes, headers);
         let external = wanted((src, dst), headers, pool, snapshot)
-            .and_then(|wanted| shard.nat.fetch_external(&wanted, &mut self.foreseen));
+            .and_then(|wanted| shard.nat.fetch_external(&wanted, likely, &mut self.foreseen));
         if let Some(external) = external {
             fetch_answers4(dst, external, headers, egress, shard);
         }

@@ -291,7 +291,7 @@ pub(super) fn compile4(
     let protocol = original.protocol;
     let forward = forward_action4(original, decision);
     let reply = FlowAction {
-        new: Translation::new(protocol, ends(&returning), ends(&reversed(original))),
+        new: forward.new.back(ends(&reversed(original))),
         rule,
         limits: decision.limits[1],
         flags: forward.flags | denial(action),
@@ -431,10 +431,13 @@ where
 {
     // A session may take the place of one whose answers are the same packets, as that is the same conversation by another
     // way; but one that is not translated never that of one which is: it is forged, or goes past NAT.
-    let answers: FlowKey = new.keys[1].into();
-    let rival = shard.sessions.find(&answers);
-    let rival = rival.and_then(|flow| shard.sessions.flow(answers.family(), flow));
-    if rival.is_some_and(|flow| flow.action.is(FlowAction::NAT)) && !new.actions[0].is(FlowAction::NAT) {
+    let goes_past = || {
+        let answers: FlowKey = new.keys[1].into();
+        let rival = shard.sessions.find(&answers);
+        let rival = rival.and_then(|flow| shard.sessions.flow(answers.family(), flow));
+        rival.is_some_and(|flow| flow.action.is(FlowAction::NAT))
+    };
+    if !new.actions[0].is(FlowAction::NAT) && goes_past() {
         return burst.drop(i, DropReason::SessionConflict);
     }
     let permit = shard.nat.hold(new.binding, remote);
