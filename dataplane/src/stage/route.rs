@@ -22,7 +22,7 @@ use crate::verdict::{Answer, DropReason, Verdict};
 pub fn decide(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
     for i in first.open(burst) {
         let (headers, interface) = (&burst.headers[i], burst.interfaces[i]);
-        let decision = first.decision;
+        let decision = &first.decision;
         let crosses = decision.cross != nat64::Cross::No;
         let dst = match headers.l3 {
             L3::Ipv4 => match decision.cross {
