@@ -25,7 +25,7 @@ mod subscribers;
 
 use std::net::Ipv4Addr;
 
-pub use self::ahead::{Foreseen, Wanted};
+pub use self::ahead::{Foreseen, Likely, Wanted};
 use self::allocate::Found;
 pub use self::binding::Binding;
 use self::binding::{Key, key, space};

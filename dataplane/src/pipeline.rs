@@ -48,8 +48,9 @@ fn leave(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut 
     probe.stage("rewrite", || rewrite::run(burst, shard, snapshot));
 }
 
-/// The slow path: decides what becomes of packets that belong to no flow yet. One after the other, as the session that
-/// one of them makes may be that of those behind it; but what they look at is fetched ahead.
+/// The slow path: decides what becomes of packets that belong to no flow yet. What hangs on a packet and the configuration
+/// alone is found out for all of them together. The rest is decided one after the other, as the session that one of them makes
+/// may be that of those behind it; but what they look at is fetched ahead.
 #[inline(never)]
 fn first_packets(
     burst: &mut Burst,
@@ -59,11 +60,12 @@ fn first_packets(
     snapshot: &Snapshot,
 ) {
     let epoch = shard.neighbors.epoch();
+    route::locate(burst, mask, first, snapshot);
     acl::classify(burst, mask, first, snapshot);
-    let mut ahead = Ahead::begin(burst, mask, shard, snapshot);
+    let mut ahead = Ahead::begin(burst, mask, first, shard, snapshot);
     for i in mask {
-        ahead.step(burst, shard, snapshot);
-        first.begin(flow::find_first(burst, i, first, shard, snapshot));
+        ahead.step(burst, first, shard, snapshot);
+        first.begin(i, flow::find_first(burst, i, first, shard, snapshot));
         guard::run(burst, first, snapshot);
         icmp_error::run(burst, first, shard, snapshot);
         owner::run(burst, first, shard, snapshot);

@@ -201,6 +201,9 @@ impl Sessions {
         let keys: [FlowKey; 2] = new.keys.map(Into::into);
         let hashes = [0, 1].map(|i: usize| self.hash(&keys[i]));
         for (key, hash) in keys.iter().zip(hashes) {
+            if self.is_absent(key, hash) {
+                continue;
+            }
             let found = self.find_hashed(key, hash);
             if let Some(flow) = found.and_then(|index| self.flow(key.family(), index)) {
                 let (session, is_copy) = (flow.session(), flow.is_copy());

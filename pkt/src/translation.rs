@@ -47,6 +47,18 @@ impl Translation {
         }
     }
 
+    /// Of the answers to these packets, to the ends that they leave with.
+    pub fn back(&self, [new_src, new_dst]: [End; 2]) -> Self {
+        let ([a, b, c, d], [e, f, g, h]) = (new_src.0.octets(), new_dst.0.octets());
+        let ([i, j], [k, l]) = (new_src.1.to_be_bytes(), new_dst.1.to_be_bytes());
+        Self {
+            addresses: [a, b, c, d, e, f, g, h],
+            ports: [i, j, k, l],
+            header: ONE_HOP + ONE_HOP + -self.header,
+            transport: -self.transport,
+        }
+    }
+
     /// Of packets of IPv6, one of whose addresses becomes this one.
     pub const fn of_v6(address: Ipv6Addr) -> Self {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address.octets();
@@ -104,6 +116,9 @@ impl Translation {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
+
     use super::*;
 
     #[test]
@@ -113,6 +128,24 @@ mod tests {
         let new = Translation::new(ipv4::UDP, old, ends);
         assert_eq!([(new.source(), new.source_port()), (new.destination(), new.destination_port())], ends);
         assert_eq!(size_of::<Translation>(), 16);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, rng_seed: RngSeed::Fixed(1), ..Default::default() })]
+
+        #[test]
+        fn the_way_back_is_a_translation_of_its_own(
+            old in any::<[(u32, u16); 2]>(),
+            new in any::<[(u32, u16); 2]>(),
+            kept in any::<[bool; 2]>(),
+            protocol in prop_oneof![Just(ipv4::UDP), Just(ipv4::TCP), Just(ipv4::ICMP)],
+        ) {
+            let [old, new] = [old, new].map(|ends| ends.map(|(address, port)| (Ipv4Addr::from_bits(address), port)));
+            let new = [0, 1].map(|end| if kept[end] { old[end] } else { new[end] });
+            let swapped = |[src, dst]: [End; 2]| [dst, src];
+            let back = Translation::new(protocol, old, new).back(swapped(old));
+            prop_assert_eq!(back, Translation::new(protocol, swapped(new), swapped(old)));
+        }
     }
 
     #[test]

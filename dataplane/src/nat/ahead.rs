@@ -1,10 +1,11 @@
 //! Fetching what is about to be looked at, so that the cache misses of several sessions overlap.
 
 use super::allocate::places;
-use super::binding::{Inside, Key, key, space};
-use super::external::{External, Wish, choose_port};
+use super::binding::{Inside, key, space};
+use super::external::{Wish, choose_port};
+use super::layout::PoolLayout;
 use super::{Binding, Nat};
-use crate::snapshot::{Allocation, Pool};
+use crate::snapshot::{Allocation, NatFiltering, Pool, PortChoice};
 use crate::table::hash::NONE;
 
 /// An inside and a remote endpoint between which a session is to be, by a pool.
@@ -22,6 +23,13 @@ pub struct Wanted<'a> {
     pub protocol: u8,
 }
 
+/// Where a binding and its external address most likely are.
+#[derive(Clone, Copy, Debug)]
+pub struct Likely {
+    hash: u64,
+    place: u32,
+}
+
 /// What will be drawn at random, as far as can be told.
 #[derive(Clone, Copy, Debug)]
 pub struct Foreseen(u64);
@@ -32,43 +40,42 @@ impl Nat {
         Foreseen(self.random)
     }
 
-    fn endpoint(&self, wanted: &Wanted<'_>) -> Option<(Inside, Key)> {
-        let pool = self.layout.pools.get(usize::from(wanted.pool))?;
-        let (address, port) = wanted.inside;
-        let endpoint = Inside { address, port, pool: pool.id, protocol: wanted.protocol };
-        Some((endpoint, key(endpoint, pool.behavior.mapping, wanted.remote)))
-    }
-
     /// The external address that an inside one gets as long as it has free ports, where ports are given out one by one.
-    fn first_external(&self, wanted: &Wanted<'_>) -> Option<&External> {
-        let pool = self.layout.pools.get(usize::from(wanted.pool))?;
-        if !matches!(pool.allocation, Allocation::Ports) {
-            return None;
-        }
-        let place = places(pool, wanted.inside.0, self.seed).next()?;
-        self.externals.get(place as usize)
+    fn first_external(&self, pool: &PoolLayout, inside: u32) -> Option<u32> {
+        matches!(pool.allocation, Allocation::Ports).then(|| places(pool, inside, self.seed).next())?
     }
 
     /// Starts to fetch what [`bind`](Nat::bind) and [`hold`](Nat::hold) look at, as far as it does not depend on the external
-    /// port.
-    pub fn fetch_bind(&self, wanted: &Wanted<'_>) {
-        let Some((endpoint, key)) = self.endpoint(wanted) else { return };
-        self.bindings.prefetch_bucket(self.bindings.hash(&key));
-        self.permits.prefetch(endpoint, wanted.remote.0);
-        if let (Some(external), Some(space)) = (self.first_external(wanted), space(wanted.protocol)) {
-            external.ports[space].prefetch(wanted.inside.1);
+    /// port. Returns where to look for the rest.
+    pub fn fetch_bind(&self, wanted: &Wanted<'_>) -> Option<Likely> {
+        let pool = self.layout.pools.get(usize::from(wanted.pool))?;
+        let (address, port) = wanted.inside;
+        let endpoint = Inside { address, port, pool: pool.id, protocol: wanted.protocol };
+        let hash = self.bindings.hash(&key(endpoint, pool.behavior.mapping, wanted.remote));
+        self.bindings.prefetch_bucket(hash);
+        if pool.behavior.filtering == NatFiltering::AddressDependent {
+            self.permits.prefetch(endpoint, wanted.remote.0);
         }
+        let (place, space) = (self.first_external(pool, address)?, space(wanted.protocol)?);
+        if pool.behavior.port_choice == PortChoice::Preserve {
+            self.externals.get(place as usize)?.ports[space].prefetch(port);
+        }
+        Some(Likely { hash, place })
     }
 
     /// Starts to fetch the rest. Returns the external endpoint, which is a guess: [`bind`](Nat::bind) calls of other packets
     /// come first.
-    pub fn fetch_external(&self, wanted: &Wanted<'_>, foreseen: &mut Foreseen) -> Option<(u32, u16)> {
-        let (_, key) = self.endpoint(wanted)?;
-        let known = self.bindings.candidate(self.bindings.hash(&key));
+    pub fn fetch_external(
+        &self,
+        wanted: &Wanted<'_>,
+        likely: Likely,
+        foreseen: &mut Foreseen,
+    ) -> Option<(u32, u16)> {
+        let known = self.bindings.candidate(likely.hash);
         if known != NONE {
             return None;
         }
-        let external = self.first_external(wanted)?;
+        let external = self.externals.get(likely.place as usize)?;
         let ports = &external.ports[space(wanted.protocol)?];
         let wish = Wish::new(wanted.of.behavior.port_choice, wanted.inside.1, wanted.protocol);
         let port = choose_port(ports, wanted.of.ports, &wish, &mut foreseen.0)?;

@@ -45,8 +45,8 @@ impl Permits {
         self.index.bytes() + self.slab.capacity() * (size_of::<Permit>() + size_of::<u32>())
     }
 
-    fn find(&self, wanted: &Permit) -> Option<u32> {
-        self.index.find(wanted.hash(self.seed), |at| {
+    fn find(&self, wanted: &Permit, hash: u64) -> Option<u32> {
+        self.index.find(hash, |at| {
             self.slab.get(at as usize).is_some_and(|p| p.inside == wanted.inside && p.remote == wanted.remote)
         })
     }
@@ -70,14 +70,16 @@ impl Permits {
 
     /// Whether the inside endpoint has a session with the remote address.
     pub(super) fn has(&self, inside: Inside, remote: u32) -> bool {
-        self.find(&Permit { inside, remote, sessions: 0 }).is_some()
+        let wanted = Permit { inside, remote, sessions: 0 };
+        self.find(&wanted, wanted.hash(self.seed)).is_some()
     }
 
     /// Counts a session of the inside endpoint with the remote address; for [`drop_one`](Self::drop_one). [`NONE`] if there
     /// is no room.
     pub(super) fn add_one(&mut self, inside: Inside, remote: u32) -> u32 {
         let permit = Permit { inside, remote, sessions: 1 };
-        if let Some(at) = self.find(&permit) {
+        let hash = permit.hash(self.seed);
+        if let Some(at) = self.find(&permit, hash) {
             self.slab[at as usize].sessions += 1;
             return at;
         }
@@ -90,7 +92,7 @@ impl Permits {
             None => return NONE,
         };
         self.slab[at as usize] = permit;
-        if self.index.insert(permit.hash(self.seed), at) {
+        if self.index.insert(hash, at) {
             return at;
         }
         self.free.push(at);

@@ -1,6 +1,6 @@
 //! Sessions that go from one IP family to the other (NAT64): a flow in each table.
 
-use super::{Family, Flow, FlowKey, Key4, Key6, KeyFacts, Session, Sessions};
+use super::{Family, Flow, FlowKey, Key4, Key6, KeyFacts, NONE, Session, Sessions};
 use crate::table::hash::Full;
 
 /// What an IPv4 packet's ends become when it leaves as IPv6; its action has no room for them.
@@ -57,6 +57,16 @@ impl Sessions {
             FlowKey::V4(key) => self.v4.hash(key),
             FlowKey::V6(key) => self.v6.hash(key),
         }
+    }
+
+    /// Whether there is certainly no flow with a key: most often its bucket alone says so.
+    #[inline]
+    pub(super) fn is_absent(&self, key: &FlowKey, hash: u64) -> bool {
+        let candidate = match key {
+            FlowKey::V4(_) => self.v4.choose(hash),
+            FlowKey::V6(_) => self.v6.choose(hash),
+        };
+        candidate == NONE
     }
 
     pub(super) fn find_hashed(&self, key: &FlowKey, hash: u64) -> Option<u32> {

@@ -5,11 +5,8 @@
 //!
 //! Exits: drops and rejections.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
 use sluice_pkt::parse::{Headers, L3};
 
-use super::route::expected_interface;
 use super::{FirstPackets, Tuple4, Tuple6, addresses4, addresses6, nat, reversed, tuple};
 use crate::burst::{BURST, Burst, Mask};
 use crate::session::{Flow, FlowAction, Key4, Key6, addresses, key4, key6, ports};
@@ -71,16 +68,18 @@ fn classify_family<A: Address>(
 pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
     for i in first.open(burst) {
         let (bytes, headers, interface) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
-        if acl_of(snapshot, interface).is_none() {
-            continue;
-        }
+        let Some(acl) = acl_of(snapshot, interface) else { continue };
+        let ways = || first.places[i].map(|place| place.interface(snapshot));
         let (rule, action) = match headers.l3 {
+            _ if first.classified.has(i) && !tells_established(acl, headers) => first.rules[i],
             L3::Ipv4 => {
                 let mut tuple = tuple(addresses4(bytes, headers), bytes, headers);
-                let ends = [tuple.src, tuple.dst].map(|end| Ipv4Addr::from_bits(end).into());
-                tuple.established = is_known(&shard.sessions.v4, interface, ends, &tuple, snapshot, flow4);
-                let ends = [(tuple.src, tuple.src_port), (tuple.dst, tuple.dst_port)];
-                tuple.established |= nat::admitted(ends, headers, interface, &shard.nat, snapshot).is_some();
+                if acl.v4.tells_established() {
+                    tuple.established = is_known(&shard.sessions.v4, interface, ways(), &tuple, flow4);
+                    let ends = [(tuple.src, tuple.src_port), (tuple.dst, tuple.dst_port)];
+                    tuple.established |= first.places[i][1].is_local4()
+                        && nat::admitted(ends, headers, interface, &shard.nat, snapshot).is_some();
+                }
                 match first.known_rule(i, tuple.established) {
                     Some(known) => known,
                     None => decide4(snapshot, interface, &tuple),
@@ -88,15 +87,15 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
             }
             _ => {
                 let mut tuple = tuple(addresses6(bytes, headers), bytes, headers);
-                let ends = [tuple.src, tuple.dst].map(|end| Ipv6Addr::from_bits(end).into());
-                tuple.established = is_known(&shard.sessions.v6, interface, ends, &tuple, snapshot, flow6);
+                tuple.established = acl.v6.tells_established()
+                    && is_known(&shard.sessions.v6, interface, ways(), &tuple, flow6);
                 match first.known_rule(i, tuple.established) {
                     Some(known) => known,
                     None => decide6(snapshot, interface, &tuple),
                 }
             }
         };
-        first.decisions[i].rule = rule;
+        first.decision.rule = rule;
         if action != AclAction::Accept {
             count(shard, rule, burst.packet_len(i));
             burst.decide(i, verdict(action));
@@ -109,6 +108,18 @@ impl FirstPackets {
     fn known_rule(&self, i: usize, is_established: bool) -> Option<(u16, AclAction)> {
         (self.classified.has(i) && !is_established).then_some(self.rules[i])
     }
+}
+
+fn tells_established(acl: &Acl, headers: &Headers) -> bool {
+    match headers.l3 {
+        L3::Ipv4 => acl.v4.tells_established(),
+        _ => acl.v6.tells_established(),
+    }
+}
+
+/// Whether it is asked which packets that come in like this one are of a live session.
+pub(super) fn asks_established(headers: &Headers, interface: u16, snapshot: &Snapshot) -> bool {
+    acl_of(snapshot, interface).is_some_and(|acl| tells_established(acl, headers))
 }
 
 /// The key by which packets with this tuple that come in by an interface are found.
@@ -127,12 +138,11 @@ pub(super) fn flow6(tuple: &Tuple6, interface: u16) -> Key6 {
 fn is_known<A: Copy, K: Key + Default>(
     flows: &HashTable<K, Flow>,
     interface: u16,
-    ends: [IpAddr; 2],
+    ways: [Option<u16>; 2],
     tuple: &Tuple<A>,
-    snapshot: &Snapshot,
     key: impl Fn(&Tuple<A>, u16) -> K,
 ) -> bool {
-    evidence(interface, ends, tuple, snapshot, key).iter().any(|(key, is_answer)| {
+    evidence(interface, ways, tuple, key).iter().any(|(key, is_answer)| {
         let flow = key.and_then(|key| flows.find(&key)).and_then(|index| flows.value(index));
         flow.is_some_and(|flow| counts(flow, *is_answer))
     })
@@ -147,13 +157,11 @@ pub(super) fn counts(flow: &Flow, is_answer: bool) -> bool {
 /// by the way to its source; and that of its answers (true), coming in by the way to its destination.
 pub(super) fn evidence<A: Copy, K>(
     interface: u16,
-    [source, destination]: [IpAddr; 2],
+    [to_source, answers]: [Option<u16>; 2],
     tuple: &Tuple<A>,
-    snapshot: &Snapshot,
     key: impl Fn(&Tuple<A>, u16) -> K,
 ) -> [(Option<K>, bool); 2] {
-    let usual = expected_interface(source, snapshot).filter(|&usual| usual != interface);
-    let answers = expected_interface(destination, snapshot);
+    let usual = to_source.filter(|&usual| usual != interface);
     [(usual.map(|at| key(tuple, at)), false), (answers.map(|at| key(&reversed(tuple), at)), true)]
 }
 

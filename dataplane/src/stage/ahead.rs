@@ -1,41 +1,52 @@
 //! Ahead: fetches what the decision about a first packet will look at, some packets before its turn, so that their cache
 //! misses overlap. It decides nothing, and guesses where it cannot know: a wrong guess costs time alone.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
 use sluice_pkt::parse::{Headers, L3};
 
 use super::nat::Source;
-use super::route::expected_interface;
-use super::{addresses4, addresses6, nat};
+use super::{FirstPackets, acl, addresses4, addresses6, nat};
 use crate::burst::{BURST, Burst, Mask};
-use crate::nat::{Foreseen, Wanted};
+use crate::nat::{Foreseen, Likely, Wanted};
 use crate::session::{addresses, key4, key6, ports};
 use crate::shard::Shard;
-use crate::snapshot::{NONE16, Snapshot};
+use crate::snapshot::{Snapshot, SourceNat};
 
 /// How many packets ahead most is fetched. A decision takes so long that a few are enough.
 const FAR: usize = 8;
 /// How many packets ahead that which depends on the external port is fetched: closer, as there is less to guess then.
 const NEAR: usize = 4;
 
+/// What is known of a packet that is bound in a pool.
+#[derive(Clone, Copy)]
+struct Way {
+    pool: u16,
+    egress: u16,
+    likely: Likely,
+}
+
 /// Which packets are still to come.
 pub struct Ahead {
     far: Mask,
     near: Mask,
-    /// The pool of source NAT that each is bound in, or [`NONE16`], and its egress interface.
-    ways: [(u16, u16); BURST],
+    /// Those that are bound in a pool of source NAT.
+    ways: [Option<Way>; BURST],
     foreseen: Foreseen,
 }
 
 impl Ahead {
     /// Begins with the first ones of these packets.
-    pub fn begin(burst: &Burst, mask: Mask, shard: &Shard, snapshot: &Snapshot) -> Self {
+    pub fn begin(
+        burst: &Burst,
+        mask: Mask,
+        first: &FirstPackets,
+        shard: &Shard,
+        snapshot: &Snapshot,
+    ) -> Self {
         shard.sessions.fetch_free(mask.count());
         let foreseen = shard.nat.foresee();
-        let mut ahead = Self { far: mask, near: mask, ways: [(NONE16, NONE16); BURST], foreseen };
+        let mut ahead = Self { far: mask, near: mask, ways: [None; BURST], foreseen };
         for _ in 0..FAR {
-            ahead.fetch_far(burst, shard, snapshot);
+            ahead.fetch_far(burst, first, shard, snapshot);
         }
         for _ in 0..NEAR {
             ahead.fetch_near(burst, shard, snapshot);
@@ -44,38 +55,38 @@ impl Ahead {
     }
 
     /// The next packet's turn has come: goes on with another one.
-    pub fn step(&mut self, burst: &Burst, shard: &Shard, snapshot: &Snapshot) {
-        self.fetch_far(burst, shard, snapshot);
+    pub fn step(&mut self, burst: &Burst, first: &FirstPackets, shard: &Shard, snapshot: &Snapshot) {
+        self.fetch_far(burst, first, shard, snapshot);
         self.fetch_near(burst, shard, snapshot);
     }
 
-    fn fetch_far(&mut self, burst: &Burst, shard: &Shard, snapshot: &Snapshot) {
+    fn fetch_far(&mut self, burst: &Burst, first: &FirstPackets, shard: &Shard, snapshot: &Snapshot) {
         let Some(i) = self.far.next() else { return };
         let (bytes, headers) = (burst.bytes(i), &burst.headers[i]);
+        let Some(egress) = first.places[i][1].interface(snapshot) else { return };
         if headers.l3 != L3::Ipv4 {
-            return fetch6(addresses6(bytes, headers), headers, shard, snapshot);
+            return fetch6(addresses6(bytes, headers), headers, egress, shard);
         }
         let (src, dst) = addresses4(bytes, headers);
-        let Some(egress) = expected_interface(Ipv4Addr::from_bits(dst).into(), snapshot) else { return };
-        fetch_answers4(dst, (src, headers.src_port), headers, egress, shard);
         let ends = [(src, headers.src_port), (dst, headers.dst_port)];
-        let Source::Pool(rule) = nat::source_of(ends, headers.protocol, egress, snapshot) else { return };
-        self.ways[i] = (rule.pool, egress);
-        if let Some(wanted) = wanted((src, dst), headers, rule.pool, snapshot) {
-            shard.nat.fetch_bind(&wanted);
+        let source = nat::source_of(ends, headers.protocol, egress, snapshot);
+        // A translated packet has other answers.
+        if !source.is_changed() || acl::asks_established(headers, burst.interfaces[i], snapshot) {
+            fetch_answers4(dst, ends[0], headers, egress, shard);
         }
+        let Source::Pool(&SourceNat { pool, .. }) = source else { return };
+        let likely =
+            wanted((src, dst), headers, pool, snapshot).and_then(|wanted| shard.nat.fetch_bind(&wanted));
+        self.ways[i] = likely.map(|likely| Way { pool, egress, likely });
     }
 
     fn fetch_near(&mut self, burst: &Burst, shard: &Shard, snapshot: &Snapshot) {
         let Some(i) = self.near.next() else { return };
-        let (pool, egress) = self.ways[i];
-        if pool == NONE16 {
-            return;
-        }
+        let Some(Way { pool, egress, likely }) = self.ways[i] else { return };
         let (bytes, headers) = (burst.bytes(i), &burst.headers[i]);
         let (src, dst) = addresses4(bytes, headers);
         let external = wanted((src, dst), headers, pool, snapshot)
-            .and_then(|wanted| shard.nat.fetch_external(&wanted, &mut self.foreseen));
+            .and_then(|wanted| shard.nat.fetch_external(&wanted, likely, &mut self.foreseen));
         if let Some(external) = external {
             fetch_answers4(dst, external, headers, egress, shard);
         }
@@ -100,8 +111,8 @@ fn fetch_answers4(src: u32, to: (u32, u16), headers: &Headers, interface: u16, s
     flows.prefetch_bucket(flows.hash(&key));
 }
 
-fn fetch6((src, dst): (u128, u128), headers: &Headers, shard: &Shard, snapshot: &Snapshot) {
-    let Some(egress) = expected_interface(Ipv6Addr::from_bits(dst).into(), snapshot) else { return };
+/// As [`fetch_answers4`].
+fn fetch6((src, dst): (u128, u128), headers: &Headers, egress: u16, shard: &Shard) {
     let flows = &shard.sessions.v6;
     let key = key6(dst, src, ports(headers.dst_port, headers.src_port), headers.protocol, egress);
     flows.prefetch_bucket(flows.hash(&key));

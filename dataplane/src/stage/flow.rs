@@ -40,20 +40,20 @@ pub fn known(burst: &mut Burst, mask: Mask, shard: &mut Shard, snapshot: &Snapsh
     look_up_all(burst, mask, true, shard, snapshot).unknown
 }
 
-/// Looks a first packet up again, as one before it may have made its session.
+/// Looks a first packet up again, as one before it may have made its session. Whether it is still one.
 pub fn find_first(
     burst: &mut Burst,
     i: usize,
     first: &FirstPackets,
     shard: &mut Shard,
     snapshot: &Snapshot,
-) -> Mask {
+) -> bool {
     if shard.transition.is_none() && is_still_unknown(&burst.headers[i], i, shard) {
         shard.sessions.stamp = shard.neighbors.epoch();
-        return Mask::one(i);
+        return true;
     }
     let find = if first.asked { known } else { find };
-    find(burst, Mask::one(i), shard, snapshot)
+    !find(burst, Mask::one(i), shard, snapshot).is_empty()
 }
 
 /// Whether no session has been made meanwhile that may be the packet's: most often its bucket alone says so.
@@ -246,7 +246,7 @@ pub fn refresh(burst: &mut Burst, stale: Mask, shard: &mut Shard, snapshot: &Sna
 pub fn install(burst: &mut Burst, first: &FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
     for i in first.open(burst) {
         let headers = burst.headers[i];
-        let decision = &first.decisions[i];
+        let decision = &first.decision;
         if decision.cross != nat64::Cross::No {
             install64(burst, i, decision, shard, snapshot);
         } else if sessionless(&headers) {
@@ -291,7 +291,7 @@ pub(super) fn compile4(
     let protocol = original.protocol;
     let forward = forward_action4(original, decision);
     let reply = FlowAction {
-        new: Translation::new(protocol, ends(&returning), ends(&reversed(original))),
+        new: forward.new.back(ends(&reversed(original))),
         rule,
         flags: forward.flags | denial(action),
         ..plain_action(NONE16)
@@ -430,10 +430,13 @@ where
 {
     // A session may take the place of one whose answers are the same packets, as that is the same conversation by another
     // way; but one that is not translated never that of one which is: it is forged, or goes past NAT.
-    let answers: FlowKey = new.keys[1].into();
-    let rival = shard.sessions.find(&answers);
-    let rival = rival.and_then(|flow| shard.sessions.flow(answers.family(), flow));
-    if rival.is_some_and(|flow| flow.action.is(FlowAction::NAT)) && !new.actions[0].is(FlowAction::NAT) {
+    let goes_past = || {
+        let answers: FlowKey = new.keys[1].into();
+        let rival = shard.sessions.find(&answers);
+        let rival = rival.and_then(|flow| shard.sessions.flow(answers.family(), flow));
+        rival.is_some_and(|flow| flow.action.is(FlowAction::NAT))
+    };
+    if !new.actions[0].is(FlowAction::NAT) && goes_past() {
         return burst.drop(i, DropReason::SessionConflict);
     }
     let permit = shard.nat.hold(new.binding, remote, new.inbound);

@@ -18,7 +18,10 @@ pub fn run(burst: &mut Burst, first: &FirstPackets, snapshot: &Snapshot) {
     for i in first.open(burst) {
         let (bytes, headers, interface) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
         let verdict = match headers.l3 {
-            L3::Ipv4 => check4(addresses4(bytes, headers), snapshot.is_inner(burst.port), snapshot),
+            L3::Ipv4 => {
+                let are_local = first.places[i].map(|place| place.is_local4());
+                check4(addresses4(bytes, headers), are_local, snapshot.is_inner(burst.port), snapshot)
+            }
             _ => {
                 let icmp = (headers.protocol == ipv6::ICMPV6).then_some(headers.icmp_type);
                 check6(addresses6(bytes, headers), icmp, interface, snapshot)
@@ -30,8 +33,14 @@ pub fn run(burst: &mut Burst, first: &FirstPackets, snapshot: &Snapshot) {
     }
 }
 
-/// RFC 1812 5.3.7, RFC 1122 3.2.1.3, RFC 3927 7, RFC 2644.
-pub(super) fn check4((src, dst): (u32, u32), is_ours: bool, snapshot: &Snapshot) -> Verdict {
+/// RFC 1812 5.3.7, RFC 1122 3.2.1.3, RFC 3927 7, RFC 2644. `are_local` says of either address whether it is one of the
+/// gateway's, and `is_ours` whether the gateway itself sends it.
+pub(super) fn check4(
+    (src, dst): (u32, u32),
+    are_local: [bool; 2],
+    is_ours: bool,
+    snapshot: &Snapshot,
+) -> Verdict {
     let (src, dst) = (Ipv4Addr::from_bits(src), Ipv4Addr::from_bits(dst));
     let nowhere = |a: Ipv4Addr| a.octets()[0] == 0 || a.is_loopback();
     if dst.is_multicast() || dst.is_broadcast() || is_subnet_broadcast(dst, snapshot) {
@@ -40,14 +49,14 @@ pub(super) fn check4((src, dst): (u32, u32), is_ours: bool, snapshot: &Snapshot)
     if nowhere(src)
         || src.octets()[0] >= 224
         || is_subnet_broadcast(src, snapshot)
-        || (!is_ours && snapshot.local4.contains_key(&src))
+        || (!is_ours && are_local[0])
     {
         return Verdict::Drop(DropReason::SourceInvalid);
     }
     if nowhere(dst) || dst.octets()[0] >= 240 {
         return Verdict::Drop(DropReason::DestinationInvalid);
     }
-    if !snapshot.local4.contains_key(&dst) {
+    if !are_local[1] {
         if dst.is_link_local() {
             return Verdict::Drop(DropReason::DestinationInvalid);
         }
@@ -59,6 +68,10 @@ pub(super) fn check4((src, dst): (u32, u32), is_ours: bool, snapshot: &Snapshot)
 }
 
 fn is_subnet_broadcast(address: Ipv4Addr, snapshot: &Snapshot) -> bool {
+    // The two lowest bits, at least, are those of the host.
+    if address.to_bits() & 3 != 3 {
+        return false;
+    }
     let subnets = snapshot.interfaces.iter().flat_map(|i| &i.v4);
     subnets.filter(|&&(_, len)| len < 31).any(|&(ours, len)| {
         let host = u32::MAX.checked_shr(len.into()).unwrap_or(0);

@@ -16,7 +16,7 @@ use sluice_pkt::parse::{Flags, Headers, L3, Quoted, parse_quoted};
 use sluice_pkt::{icmpv4, ipv4, ipv6, tcp, udp};
 
 use super::{FirstPackets, acl, addresses4, addresses6, nat64, prefix, redecide, route};
-use crate::burst::{Burst, Mask};
+use crate::burst::Burst;
 use crate::session::{Ends6, Family, FlowAction, Limits, addresses, key4, key6, ports};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
@@ -24,12 +24,10 @@ use crate::verdict::{DropReason, Verdict};
 
 /// Runs the stage.
 pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
-    let errors = first.open(burst).filter(|&i| burst.headers[i].flags.has(Flags::ICMP_ERROR));
-    let errors = errors.fold(Mask::NONE, |mut mask, i| {
-        mask.add(i);
-        mask
-    });
-    for i in errors {
+    for i in first.open(burst) {
+        if !burst.headers[i].flags.has(Flags::ICMP_ERROR) {
+            continue;
+        }
         let headers = burst.headers[i];
         let Some(quoted) = burst
             .bytes(i)
@@ -50,11 +48,10 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
             && !action.is(FlowAction::DESTINATION6)
             && !checksum_is_right(burst, i)
         {
-            first.mask.remove(i);
             burst.drop(i, DropReason::IcmpChecksum);
             continue;
         }
-        first.mask.remove(i);
+        first.end();
         if action.is(FlowAction::DENY | FlowAction::REJECT) {
             acl::count(shard, action.rule, burst.packet_len(i));
             burst.drop(i, DropReason::AclDeny);

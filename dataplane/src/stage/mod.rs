@@ -25,6 +25,7 @@ pub mod transmit;
 use sluice_pkt::parse::{Flags, Headers};
 use sluice_pkt::{icmpv4, ipv4, ipv6};
 
+use self::route::Place;
 use crate::burst::{BURST, Burst, Mask};
 use crate::session::{Limits, NONE};
 use crate::snapshot::{AclAction, NONE16, Snapshot};
@@ -76,26 +77,34 @@ impl Decision {
     };
 }
 
-/// The packets of a burst that belong to no flow yet, and what has been decided about each.
+/// The packets of a burst that belong to no flow yet: what is known of each ahead of its turn, and what has been decided about
+/// the one whose turn it is.
 #[derive(Debug)]
 pub struct FirstPackets {
-    mask: Mask,
     /// They came in at another worker, which asks: nothing is done here that belongs to where they leave.
     asked: bool,
-    decisions: [Decision; BURST],
+    /// Whose turn it is, if it is one that is to be decided.
+    turn: Option<usize>,
+    decision: Decision,
+    /// Where each packet's source and destination lie.
+    places: [[Place; 2]; BURST],
     /// Whose ACL rules are known, as long as they are of no live session.
     classified: Mask,
     rules: [(u16, AclAction); BURST],
+    /// The next hop that was found last.
+    last_hop: Option<route::Found>,
 }
 
 impl Default for FirstPackets {
     fn default() -> Self {
         Self {
-            mask: Mask::NONE,
             asked: false,
-            decisions: [Decision::NONE; BURST],
+            turn: None,
+            decision: Decision::NONE,
+            places: [[Place::NOWHERE; 2]; BURST],
             classified: Mask::NONE,
             rules: [(NONE16, AclAction::Accept); BURST],
+            last_hop: None,
         }
     }
 }
@@ -106,14 +115,21 @@ impl FirstPackets {
         Self { asked: true, ..Self::default() }
     }
 
-    /// These packets are next; nothing is decided about them yet.
-    pub fn begin(&mut self, mask: Mask) {
-        self.mask = mask;
+    /// It is this packet's turn; nothing is decided about it yet, if that is to be done at all.
+    pub fn begin(&mut self, i: usize, is_first: bool) {
+        self.turn = is_first.then_some(i);
+        self.decision = Decision::NONE;
     }
 
-    /// Those whose fate is still open.
-    fn open(&self, burst: &Burst) -> Mask {
-        self.mask.and(burst.live)
+    /// The packet whose turn it is, if its fate is still open.
+    #[inline(always)]
+    fn open(&self, burst: &Burst) -> impl Iterator<Item = usize> + use<> {
+        self.turn.map(|i| i % BURST).filter(|&i| burst.live.has(i)).into_iter()
+    }
+
+    /// The packet whose turn it is has been seen to.
+    fn end(&mut self) {
+        self.turn = None;
     }
 }
 

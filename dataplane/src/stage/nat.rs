@@ -26,7 +26,7 @@ pub fn destination(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shar
             continue;
         }
         let (src, dst) = addresses4(burst.bytes(i), headers);
-        let decision = &mut first.decisions[i];
+        let decision = &mut first.decision;
         decision.src = (src, headers.src_port);
         decision.dst = (dst, headers.dst_port);
         let interface = burst.interfaces[i];
@@ -38,7 +38,7 @@ pub fn destination(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shar
             continue;
         }
         let ends = [decision.src, dst];
-        if !snapshot.local4.contains_key(&Ipv4Addr::from_bits(dst.0)) {
+        if !first.places[i][1].is_local4() {
             continue;
         }
         if let Some(inside) = behind(interface, dst.0, snapshot) {
@@ -213,13 +213,13 @@ pub fn source(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
     for i in first.open(burst) {
         let headers = &burst.headers[i];
         if headers.l3 != L3::Ipv4 {
-            match first.decisions[i].cross {
+            match first.decision.cross {
                 nat64::Cross::ToV4 => nat64::source(burst, i, first, shard, snapshot),
                 _ => prefix::source(burst, i, first, snapshot),
             }
             continue;
         }
-        let decision = &mut first.decisions[i];
+        let decision = &mut first.decision;
         // A session has one binding.
         if decision.inbound {
             continue;

@@ -76,7 +76,8 @@ pub(super) fn target(dst: u128, snapshot: &Snapshot) -> Option<Result<u32, DropR
     };
     // From an address that is fit: this is about the destination alone.
     const ANYBODY: u32 = 0x0101_0101;
-    match guard::check4((ANYBODY, address), true, snapshot) {
+    let is_local = snapshot.local4.contains_key(&Ipv4Addr::from_bits(address));
+    match guard::check4((ANYBODY, address), [false, is_local], true, snapshot) {
         Verdict::Forward => Some(Ok(address)),
         _ => Some(Err(DropReason::Nat64Address)),
     }
@@ -110,7 +111,7 @@ pub(super) fn destination(burst: &mut Burst, i: usize, first: &mut FirstPackets,
         Some(_) if embedding(src, snapshot).is_some() => burst.drop(i, DropReason::SourceInvalid),
         Some(Err(reason)) => burst.reject(i, reason, Answer::NoRoute),
         Some(Ok(address)) => {
-            let decision = &mut first.decisions[i];
+            let decision = &mut first.decision;
             decision.src = (0, headers.src_port);
             decision.dst = (address, headers.dst_port);
             decision.cross = Cross::ToV4;
@@ -132,7 +133,7 @@ pub(super) fn source(
     snapshot: &Snapshot,
 ) {
     let headers = &burst.headers[i];
-    let decision = &mut first.decisions[i];
+    let decision = &mut first.decision;
     let ends = addresses6(burst.bytes(i), headers);
     let Some(rule) = rule(snapshot, ends, decision.egress) else {
         return burst.reject(i, DropReason::Nat64NoRule, Answer::NoRoute);

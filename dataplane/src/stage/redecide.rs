@@ -142,7 +142,8 @@ fn again4(
     let hairpins = hairpin::is_external((first.src, first.src_port), facts.protocol, snapshot)
         && route::expected_interface(Ipv4Addr::from_bits(first.src).into(), snapshot)
             == Some(facts.interface);
-    if guard::check4((first.src, first.dst), hairpins, snapshot) != Verdict::Forward {
+    let are_local = [first.src, first.dst].map(|end| snapshot.local4.contains_key(&Ipv4Addr::from_bits(end)));
+    if guard::check4((first.src, first.dst), are_local, hairpins, snapshot) != Verdict::Forward {
         return None;
     }
     if let Some(crossing) = &shard.crossing {
@@ -153,7 +154,8 @@ fn again4(
         }
     }
     let ends = [first.src, first.dst].map(|end| Ipv4Addr::from_bits(end).into());
-    let evidence = acl::evidence(facts.interface, ends, &first, snapshot, acl::flow4);
+    let ends = ends.map(|end| route::expected_interface(end, snapshot));
+    let evidence = acl::evidence(facts.interface, ends, &first, acl::flow4);
     first.established = evidence.into_iter().any(|(key, is_answer)| {
         let find = |shard: &Shard| {
             let flow = shard.sessions.v4.value(shard.sessions.v4.find(&key?)?)?;
@@ -309,7 +311,8 @@ fn again6(
         return None;
     }
     let ends = [first.src, first.dst].map(|end| Ipv6Addr::from_bits(end).into());
-    let evidence = acl::evidence(facts.interface, ends, &first, snapshot, acl::flow6);
+    let ends = ends.map(|end| route::expected_interface(end, snapshot));
+    let evidence = acl::evidence(facts.interface, ends, &first, acl::flow6);
     first.established = evidence.into_iter().any(|(key, is_answer)| {
         let find = |shard: &Shard| {
             let flow = shard.sessions.v6.value(shard.sessions.v6.find(&key?)?)?;

@@ -8,20 +8,21 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use sluice_pkt::icmpv4;
 use sluice_pkt::parse::{Flags, L3};
 
-use super::{FirstPackets, acl, addresses6, hairpin, local6, nat64, prefix};
-use crate::burst::Burst;
+use super::{FirstPackets, acl, addresses4, addresses6, hairpin, local6, nat64, prefix};
+use crate::burst::{BURST, Burst, Mask};
 use crate::clock::Nanos;
 use crate::local::neighbor::Neighbors;
 use crate::session::FlowAction;
 use crate::shard::Shard;
 use crate::snapshot::{LocalUse, NONE16, Route, Snapshot};
+use crate::table::lpm::{Lpm, NO_MATCH};
 use crate::verdict::{Answer, DropReason, Verdict};
 
 /// Decides for each first packet: to the gateway itself, out by an interface to a next hop, or nowhere.
 pub fn decide(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
     for i in first.open(burst) {
         let (headers, interface) = (&burst.headers[i], burst.interfaces[i]);
-        let decision = first.decisions[i];
+        let decision = &first.decision;
         let crosses = decision.cross != nat64::Cross::No;
         let dst = match headers.l3 {
             L3::Ipv4 => match decision.cross {
@@ -34,6 +35,11 @@ pub fn decide(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
                 IpAddr::V6(Ipv6Addr::from_bits(ends.1))
             }
         };
+        let is_changed = crosses
+            || decision.forwarded
+            || decision.inbound
+            || !matches!(decision.prefix, prefix::Change::None);
+        let place = if is_changed { Place::of(dst, snapshot) } else { first.places[i][1] };
         let local = match dst {
             _ if crosses && headers.l3 == L3::Ipv4 => None,
             IpAddr::V4(dst) if crosses => {
@@ -44,10 +50,10 @@ pub fn decide(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
                 None
             }
             IpAddr::V4(_) if decision.forwarded || decision.inbound => None,
-            IpAddr::V4(dst) => {
+            IpAddr::V4(_) => {
                 let ends = [decision.src, decision.dst];
                 let leaves = || hairpin::way_out(ends, headers.protocol, interface, snapshot).is_some();
-                snapshot.local4.get(&dst).filter(|_| !leaves()).map(|&(_, usage)| usage)
+                place.local4.filter(|_| !leaves())
             }
             IpAddr::V6(dst) => local6(snapshot, interface, dst.to_bits()).then_some(LocalUse::Interface),
         };
@@ -60,16 +66,122 @@ pub fn decide(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
                 Verdict::Local
             }
             None if headers.ttl <= 1 => Verdict::Reject(DropReason::TtlExpired, Answer::TimeExceeded),
-            None => match first.next_hop(dst, snapshot, &mut shard.neighbors, burst.now) {
+            None => match first.hop_to(dst, place, snapshot, &mut shard.neighbors, burst.now) {
                 Ok((egress, next_hop)) => {
-                    first.decisions[i].egress = egress;
-                    first.decisions[i].next_hop = next_hop;
+                    first.decision.egress = egress;
+                    first.decision.next_hop = next_hop;
                     continue;
                 }
                 Err(verdict) => verdict,
             },
         };
         burst.decide(i, verdict);
+    }
+}
+
+/// Finds out where the ends of these packets lie.
+pub fn locate(burst: &Burst, mask: Mask, first: &mut FirstPackets, snapshot: &Snapshot) {
+    let (mut ends4, mut ends6) = ([[[0; 4]; 2]; BURST], [[[0; 16]; 2]; BURST]);
+    let (mut v4, mut v6, mut count4, mut count6) = (Mask::NONE, Mask::NONE, 0, 0);
+    for i in mask {
+        let (bytes, headers) = (burst.bytes(i), &burst.headers[i]);
+        if headers.l3 == L3::Ipv4 {
+            let (src, dst) = addresses4(bytes, headers);
+            ends4[count4] = [src.to_be_bytes(), dst.to_be_bytes()];
+            v4.add(i);
+            count4 += 1;
+        } else {
+            let (src, dst) = addresses6(bytes, headers);
+            ends6[count6] = [src.to_be_bytes(), dst.to_be_bytes()];
+            v6.add(i);
+            count6 += 1;
+        }
+    }
+    let mut routes = [[0; 2]; BURST];
+    let (ends4, ends6) = (&ends4[..count4], &ends6[..count6]);
+    look_up_ends(&snapshot.routes4, ends4, &mut routes);
+    for ((i, ends), routes) in v4.zip(ends4).zip(routes) {
+        first.places[i] = [0, 1].map(|end| Place::of4(ends[end].into(), routes[end], snapshot));
+    }
+    look_up_ends(&snapshot.routes6, ends6, &mut routes);
+    for ((i, ends), routes) in v6.zip(ends6).zip(routes) {
+        first.places[i] = [0, 1].map(|end| Place::of6(ends[end].into(), routes[end], snapshot));
+    }
+}
+
+fn look_up_ends<const N: usize>(table: &Lpm<N>, ends: &[[[u8; N]; 2]], routes: &mut [[u32; 2]; BURST]) {
+    let (ends, routes) = (ends.as_flattened(), routes.as_flattened_mut());
+    for (ends, routes) in ends.chunks(BURST).zip(routes.chunks_mut(BURST)) {
+        table.lookup_burst(ends, routes);
+    }
+}
+
+/// Where an address lies, whatever packet comes from it or goes to it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// The interface on whose link an IPv4 address of ours lies; behind which an IPv6 one of an outside prefix does.
+    ours: Option<u16>,
+    /// The use of an IPv4 address of ours.
+    local4: Option<LocalUse>,
+    /// Its route, [`NO_MATCH`] for none.
+    route: u32,
+}
+
+impl Place {
+    pub(super) const NOWHERE: Self = Self { ours: None, local4: None, route: NO_MATCH };
+
+    fn of(address: IpAddr, snapshot: &Snapshot) -> Self {
+        match address {
+            IpAddr::V4(v4) => {
+                let route = snapshot.routes4.lookup(&v4.octets());
+                Self::of4(v4, route.unwrap_or(NO_MATCH), snapshot)
+            }
+            IpAddr::V6(v6) => {
+                let route = snapshot.routes6.lookup(&v6.octets());
+                Self::of6(v6, route.unwrap_or(NO_MATCH), snapshot)
+            }
+        }
+    }
+
+    #[inline]
+    fn of4(address: Ipv4Addr, route: u32, snapshot: &Snapshot) -> Self {
+        let local = snapshot.local4.get(&address);
+        Self { ours: local.map(|&(at, _)| at), local4: local.map(|&(_, usage)| usage), route }
+    }
+
+    fn of6(address: Ipv6Addr, route: u32, snapshot: &Snapshot) -> Self {
+        Self { ours: prefix::interface_of(address, snapshot), local4: None, route }
+    }
+
+    /// Whether it is an IPv4 address of ours.
+    pub(super) fn is_local4(&self) -> bool {
+        self.local4.is_some()
+    }
+
+    /// The interface by which packets from there are expected, as it is the way to it.
+    pub(super) fn interface(&self, snapshot: &Snapshot) -> Option<u16> {
+        self.ours.or_else(|| match *snapshot.routes.get(self.route as usize)? {
+            Route::Connected { interface }
+            | Route::Via4 { interface, .. }
+            | Route::Via6 { interface, .. } => Some(interface),
+            Route::Blackhole | Route::Unreachable => None,
+        })
+    }
+
+    /// Egress interface and address of the next hop to the address, which is `dst`, or the verdict on packets that go there.
+    /// The next hop to an address of our own, where it is not for the gateway itself, are we.
+    fn way(&self, dst: IpAddr, snapshot: &Snapshot) -> Result<(u16, Option<IpAddr>), Verdict> {
+        const NO_ROUTE: Verdict = Verdict::Reject(DropReason::NoRoute, Answer::NoRoute);
+        if let Some(outside) = self.ours {
+            return Ok((outside, None));
+        }
+        match *snapshot.routes.get(self.route as usize).ok_or(NO_ROUTE)? {
+            Route::Connected { interface } => Ok((interface, Some(dst))),
+            Route::Via4 { interface, gateway } => Ok((interface, Some(gateway.into()))),
+            Route::Via6 { interface, gateway } => Ok((interface, Some(gateway.into()))),
+            Route::Blackhole => Err(Verdict::Drop(DropReason::Blackhole)),
+            Route::Unreachable => Err(Verdict::Reject(DropReason::NoRoute, Answer::HostUnreachable)),
+        }
     }
 }
 
@@ -81,80 +193,86 @@ pub(super) fn next_hop(
     now: Nanos,
 ) -> Result<(u16, u16), Verdict> {
     let (egress, neighbor) = way(dst, snapshot)?;
+    let next_hop = neighbor_at((egress, neighbor), dst.is_ipv4(), snapshot, neighbors, now)?;
+    Ok((egress, next_hop))
+}
+
+/// The index of a neighbour, or of ourselves, on an interface's link.
+fn neighbor_at(
+    (egress, neighbor): (u16, Option<IpAddr>),
+    is_ipv4: bool,
+    snapshot: &Snapshot,
+    neighbors: &mut Neighbors,
+    now: Nanos,
+) -> Result<u16, Verdict> {
     let next_hop = match neighbor {
         Some(neighbor) => neighbors.resolve(snapshot, egress, neighbor, now),
-        None => neighbors.ourselves(snapshot, egress, dst.is_ipv4(), now),
+        None => neighbors.ourselves(snapshot, egress, is_ipv4, now),
     };
-    let next_hop = next_hop.map_err(|reason| match reason {
+    next_hop.map_err(|reason| match reason {
         DropReason::NeighborUnreachable => Verdict::Reject(reason, Answer::HostUnreachable),
         _ => Verdict::Drop(reason),
-    })?;
-    Ok((egress, next_hop))
+    })
+}
+
+/// A neighbour that was found for one packet of a burst, and so is for others.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    way: (u16, IpAddr),
+    next_hop: u16,
+    /// As long as indices mean the same.
+    epoch: u32,
 }
 
 impl FirstPackets {
     /// As [`next_hop`], but whoever asks for another worker does not ask for neighbours: that one will.
     pub(super) fn next_hop(
-        &self,
+        &mut self,
         dst: IpAddr,
         snapshot: &Snapshot,
         neighbors: &mut Neighbors,
         now: Nanos,
     ) -> Result<(u16, u16), Verdict> {
-        if !self.asked {
-            return next_hop(dst, snapshot, neighbors, now);
+        self.hop_to(dst, Place::of(dst, snapshot), snapshot, neighbors, now)
+    }
+
+    /// As [`next_hop`](Self::next_hop), to a destination of which it is known where it lies.
+    fn hop_to(
+        &mut self,
+        dst: IpAddr,
+        place: Place,
+        snapshot: &Snapshot,
+        neighbors: &mut Neighbors,
+        now: Nanos,
+    ) -> Result<(u16, u16), Verdict> {
+        let (egress, neighbor) = place.way(dst, snapshot)?;
+        if self.asked {
+            if neighbor.is_some_and(|neighbor| Neighbors::is_broadcast(snapshot, egress, neighbor)) {
+                return Err(Verdict::Drop(DropReason::Multicast));
+            }
+            return Ok((egress, NONE16));
         }
-        let (egress, neighbor) = way(dst, snapshot)?;
-        if neighbor.is_some_and(|neighbor| Neighbors::is_broadcast(snapshot, egress, neighbor)) {
-            return Err(Verdict::Drop(DropReason::Multicast));
+        let epoch = neighbors.epoch();
+        if let (Some(last), Some(neighbor)) = (self.last_hop, neighbor) {
+            if last.way == (egress, neighbor) && last.epoch == epoch {
+                return Ok((egress, last.next_hop));
+            }
         }
-        Ok((egress, NONE16))
+        let next_hop = neighbor_at((egress, neighbor), dst.is_ipv4(), snapshot, neighbors, now)?;
+        let epoch = neighbors.epoch();
+        self.last_hop = neighbor.map(|neighbor| Found { way: (egress, neighbor), next_hop, epoch });
+        Ok((egress, next_hop))
     }
 }
 
-/// Egress interface and address of the next hop to a destination, or the verdict on packets that go there. The next hop to
-/// an address of our own, where it is not for the gateway itself, are we.
+/// Egress interface and address of the next hop to a destination, or the verdict on packets that go there: see [`Place::way`].
 pub(super) fn way(dst: IpAddr, snapshot: &Snapshot) -> Result<(u16, Option<IpAddr>), Verdict> {
-    const NO_ROUTE: Verdict = Verdict::Reject(DropReason::NoRoute, Answer::NoRoute);
-    if let Some(outside) = ours(dst, snapshot) {
-        return Ok((outside, None));
-    }
-    match *look_up(dst, snapshot).ok_or(NO_ROUTE)? {
-        Route::Connected { interface } => Ok((interface, Some(dst))),
-        Route::Via4 { interface, gateway } => Ok((interface, Some(gateway.into()))),
-        Route::Via6 { interface, gateway } => Ok((interface, Some(gateway.into()))),
-        Route::Blackhole => Err(Verdict::Drop(DropReason::Blackhole)),
-        Route::Unreachable => Err(Verdict::Reject(DropReason::NoRoute, Answer::HostUnreachable)),
-    }
-}
-
-/// The interface on whose link an IPv4 address of ours lies; behind which an IPv6 one of an outside prefix does.
-fn ours(address: IpAddr, snapshot: &Snapshot) -> Option<u16> {
-    match address {
-        IpAddr::V4(address) => snapshot.local4.get(&address).map(|&(interface, _)| interface),
-        IpAddr::V6(address) => prefix::interface_of(address, snapshot),
-    }
+    Place::of(dst, snapshot).way(dst, snapshot)
 }
 
 /// The interface by which packets from this address are expected, as it is the way to it.
 pub(super) fn expected_interface(source: IpAddr, snapshot: &Snapshot) -> Option<u16> {
-    if let Some(outside) = ours(source, snapshot) {
-        return Some(outside);
-    }
-    match *look_up(source, snapshot)? {
-        Route::Connected { interface } | Route::Via4 { interface, .. } | Route::Via6 { interface, .. } => {
-            Some(interface)
-        }
-        Route::Blackhole | Route::Unreachable => None,
-    }
-}
-
-fn look_up(dst: IpAddr, snapshot: &Snapshot) -> Option<&Route> {
-    let route = match dst {
-        IpAddr::V4(dst) => snapshot.routes4.lookup(&dst.octets()),
-        IpAddr::V6(dst) => snapshot.routes6.lookup(&dst.octets()),
-    };
-    snapshot.routes.get(route? as usize)
+    Place::of(source, snapshot).interface(snapshot)
 }
 
 /// Checks every packet on its way out, while it is still as it came.

@@ -206,6 +206,12 @@ impl<A: Address> Classifier<A> {
         Self { chunks, level: Level::detect() }
     }
 
+    /// Whether there are rules that ask for [`Tuple::established`]: if not, it need not be known.
+    #[must_use]
+    pub fn tells_established(&self) -> bool {
+        self.chunks.iter().any(|chunk| chunk.indices.len() > 1)
+    }
+
     /// The result of the first rule that matches.
     #[inline]
     #[must_use]
