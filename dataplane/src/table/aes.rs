@@ -76,7 +76,7 @@ fn round(state: [u8; 16], key: [u8; 16]) -> [u8; 16] {
 
 /// Twice a number of GF(2^8) (FIPS 197, 4.2.1).
 const fn double(x: u8) -> u8 {
-    x << 1 ^ (x >> 7) * 0x1b
+    (x << 1) ^ ((x >> 7) * 0x1b)
 }
 
 /// FIPS 197, 5.1.1: the inverse in GF(2^8), and an affine map.
