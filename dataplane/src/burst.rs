@@ -263,10 +263,10 @@ impl Burst {
         (self.ready == Mask::first(self.len) && others == 0).then_some(port)
     }
 
-    /// Takes all frames out of the burst, in order.
+    /// All frames, in order, to be taken out of the burst.
     #[inline]
-    pub fn drain(&mut self) -> impl Iterator<Item = Frame> + '_ {
-        self.frames.iter_mut().take(self.len).filter_map(Option::take)
+    pub fn frames_mut(&mut self) -> &mut [Option<Frame>] {
+        self.frames.get_mut(..self.len).unwrap_or_default()
     }
 
     /// Takes packet `i`'s frame out of the burst.

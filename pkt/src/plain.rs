@@ -58,22 +58,18 @@ const fn half(word: u64, at: u32) -> u16 {
 
 /// Whether the transport header fits, of a packet of `len` bytes whose header of `header` bytes is followed by `ports`, the
 /// first eight bytes of the transport's, and whether TCP neither opens nor ends.
-///
-/// TCP and UDP come mixed: what differs is chosen without a branch, which would be mispredicted. All else nearly always holds.
 #[inline(always)]
 fn fits(packet: &[u8], header: usize, ports: u64, protocol: u8, len: usize) -> bool {
-    let tcp = protocol == ipv4::TCP;
-    let [offset, flags] = packet
-        .get(header + tcp::DATA_OFFSET..header + tcp::FLAGS + 1)
-        .and_then(<[u8]>::first_chunk)
-        .map_or([0; 2], |bytes: &[u8; 2]| *bytes);
-    let (tcp_header, flags) = if tcp { (usize::from(offset >> 4) * 4, flags) } else { (udp::LEN, 0) };
-    let transport = if tcp { tcp_header } else { usize::from(half(ports, 32)) };
-    let least = if tcp { tcp::LEN } else { udp::LEN };
-    (tcp | (protocol == ipv4::UDP))
-        && flags & OPENS_OR_ENDS == 0
-        && transport >= least
-        && header + transport <= len
+    if protocol == ipv4::UDP {
+        let datagram = usize::from(half(ports, 32));
+        return datagram >= udp::LEN && header + datagram <= len;
+    }
+    let tcp = packet.get(header + tcp::DATA_OFFSET..).and_then(<[u8]>::first_chunk);
+    let Some(&[offset, flags]) = tcp.filter(|_| protocol == ipv4::TCP) else { return false };
+    let tcp_header = usize::from(offset >> 4) * 4;
+    flags & OPENS_OR_ENDS == 0
+        && tcp_header >= tcp::LEN
+        && header + tcp_header <= len
         && header + tcp_header <= packet.len()
 }
 
@@ -131,18 +127,21 @@ impl Plain for V4 {
         put(head, Self::SECOND, second & 0xffff | u64::from(checksum) << 16 | u64::from(source) << 32);
         put(head, Self::THIRD, rest);
         let protocol = (second >> 8) as u8;
-        let at = checksum_at(ipv4::LEN, protocol);
-        let Some(field) = packet.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<2>) else { return };
-        let old = u16::from_be_bytes(*field);
-        let new = new.transport.apply(old);
-        // What is rare is asked first. UDP: "none" stays "none", and a computed zero is written as all ones (RFC 768).
-        *field = if old == udp::NO_CHECKSUM && protocol == ipv4::UDP {
-            return;
-        } else if new == 0 && protocol == ipv4::UDP {
-            [0xff; 2]
+        // Each protocol by itself: that of UDP lies in what is known to be there.
+        if protocol == ipv4::UDP {
+            let Some(field) = head.get_mut(checksum_at(ipv4::LEN, ipv4::UDP)..) else { return };
+            let Some(field) = field.first_chunk_mut::<2>() else { return };
+            let old = u16::from_be_bytes(*field);
+            // "None" stays "none", and a computed zero is written as all ones (RFC 768).
+            if old != udp::NO_CHECKSUM {
+                let checksum = new.transport.apply(old);
+                *field = if checksum == 0 { u16::MAX } else { checksum }.to_be_bytes();
+            }
         } else {
-            new.to_be_bytes()
-        };
+            let at = checksum_at(ipv4::LEN, protocol);
+            let Some(field) = packet.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<2>) else { return };
+            *field = new.transport.apply(u16::from_be_bytes(*field)).to_be_bytes();
+        }
     }
 
     fn may_be_partial(packet: &[u8]) -> bool {

@@ -29,7 +29,7 @@ pub const MAX_SEGMENTS: usize = 18;
 #[derive(Debug)]
 pub struct Outbox {
     /// Never grows.
-    frames: Vec<Frame>,
+    frames: Vec<Option<Frame>>,
     /// How many of them are chains.
     chains: usize,
 }
@@ -47,8 +47,25 @@ impl Outbox {
             return Err(frame);
         }
         self.chains += usize::from(frame.is_chain());
-        self.frames.push(frame);
+        self.frames.push(Some(frame));
         Ok(())
+    }
+
+    /// Takes all of these frames in, in order. False, and nothing taken, if there is no room for so many.
+    #[inline]
+    pub fn append(&mut self, frames: &mut [Option<Frame>]) -> bool {
+        if frames.len() > self.room() {
+            return false;
+        }
+        // As they lie: which places are empty is asked when they are taken out.
+        let mut chains = 0;
+        self.frames.extend(frames.iter_mut().map(|place| {
+            let frame = place.take();
+            chains += usize::from(frame.as_ref().is_some_and(Frame::is_chain));
+            frame
+        }));
+        self.chains += chains;
+        true
     }
 
     /// Whether no more frames fit.
@@ -80,9 +97,9 @@ impl Outbox {
     pub fn take(&mut self, n: usize) -> impl Iterator<Item = Frame> + '_ {
         let n = n.min(self.frames.len());
         if self.chains != 0 {
-            self.chains -= self.frames.iter().take(n).filter(|frame| frame.is_chain()).count();
+            self.chains -= self.frames.iter().take(n).flatten().filter(|frame| frame.is_chain()).count();
         }
-        self.frames.drain(..n)
+        self.frames.drain(..n).flatten()
     }
 
     /// How many frames, from the oldest on, take at most so many descriptors, each segment of a chain one.
@@ -101,7 +118,7 @@ impl Outbox {
             }
             None => false,
         };
-        self.frames.iter().take_while(fits).count()
+        self.frames.iter().flatten().take_while(fits).count()
     }
 
     /// Whether any of them is a chain.

@@ -95,7 +95,7 @@ pub fn admit(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) -> Admit
     };
     let ours = station(ours.mac);
     let partial = port.complete_checksums;
-    // One family after the other: each loop keeps what it needs in registers.
+    // One family after the other, each loop a function of its own: so it keeps what it needs in registers.
     admitted.v4 = admit_family::<V4>(burst, burst.live, ours, partial, interface, shard);
     let others = burst.live.without(admitted.v4);
     if !others.is_empty() {
@@ -104,7 +104,7 @@ pub fn admit(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) -> Admit
     admitted
 }
 
-#[inline(always)]
+#[inline(never)]
 fn admit_family<F: Family>(
     burst: &Burst,
     mask: Mask,
@@ -185,7 +185,7 @@ fn forward_family<F: Family>(burst: &mut Burst, admitted: Mask, shard: &mut Shar
 const AHEAD: usize = 16;
 
 /// Which packets go on: those of flows that stand, within their limits. Counts them.
-#[inline(always)]
+#[inline(never)]
 fn let_pass<F: Family>(now: Nanos, mask: Mask, refused: &mut Mask, shard: &mut Shard) -> Mask {
     let (tick, stamp) = (ticks(now), shard.neighbors.epoch());
     let Shard { sessions, batch4, batch6, neighbors, limiters, counters, .. } = shard;
@@ -225,7 +225,7 @@ fn let_pass<F: Family>(now: Nanos, mask: Mask, refused: &mut Mask, shard: &mut S
 }
 
 /// Makes packets what they are when they leave.
-#[inline(always)]
+#[inline(never)]
 fn write<F: Family>(burst: &mut Burst, ready: Mask, shard: &mut Shard) {
     let Shard { sessions, batch4, batch6, neighbors, .. } = shard;
     let (table, batch) = F::tables(sessions, batch4, batch6);

@@ -16,10 +16,7 @@ use crate::verdict::{DropReason, Verdict};
 pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
     let len = burst.len();
     if let Some(outbox) = burst.leaves_by().and_then(|port| shard.outboxes.get_mut(usize::from(port))) {
-        if outbox.room() >= len {
-            for frame in burst.drain() {
-                outbox.push(frame).unwrap_or_else(|frame| shard.pool.give(frame));
-            }
+        if outbox.append(burst.frames_mut()) {
             return;
         }
     }

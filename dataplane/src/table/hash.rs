@@ -11,8 +11,9 @@
 
 use crate::arena::{HugePages, HugeVec};
 
+use super::aes;
 pub use super::key::{Key, hash_words, mix};
-use super::prefetch::prefetch_at;
+use super::prefetch::{prefetch_at, prefetch_from};
 use super::tags::{LANES, Tags};
 
 /// "No entry", said by [`HashTable::candidate`].
@@ -52,6 +53,8 @@ pub struct Record<K, V> {
 /// A hash table with a fixed number of entries. See the module's description.
 pub struct HashTable<K, V> {
     seed: u64,
+    /// Whether the CPU does rounds of AES.
+    aes: bool,
     mask: usize,
     buckets: HugeVec<Bucket>,
     /// Grows within its reserve to the high-water mark, and never past `capacity`.
@@ -87,6 +90,7 @@ impl<K: Key, V> HashTable<K, V> {
         table.resize(buckets, empty);
         Self {
             seed,
+            aes: aes::is_fast(),
             mask: buckets - 1,
             buckets: table,
             records: HugeVec::with_capacity_in(capacity as usize, HugePages),
@@ -145,19 +149,19 @@ impl<K: Key, V> HashTable<K, V> {
     #[inline(always)]
     #[must_use]
     pub fn hash(&self, key: &K) -> u64 {
-        key.hash(self.seed)
+        key.hash_by(self.seed, self.aes)
     }
 
     /// Starts to fetch the bucket that a search for `hash` reads first.
     #[inline(always)]
     pub fn prefetch_bucket(&self, hash: u64) {
-        prefetch_at(&self.buckets, hash as usize & self.mask);
+        prefetch_from(&self.buckets, hash as usize & self.mask);
     }
 
     /// Starts to fetch the record at `index`, if there is one.
     #[inline(always)]
     pub fn prefetch_record(&self, index: u32) {
-        prefetch_at(&self.records, index as usize);
+        prefetch_from(&self.records, index as usize);
     }
 
     /// Starts to fetch what [`remove`](Self::remove) looks at for the entry at `index`, whose record has been fetched.

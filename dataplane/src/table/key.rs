@@ -3,15 +3,24 @@
 //! Keys come from the network, so whoever sends packets picks them. The hash is therefore keyed with a secret
 //! seed, and both operands of every multiplication are masked with words derived from it: no input value is
 //! known to zero a product or to cancel another without knowledge of the seed. It resists flooding by a sender
-//! who cannot observe bucket positions; it is not a cryptographic MAC.
+//! who cannot observe bucket positions; it is not a cryptographic MAC. Keys of 16 bytes, those of IPv4 flows, are hashed by
+//! rounds of AES in its place.
 
 use core::hash::Hasher;
+
+use super::aes;
 
 /// What a table can be keyed with.
 pub trait Key: Copy + Eq {
     /// The 64-bit hash of this key under `seed`. Every bit of the result must depend on every bit of the key:
     /// tables take the bucket from the low bits and the tag from the high 16.
     fn hash(&self, seed: u64) -> u64;
+
+    /// The same, told whether the CPU does rounds of AES, so that no loop needs to ask.
+    #[inline(always)]
+    fn hash_by(&self, seed: u64, _aes: bool) -> u64 {
+        self.hash(seed)
+    }
 }
 
 /// Fractional digits of pi: words without structure, to tell the derived secrets apart.
@@ -49,6 +58,15 @@ pub fn hash_words<const N: usize>(words: &[u64; N], seed: u64) -> u64 {
 impl<const N: usize> Key for [u64; N] {
     #[inline(always)]
     fn hash(&self, seed: u64) -> u64 {
+        self.hash_by(seed, aes::is_fast())
+    }
+
+    #[inline(always)]
+    fn hash_by(&self, seed: u64, aes: bool) -> u64 {
+        if let [a, b] = *self.as_slice() {
+            let secret = [mix(seed ^ PI[0], PI[1]), mix(seed ^ PI[2], PI[3])];
+            return aes::hash([a, b], secret, aes);
+        }
         hash_words(self, seed)
     }
 }
@@ -101,7 +119,7 @@ impl Key for u64 {
 impl Key for u128 {
     #[inline(always)]
     fn hash(&self, seed: u64) -> u64 {
-        hash_words(&[*self as u64, (*self >> 64) as u64], seed)
+        [*self as u64, (*self >> 64) as u64].hash(seed)
     }
 }
 

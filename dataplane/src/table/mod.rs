@@ -4,6 +4,7 @@
 //! allocate while they are built, which happens off the packet path; their look-ups do not.
 //! [`Lpm`](lpm::Lpm) alone is changed in place while others look up in it.
 
+mod aes;
 pub mod bitmap;
 pub mod classifier;
 pub mod hash;

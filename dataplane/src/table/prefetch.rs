@@ -18,12 +18,23 @@ pub fn prefetch_line<T>(at: *const T) {
 /// architectures without a stable prefetch intrinsic.
 #[inline(always)]
 pub fn prefetch<T>(value: &T) {
-    let base = core::ptr::from_ref(value).cast::<u8>();
+    prefetch_lines(core::ptr::from_ref(value));
+}
+
+#[inline(always)]
+fn prefetch_lines<T>(at: *const T) {
     let mut offset = 0;
     while offset < size_of::<T>() {
-        prefetch_line(base.wrapping_add(offset));
+        prefetch_line(at.cast::<u8>().wrapping_add(offset));
         offset += 64;
     }
+}
+
+/// As [`prefetch_at`], for an index that is nearly always one of an element: it does not ask, and may fetch what lies
+/// elsewhere, if anything does.
+#[inline(always)]
+pub fn prefetch_from<T>(slice: &[T], index: usize) {
+    prefetch_lines(slice.as_ptr().wrapping_add(index));
 }
 
 /// [`prefetch`] of element `index`; nothing where there is no such element.
@@ -47,6 +58,7 @@ mod tests {
         prefetch_line(core::ptr::null::<u8>());
         for index in [0, 1, 2, usize::MAX] {
             prefetch_at(&values, index);
+            prefetch_from(&values, index);
         }
         assert_eq!(values, [[1; 200], [2; 200]]);
     }
