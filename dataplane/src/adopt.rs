@@ -6,8 +6,8 @@
 //! of them within a second, and ends only if that does not let it pass as it was ([`crate::stage::redecide`]). Until then
 //! its old action holds. Only then may another configuration follow, so that there are never more than two.
 //!
-//! Ports, interfaces and the sizes of tables are what they were; so are their indices. Those of rules and limits may be
-//! others, and are translated for as long as there are old actions.
+//! Ports, interfaces and the sizes of tables are what they were; so are their indices. Those of rules, limits and classes
+//! may be others, and are translated for as long as there are old actions.
 
 mod carry;
 
@@ -51,6 +51,8 @@ pub struct Adoption {
     rule_of: Vec<u16>,
     /// For each old limit the new one, or [`NO_LIMIT`].
     limit_of: Vec<u8>,
+    /// For each old class the new one, or [`NONE16`].
+    class_of: Vec<u16>,
     kept_limits: Vec<Kept>,
     progress: Progress,
 }
@@ -95,6 +97,7 @@ impl Adoption {
             published: counters::channel(&counters),
             rule_of: carry::rules(&old.rules, &snapshot.rules),
             limit_of: carry::limits(&old.limits, &snapshot.limits),
+            class_of: carry::classes(old, &snapshot),
             kept_limits: carry::kept_limits(&old.limits, &snapshot.limits),
             rules: counters.rules,
             limits: counters.limits,
@@ -103,12 +106,13 @@ impl Adoption {
         }
     }
 
-    /// An action from before, with the indices that its rule and its limits have now.
+    /// An action from before, with the indices that its rule, its limits and its class have now.
     pub(crate) fn translate(&self, action: FlowAction) -> FlowAction {
         let rule = self.rule_of.get(usize::from(action.rule)).copied().unwrap_or(NONE16);
         let limits =
             action.limits.map(|limit| self.limit_of.get(usize::from(limit)).copied().unwrap_or(NO_LIMIT));
-        FlowAction { rule, limits, ..action }
+        let class = self.class_of.get(usize::from(action.class)).copied().unwrap_or(NONE16);
+        FlowAction { rule, limits, class, ..action }
     }
 
     /// Whether the next hop of an action from before, last found true at `stamp`, still means the same neighbour.
@@ -164,8 +168,8 @@ impl Adoption {
     }
 }
 
-/// What another worker has decided by the configuration of generation `policy`, for one that goes by `present`: rules and
-/// limits that it cannot know are none.
+/// What another worker has decided by the configuration of generation `policy`, for one that goes by `present`: rules,
+/// limits and classes that it cannot know are none.
 pub(crate) fn localize(
     action: FlowAction,
     policy: u32,
@@ -175,7 +179,7 @@ pub(crate) fn localize(
     match transition {
         _ if policy == present => action,
         Some(transition) if transition.snapshot.generation == policy => transition.translate(action),
-        _ => FlowAction { rule: NONE16, limits: [NO_LIMIT; 2], ..action },
+        _ => FlowAction { rule: NONE16, limits: [NO_LIMIT; 2], class: NONE16, ..action },
     }
 }
 

@@ -218,7 +218,7 @@ fn session_row(session: &Session, shard: &Shard, now: Nanos) -> SessionRow {
                 _ => flow.action,
             },
             packets: session.packets[direction] + u64::from(flow.packets),
-            bytes: session.bytes[direction] + flow.bytes,
+            bytes: session.bytes[direction] + flow.bytes(),
             idle: since(flow.last_seen),
         })
     };
@@ -252,6 +252,7 @@ mod tests {
                 binding: NONE,
                 permit: NONE,
                 inbound: false,
+                dscp: 0,
             };
             let Shard { sessions, nat, counters, .. } = &mut shard;
             sessions.create(&new, 0, nat, counters).unwrap();

@@ -2,12 +2,15 @@
 
 pub mod acl;
 pub mod ahead;
+pub mod class;
 pub mod fastpath;
 pub mod flow;
 pub mod fragment;
 pub mod guard;
 pub mod hairpin;
 pub mod icmp_error;
+pub mod mark;
+pub mod mss;
 pub mod nat;
 pub mod nat64;
 pub mod owner;
@@ -56,6 +59,10 @@ pub struct Decision {
     pub next_hop: u16,
     /// Policers of ingress and egress, this direction and the reply's.
     pub limits: [[u8; 2]; 2],
+    /// The class in which packets of this direction leave, and those of the reply.
+    pub classes: [u16; 2],
+    /// Differentiated services code point of the session's first packet.
+    pub dscp: u8,
 }
 
 impl Decision {
@@ -72,6 +79,8 @@ impl Decision {
         egress: NONE16,
         next_hop: NONE16,
         limits: [[NO_LIMIT; 2]; 2],
+        classes: [NONE16; 2],
+        dscp: 0,
     };
 }
 
