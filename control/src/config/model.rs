@@ -1,6 +1,7 @@
 //! A valid configuration: names resolved to indices, units to numbers, defaults filled in.
 
 mod nat;
+mod shapers;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 pub use self::nat::*;
+pub use self::shapers::*;
 pub use super::net::{AddressRange, PortRange, Prefix};
 pub use super::protocol::IcmpType;
 
@@ -35,6 +37,8 @@ pub struct Config {
     pub prefixes: Vec<PrefixNat>,
     /// Rate limits, each a token bucket of its own.
     pub limits: Vec<Limit>,
+    /// Shapers; one a device at the most.
+    pub shapers: Vec<Shaper>,
     /// ICMP messages that the gateway may originate, in packets a second.
     pub icmp_errors_per_second: u32,
     /// The poll loops.
@@ -78,6 +82,8 @@ pub struct Interface {
     pub mtu: u16,
     /// Index of the ACL for packets that come in here.
     pub acl: Option<usize>,
+    /// What is done about the MSS that TCP connections by this interface announce.
+    pub mss_clamp: MssClamp,
 }
 
 impl Interface {
@@ -93,6 +99,19 @@ impl Interface {
     pub fn primary(&self, like: IpAddr) -> Option<IpAddr> {
         self.addresses.iter().map(|prefix| prefix.address).find(|address| address.is_ipv4() == like.is_ipv4())
     }
+}
+
+/// What is done about the largest segment that TCP connections announce.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MssClamp {
+    /// It stays.
+    #[default]
+    Off,
+    /// It is lowered to what the MTU leaves behind the headers of IP and TCP.
+    Mtu,
+    /// It is lowered to so many bytes.
+    To(u16),
 }
 
 /// What carries an interface.

@@ -18,6 +18,7 @@ pub const FILE: Section = Section {
         "acls",
         "nat",
         "limits",
+        "shapers",
         "icmp",
         "workers",
         "tables",
@@ -34,6 +35,7 @@ pub const INTERFACE: Section = Section {
         "mtu",
         "mac",
         "acl",
+        "mss-clamp",
         "checksum",
         "xdp",
         "xdp-replace",
@@ -114,6 +116,41 @@ pub const LIMIT: Section = Section {
         "burst",
     ],
 };
+/// `[shapers.NAME]`
+pub const SHAPER: Section =
+    Section { name: "[shapers.NAME]", keys: &["rate", "overhead", "frames", "classes"] };
+/// `[[shapers.NAME.classes]]`
+pub const CLASS: Section = Section {
+    name: "[[shapers.NAME.classes]]",
+    keys: &[
+        "name",
+        "parent",
+        "default",
+        "in",
+        "out",
+        "protocol",
+        "from",
+        "to",
+        "from-port",
+        "to-port",
+        "icmp-type",
+        "dscp",
+        "acl-rule",
+        "priority",
+        "guaranteed",
+        "max",
+        "weight",
+        "burst",
+        "per",
+        "each-guaranteed",
+        "each-max",
+        "most",
+        "target",
+        "interval",
+        "ecn",
+        "mark",
+    ],
+};
 /// `[icmp]`
 pub const ICMP: Section = Section { name: "[icmp]", keys: &["errors-per-second"] };
 /// `[workers]`
@@ -133,7 +170,7 @@ pub const TIMEOUTS: Section = Section {
 pub const CONTROL: Section = Section { name: "[control]", keys: &["socket"] };
 
 /// All of them, in the order of the reference.
-pub const SECTIONS: [&Section; 19] = [
+pub const SECTIONS: [&Section; 21] = [
     &FILE,
     &INTERFACE,
     &ROUTE,
@@ -148,6 +185,8 @@ pub const SECTIONS: [&Section; 19] = [
     &PREFIX_NAT,
     &NAT_LOG,
     &LIMIT,
+    &SHAPER,
+    &CLASS,
     &ICMP,
     &WORKERS,
     &TABLES,

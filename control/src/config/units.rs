@@ -119,6 +119,13 @@ fn scale(number: &str, factor: u64) -> Option<u64> {
     (product % unit == 0).then(|| u64::try_from(product / unit).ok())?
 }
 
+/// A rate in the largest unit in which it is whole: `50 Mbit/s`, `1500 kbit/s`.
+pub(crate) fn show_rate(bits: u64) -> String {
+    let units = [("Gbit/s", 1_000_000_000), ("Mbit/s", 1_000_000), ("kbit/s", 1000), ("bit/s", 1)];
+    let whole = units.into_iter().find(|&(_, factor)| bits >= factor && bits % factor == 0);
+    whole.map_or_else(|| "0 bit/s".to_owned(), |(unit, factor)| format!("{} {unit}", bits / factor))
+}
+
 /// `2h 4min` for [`Duration`]s in messages.
 pub(crate) fn show_duration(duration: Duration) -> String {
     let mut rest = duration.as_millis();
@@ -204,6 +211,11 @@ mod tests {
         fn what_is_shown_reads_back(milliseconds in 1u64..=2_592_000_000) {
             let time = Duration::from_millis(milliseconds);
             prop_assert_eq!(duration(&show_duration(time)), Ok(time));
+        }
+
+        #[test]
+        fn rates_that_are_shown_read_back(bits in 1000u64..=1_000_000_000_000) {
+            prop_assert_eq!(rate(&show_rate(bits)), Ok(bits));
         }
 
         #[test]
