@@ -13,8 +13,10 @@ pub mod lpm;
 pub mod meter;
 pub mod prefetch;
 mod select;
+pub mod shaper;
 mod tags;
 pub mod tcm;
+pub mod wheel;
 
 /// The same `cases` property-test cases on each run.
 #[cfg(test)]
