@@ -25,6 +25,7 @@ use crate::shard::Shard;
 use crate::snapshot::{NONE16, Snapshot};
 use crate::stage::police::{Kept, Limiters};
 use crate::stage::redecide;
+use crate::stage::shape::{self, Shapers};
 use crate::{crossing, local, nat};
 
 /// Sessions that packets may have decided between two polls.
@@ -44,6 +45,7 @@ pub struct Adoption {
     rules: Vec<Count>,
     limits: Vec<LimitCount>,
     limiters: Limiters,
+    shapers: Shapers,
     nat: nat::Change,
     local: local::Change,
     published: (Publisher, Reader),
@@ -83,15 +85,18 @@ pub struct Settled {
 }
 
 impl Adoption {
-    fn new(adopter: &Adopter, snapshot: Arc<Snapshot>, offered: &Offered) -> Self {
+    fn new(adopter: &Adopter, snapshot: Arc<Snapshot>, [offered, wants]: [&Offered; 2]) -> Self {
         let Adopter { snapshot: old, layout, worker, workers, share, .. } = adopter;
         let counters = Counters::new(&snapshot);
         let mut limiters = Limiters::new(&snapshot);
+        let mut shapers = Shapers::new(&snapshot, *workers);
         if *workers > 1 {
             limiters.share(*worker, offered.clone());
+            shapers.share(*worker, wants.clone(), &snapshot);
         }
         Self {
             limiters,
+            shapers,
             nat: nat::Change::new(layout, layout.next(&snapshot), &snapshot, share),
             local: local::Change::new(old, &snapshot, *worker, *workers),
             published: counters::channel(&counters),
@@ -152,6 +157,7 @@ impl Adoption {
         std::mem::swap(&mut counters.rules, &mut self.rules);
         std::mem::swap(&mut counters.limits, &mut self.limits);
         shard.limiters.adopt(&mut self.limiters, &self.kept_limits);
+        shape::adopt(&mut self.shapers, &self.class_of, now, shard);
         shard.nat.adopt(&mut self.nat);
         shard.local.adopt(&mut self.local);
         let before = shard.neighbors.epoch();
@@ -232,8 +238,10 @@ pub fn hand_over(adopters: &mut [Adopter], snapshot: &Arc<Snapshot>) -> Option<V
     if adopters.iter().any(|adopter| adopter.under_way) {
         return None;
     }
-    let offered = crossing::offered(adopters.len(), snapshot.limits.len());
-    let one = |adopter: &mut Adopter| adopter.hand_over(snapshot.clone(), &offered);
+    let workers = adopters.len();
+    let offered = crossing::offered(workers, snapshot.limits.len());
+    let wants = crossing::offered(workers, snapshot.classes.len());
+    let one = |adopter: &mut Adopter| adopter.hand_over(snapshot.clone(), [&offered, &wants]);
     adopters.iter_mut().map(one).collect()
 }
 
@@ -243,8 +251,8 @@ impl Adopter {
         Self { worker, workers, share, ..self }
     }
 
-    fn hand_over(&mut self, snapshot: Arc<Snapshot>, offered: &Offered) -> Option<Reader> {
-        let adoption = Box::new(Adoption::new(self, snapshot.clone(), offered));
+    fn hand_over(&mut self, snapshot: Arc<Snapshot>, shared: [&Offered; 2]) -> Option<Reader> {
+        let adoption = Box::new(Adoption::new(self, snapshot.clone(), shared));
         let reader = adoption.published.1.clone();
         let layout = adoption.nat.layout().clone();
         // There is room, as the worker has sent back the last one.

@@ -12,6 +12,7 @@ use crate::local::neighbor::Neighbor;
 use crate::nat::{Binding, BlockRow, SubscriberRow};
 use crate::session::{Family, FlowAction, KeyFacts, NONE, Session, State, ticks};
 use crate::shard::Shard;
+use crate::stage::shape::ClassRow;
 
 /// Table slots that are looked at between two bursts.
 const SLOTS_PER_POLL: u32 = 64;
@@ -32,6 +33,8 @@ pub enum Question {
     Subscribers,
     /// Neighbours.
     Neighbors,
+    /// Classes of ports with a shaper.
+    Classes,
 }
 
 /// One direction of a session.
@@ -79,6 +82,8 @@ pub enum Row {
     Subscriber(SubscriberRow),
     /// For [`Question::Neighbors`].
     Neighbor(Neighbor),
+    /// For [`Question::Classes`].
+    Class(ClassRow),
     /// The listing is complete.
     End,
 }
@@ -138,7 +143,9 @@ impl Inspected {
             Question::Bindings => shard.nat.slots(),
             Question::Blocks => shard.nat.block_slots(),
             Question::Subscribers => shard.nat.subscriber_slots(),
-            Question::Externals | Question::Neighbors => return self.serve_short(question, from, shard),
+            Question::Externals | Question::Neighbors | Question::Classes => {
+                return self.serve_short(question, from, shard);
+            }
         };
         let mut at = from;
         while at < slots && at - from < SLOTS_PER_POLL && self.rows.vacant_len() > 0 {
@@ -168,6 +175,12 @@ impl Inspected {
             Question::Externals => {
                 for (address, ports) in shard.nat.externals().skip(from as usize).take(room) {
                     let _ = self.rows.try_push(Row::External(address, ports));
+                    sent += 1;
+                }
+            }
+            Question::Classes => {
+                for row in shard.shapers.rows().skip(from as usize).take(room) {
+                    let _ = self.rows.try_push(Row::Class(row));
                     sent += 1;
                 }
             }

@@ -215,6 +215,8 @@ drop_reasons! {
     ShaperClassFull = "shaper_class_full",
     /// It waited too long in the egress port's shaper, as those before it did (CoDel, RFC 8289).
     ShaperDelay = "shaper_delay",
+    /// As many hosts as may have packets in a class.
+    ShaperHosts = "shaper_hosts",
     /// Packet buffers ran low: the longest queue of a shaper gave some up.
     ShaperFrames = "shaper_frames",
     /// The egress port's queue is full.

@@ -35,7 +35,7 @@ pub struct Overhead {
 }
 
 /// A class of packets that leave by a port: one that holds other classes, or one that packets wait in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Class {
     /// Its name in the configuration, unique among those with the same parent.
     pub name: String,
@@ -125,6 +125,13 @@ impl Snapshot {
     /// A port's shaper, an index into `shapers`.
     pub fn shaper_of(&self, port: u16) -> Option<usize> {
         self.shapers.iter().position(|shaper| shaper.port == port)
+    }
+
+    /// The classes of a shaper, which lie together.
+    pub fn classes_of(&self, shaper: usize) -> std::ops::Range<usize> {
+        let is_one = |class: &Class| usize::from(class.shaper) == shaper;
+        let first = self.classes.iter().position(is_one).unwrap_or(0);
+        first..first + self.classes.iter().filter(|class| is_one(class)).count()
     }
 
     /// The port by which a class leaves.

@@ -21,6 +21,7 @@ pub mod prefix;
 pub mod redecide;
 pub mod rewrite;
 pub mod route;
+pub mod shape;
 pub mod syn;
 pub mod transmit;
 

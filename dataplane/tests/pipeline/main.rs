@@ -25,5 +25,6 @@ mod prefixes;
 mod reload;
 mod rfc;
 mod sessions;
+mod shape;
 mod totality;
 mod workers;

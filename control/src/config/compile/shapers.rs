@@ -6,9 +6,6 @@ use sluice_dataplane::table::meter::Rate;
 use super::{expand, index, nanos};
 use crate::config::model::{Class, Config, Match, Per, PerEnd, Shaper};
 
-/// The priority of what is made here.
-const LAST_PRIORITY: u8 = 7;
-
 pub(super) fn compile(config: &Config, snapshot: &mut Snapshot) {
     // The first rule of each ACL; behind its rules comes its default.
     let firsts: Vec<usize> = (config.acls.iter())
@@ -86,7 +83,7 @@ impl Tree<'_> {
                 parent,
                 matches: ClassMatch::default(),
                 mark: class.and_then(|class| self.mark(class)),
-                priority: LAST_PRIORITY,
+                priority: Class::LAST_PRIORITY,
                 rate: ClassRate::default(),
                 per: None,
                 hosts: 0,
@@ -142,7 +139,7 @@ impl Tree<'_> {
             mark: self.mark(number),
             priority: class.priority,
             rate: ClassRate {
-                guaranteed: class.guaranteed.map(rate),
+                guaranteed: class.promised().map(rate),
                 max: class.max.map(rate),
                 burst,
                 weight: class.weight,

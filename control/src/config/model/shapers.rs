@@ -65,6 +65,16 @@ pub struct Class {
     pub mark: Option<u8>,
 }
 
+impl Class {
+    /// The priority of those that name none: the last.
+    pub const LAST_PRIORITY: u8 = 7;
+
+    /// Bits a second that it gets in any case, if it says so: one that goes ahead of others gets all that it may have.
+    pub fn promised(&self) -> Option<u64> {
+        self.guaranteed.or(self.max.filter(|_| self.priority < Self::LAST_PRIORITY))
+    }
+}
+
 /// Which sessions a class is for, besides those that fit all of its parents.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ClassMatch {

@@ -22,7 +22,9 @@ pub fn wait(descriptors: &[RawFd], timeout: Duration) -> bool {
     };
     // SAFETY: `polled` has at least `count` entries, which live through the call, as does `timeout`; ppoll(2) only reads and
     // writes those, and a descriptor that is no longer open is reported in its entry. No signal mask is given.
-    unsafe { libc::ppoll(polled.as_mut_ptr(), count as libc::nfds_t, &raw const timeout, std::ptr::null()) > 0 }
+    unsafe {
+        libc::ppoll(polled.as_mut_ptr(), count as libc::nfds_t, &raw const timeout, std::ptr::null()) > 0
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 pub(super) struct Share {
     /// The class around it, whose index is lower; `None` for those of the port.
     pub(super) parent: Option<u16>,
+    /// Whether it holds others.
+    pub(super) holds: bool,
     /// Those with a lower number get theirs first.
     pub(super) priority: u8,
     /// Its part among equals.
@@ -35,7 +37,9 @@ pub(super) fn allocate(classes: &mut [Share], rate: u64) -> u64 {
     }
     let left = within(classes, None, rate);
     for index in 0..classes.len() {
-        let Some(gets) = classes.get(index).map(|class| class.gets) else { continue };
+        let Some(gets) = classes.get(index).filter(|class| class.holds).map(|class| class.gets) else {
+            continue;
+        };
         within(classes, Some(index as u16), gets);
     }
     left
@@ -85,7 +89,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const FREE: Share = Share { parent: None, priority: 7, weight: 1, guaranteed: 0, max: u64::MAX, wants: 0, gets: 0 };
+    const FREE: Share = Share {
+        parent: None,
+        holds: false,
+        priority: 7,
+        weight: 1,
+        guaranteed: 0,
+        max: u64::MAX,
+        wants: 0,
+        gets: 0,
+    };
 
     fn gets(classes: &mut [Share], rate: u64) -> Vec<u64> {
         allocate(classes, rate);
@@ -108,19 +121,21 @@ mod tests {
     #[test]
     fn what_a_class_gets_is_shared_out_within_it() {
         let mut classes = [
-            Share { max: 40, ..FREE },
+            Share { holds: true, max: 40, ..FREE },
             Share { parent: Some(0), guaranteed: 10, wants: 100, ..FREE },
             Share { parent: Some(0), wants: 100, ..FREE },
             Share { wants: 100, ..FREE },
         ];
         assert_eq!(gets(&mut classes, 100), [40, 25, 15, 60]);
-        assert_eq!(gets(&mut classes.map(|class| Share { wants: class.wants.min(10), ..class }), 100)[0], 20);
+        let mut classes = classes.map(|class| Share { wants: if class.holds { 0 } else { 10 }, ..class });
+        assert_eq!(gets(&mut classes, 100), [20, 10, 10, 10]);
     }
 
     fn tree() -> impl Strategy<Value = Vec<Share>> {
         let class = (any::<u16>(), 0u8..8, 1u16..100, 0u64..1000, 0u64..3000, 0u64..3000);
         prop::collection::vec(class, 1..20).prop_map(|classes| {
             let one = |(index, (parent, priority, weight, guaranteed, max, wants))| Share {
+                holds: true,
                 parent: (parent % 3 > 0 && index > 0).then(|| parent % index),
                 priority,
                 weight,

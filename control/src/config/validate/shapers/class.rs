@@ -12,8 +12,6 @@ use crate::config::{dscp, net};
 
 /// Hosts that a class has room for, without `most`.
 const HOSTS: u32 = 1024;
-/// The priority of a class that names none: the last.
-const LAST_PRIORITY: u8 = 7;
 /// Longest name of a class.
 const LONGEST_NAME: usize = 32;
 
@@ -51,7 +49,7 @@ impl Reader<'_, '_> {
                     .help("give the shaper a `rate`");
             }
         }
-        let priority = table.one("priority", integer(0..=u32::from(LAST_PRIORITY)), sink);
+        let priority = table.one("priority", integer(0..=u32::from(Class::LAST_PRIORITY)), sink);
         if priority.is_some() && !table.has("max") && self.has_rate {
             sink.error(
                 &table.key_span("priority"),
@@ -66,7 +64,7 @@ impl Reader<'_, '_> {
             parent: None,
             default: table.one("default", boolean, sink).is_some_and(|at| at.value),
             matches: self.matches(table, sink),
-            priority: priority.map_or(LAST_PRIORITY, |at| at.value as u8),
+            priority: priority.map_or(Class::LAST_PRIORITY, |at| at.value as u8),
             guaranteed,
             max,
             weight: table.one("weight", integer(1..=1000), sink).map_or(1, |at| at.value as u16),

@@ -53,7 +53,7 @@ pub(super) fn check(rate: Option<&At<u64>>, classes: &[Class], tables: &[Table<'
 
 /// What a class is promised, itself or within.
 fn promise(classes: &[Class], index: usize) -> u64 {
-    classes[index].guaranteed.unwrap_or_else(|| {
+    classes[index].promised().unwrap_or_else(|| {
         children(classes, Some(index)).map(|child| promise(classes, child)).fold(0, u64::saturating_add)
     })
 }
