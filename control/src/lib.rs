@@ -17,6 +17,7 @@ pub mod intake;
 pub mod nat_query;
 pub mod nat_view;
 pub mod plan;
+pub mod qos_view;
 pub mod reload;
 pub mod replay;
 pub mod state;
