@@ -5,6 +5,8 @@ use std::io::{self, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde_json::{Value, json};
@@ -20,6 +22,8 @@ use crate::{gateway, replay, table};
 
 /// Exit codes: 0 fine, 1 the thing asked about is wrong or did not work, 2 the question was (clap's own).
 const FAILED: u8 = 1;
+/// Between two listings of `show --watch`.
+const WATCH: Duration = Duration::from_secs(1);
 
 /// A packet forwarder for gateway boxes: ACLs, NAT and rate limits over AF_XDP.
 #[derive(Debug, Parser)]
@@ -139,6 +143,9 @@ struct ShowArgs {
     /// Print it as JSON
     #[arg(long)]
     json: bool,
+    /// Print it anew each second, until interrupted
+    #[arg(long)]
+    watch: bool,
     /// The control socket
     #[arg(long, value_name = "PATH", default_value = config::DEFAULT_SOCKET)]
     socket: PathBuf,
@@ -270,8 +277,13 @@ fn completions(shell: clap_complete::Shell) {
 
 /// Prints to standard output; a reader that has gone away (`| head`) is no error.
 fn print(text: &str) {
+    is_printed(text);
+}
+
+/// As [`print`]; returns whether the reader is still there.
+fn is_printed(text: &str) -> bool {
     let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
 }
 
 fn print_json(value: &Value) {
@@ -364,13 +376,21 @@ fn run_replay(args: ReplayArgs) -> ExitCode {
 }
 
 fn show(args: &ShowArgs) -> Result<(), String> {
-    let value = api::ask(&args.socket, Request::Show(args.topic)).map_err(|error| error.to_string())?;
-    if args.json {
-        print_json(&value)
-    } else {
-        print(&table::render(&value))
+    loop {
+        let value = api::ask(&args.socket, Request::Show(args.topic)).map_err(|error| error.to_string())?;
+        let text = match (args.json, args.watch) {
+            (true, false) => format!("{value:#}\n"),
+            // A line each time, for programs.
+            (true, true) => format!("{value}\n"),
+            (false, false) => table::render_topic(args.topic, &value),
+            // From the top of an empty screen.
+            (false, true) => format!("\x1b[H\x1b[2J{}", table::render_topic(args.topic, &value)),
+        };
+        if !is_printed(&text) || !args.watch {
+            return Ok(());
+        }
+        thread::sleep(WATCH);
     }
-    Ok(())
 }
 
 fn time(text: &str) -> Result<u64, String> {

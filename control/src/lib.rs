@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod nat_query;
 pub mod nat_view;
 pub mod plan;
+pub mod qos_view;
 pub mod reload;
 pub mod replay;
 pub mod service;

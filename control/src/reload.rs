@@ -113,6 +113,11 @@ impl Reload {
     /// Why it is not adopted; then nothing has changed.
     pub fn apply(&mut self, config: Config, state: &State) -> Result<Vec<String>, ReloadError> {
         let running = &mut self.running;
+        let mut config = config;
+        if packet_buffers(&running.config) == packet_buffers(&config) {
+            // What shapers hold comes from what there is.
+            config.tables.frames = running.config.tables.frames;
+        }
         if let Some(what) = wants_restart(&running.config, &config, running.socket_of_config) {
             return Err(ReloadError::Restart(what));
         }
@@ -176,6 +181,11 @@ impl Reload {
             "{path}: adopted as generation {generation} in {milliseconds} ms: {kept} sessions go on, {ended} ended"
         ))
     }
+}
+
+/// Packet buffers besides those in which packets wait before they leave.
+fn packet_buffers(config: &Config) -> u32 {
+    config.shapers.iter().fold(config.tables.frames, |frames, shaper| frames.saturating_sub(shaper.frames))
 }
 
 /// What of a configuration cannot take the place of another's while the gateway runs.

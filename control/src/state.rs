@@ -14,13 +14,14 @@ use sluice_dataplane::nat::NatLog;
 use sluice_dataplane::port::af_xdp::DeviceControl;
 use sluice_dataplane::session::FlowAction;
 use sluice_dataplane::snapshot::{Allocation, NONE16, Pool, Snapshot};
+use sluice_dataplane::stage::shape::ClassRow;
 
 use crate::config::protocol_name;
 use crate::export::{SinkStatus, Statuses};
 use crate::nat_query::Query;
 use crate::plan::Plan;
 use crate::watch::Watch;
-use crate::{figures, nat_view};
+use crate::{figures, nat_view, qos_view};
 
 /// How long a worker may take for a listing.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -45,6 +46,8 @@ pub enum Topic {
     Routes,
     /// Limits with what they passed and dropped
     Limits,
+    /// Shapers and their classes: rates, what waits and for how long, drops and marks
+    Qos,
     /// Workers: core, NUMA node, the receive queues that they own, and how their loops go
     Workers,
 }
@@ -180,6 +183,13 @@ impl State {
             }
             Topic::Acl => figures::rules(snapshot, &counters),
             Topic::Limits => figures::limits(snapshot, &counters),
+            Topic::Qos => {
+                let now = self.watch.now();
+                let rows = self.list(Question::Classes)?.into_iter();
+                let classes: Vec<ClassRow> =
+                    rows.filter_map(|row| if let Row::Class(row) = row { Some(row) } else { None }).collect();
+                qos_view::show(snapshot, &classes, now)
+            }
             Topic::Workers => self.workers(),
             Topic::Routes => figures::routes(snapshot),
             Topic::Interfaces => self.interfaces(&self.with_kernel(counters), snapshot),
@@ -305,7 +315,7 @@ impl State {
                 "state": neighbor.state.name(),
                 "packets_held": neighbor.held,
             }),
-            Row::End => Value::Null,
+            Row::Class(_) | Row::End => Value::Null,
         }
     }
 

@@ -11,6 +11,7 @@ pub fn render_topic(topic: Topic, value: &Value) -> String {
         (Topic::Flows, Value::Array(sessions)) => {
             rows_table(&sessions.iter().flat_map(directions).collect::<Vec<_>>())
         }
+        (Topic::Qos, Value::Array(classes)) => rows_table(&classes.iter().map(in_tree).collect::<Vec<_>>()),
         (Topic::Interfaces, Value::Array(interfaces)) => interfaces.iter().map(block).collect(),
         _ => render(value),
     }
@@ -40,6 +41,24 @@ fn directions(session: &Value) -> Vec<Value> {
         }))
     };
     ["forward", "reply"].into_iter().filter_map(row).collect()
+}
+
+/// A class under its parent, without what never was.
+fn in_tree(class: &Value) -> Value {
+    let mut row = class.clone();
+    let path = class["class"].as_str().unwrap_or_default();
+    let (parents, name) = path.rsplit_once('/').map_or((0, path), |(up, name)| (up.split('/').count(), name));
+    if let Value::Object(row) = &mut row {
+        if row.get("class").is_some_and(Value::is_string) {
+            row.insert("class".into(), format!("{:1$}{name}", "", 2 * (parents + 1)).into());
+        }
+        for value in row.values_mut().filter(|value| value.is_object()) {
+            if let Value::Object(causes) = value {
+                causes.retain(|_, count| *count != 0);
+            }
+        }
+    }
+    row
 }
 
 /// An object with many keys, a line each.

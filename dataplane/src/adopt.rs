@@ -6,8 +6,8 @@
 //! of them within a second, and ends only if that does not let it pass as it was ([`crate::stage::redecide`]). Until then
 //! its old action holds. Only then may another configuration follow, so that there are never more than two.
 //!
-//! Ports, interfaces and the sizes of tables are what they were; so are their indices. Those of rules and limits may be
-//! others, and are translated for as long as there are old actions.
+//! Ports, interfaces and the sizes of tables are what they were; so are their indices. Those of rules, limits and classes
+//! may be others, and are translated for as long as there are old actions.
 
 mod carry;
 
@@ -25,6 +25,7 @@ use crate::shard::Shard;
 use crate::snapshot::{NONE16, Snapshot};
 use crate::stage::police::{Kept, Limiters};
 use crate::stage::redecide;
+use crate::stage::shape::{self, Shapers};
 use crate::{crossing, local, nat};
 
 /// Sessions that packets may have decided between two polls.
@@ -44,6 +45,7 @@ pub struct Adoption {
     rules: Vec<Count>,
     limits: Vec<LimitCount>,
     limiters: Limiters,
+    shapers: Shapers,
     nat: nat::Change,
     local: local::Change,
     published: (Publisher, Reader),
@@ -53,6 +55,8 @@ pub struct Adoption {
     limit_of: Vec<u8>,
     /// Of each new limit, whether packets that it is asked about are [`FlowAction::METERED`].
     is_metered: Vec<bool>,
+    /// For each old class the new one, or [`NONE16`].
+    class_of: Vec<u16>,
     kept_limits: Vec<Kept>,
     progress: Progress,
 }
@@ -83,21 +87,25 @@ pub struct Settled {
 }
 
 impl Adoption {
-    fn new(adopter: &Adopter, snapshot: Arc<Snapshot>, offered: &Offered) -> Self {
+    fn new(adopter: &Adopter, snapshot: Arc<Snapshot>, [offered, wants]: [&Offered; 2]) -> Self {
         let Adopter { snapshot: old, layout, worker, workers, share, .. } = adopter;
         let counters = Counters::new(&snapshot);
         let mut limiters = Limiters::new(&snapshot);
+        let mut shapers = Shapers::new(&snapshot, *workers);
         if *workers > 1 {
             limiters.share(*worker, offered.clone());
+            shapers.share(*worker, wants.clone(), &snapshot);
         }
         Self {
             limiters,
+            shapers,
             nat: nat::Change::new(layout, layout.next(&snapshot), &snapshot, share),
             local: local::Change::new(old, &snapshot, *worker, *workers),
             published: counters::channel(&counters),
             rule_of: carry::rules(&old.rules, &snapshot.rules),
             limit_of: carry::limits(&old.limits, &snapshot.limits),
             is_metered: snapshot.limits.iter().map(|limit| limit.policer.is_some()).collect(),
+            class_of: carry::classes(old, &snapshot),
             kept_limits: carry::kept_limits(&old.limits, &snapshot.limits),
             rules: counters.rules,
             limits: counters.limits,
@@ -106,13 +114,14 @@ impl Adoption {
         }
     }
 
-    /// An action from before, with the indices that its rule and its limits have now.
+    /// An action from before, with the indices that its rule, its limits and its class have now.
     pub(crate) fn translate(&self, action: FlowAction) -> FlowAction {
         let rule = self.rule_of.get(usize::from(action.rule)).copied().unwrap_or(NONE16);
         let of =
             action.limits.map(|limit| self.limit_of.get(usize::from(limit)).copied().unwrap_or(NO_LIMIT));
         let metered = of.iter().any(|&limit| self.is_metered.get(usize::from(limit)) == Some(&true));
-        FlowAction { rule, ..action }.limited(Limits { of, metered })
+        let class = self.class_of.get(usize::from(action.class)).copied().unwrap_or(NONE16);
+        FlowAction { rule, class, ..action }.limited(Limits { of, metered })
     }
 
     /// Whether the next hop of an action from before, last found true at `stamp`, still means the same neighbour.
@@ -152,6 +161,7 @@ impl Adoption {
         std::mem::swap(&mut counters.rules, &mut self.rules);
         std::mem::swap(&mut counters.limits, &mut self.limits);
         shard.limiters.adopt(&mut self.limiters, &self.kept_limits);
+        shape::adopt(&mut self.shapers, &self.class_of, now, shard);
         shard.nat.adopt(&mut self.nat);
         shard.local.adopt(&mut self.local);
         let before = shard.neighbors.epoch();
@@ -168,8 +178,8 @@ impl Adoption {
     }
 }
 
-/// What another worker has decided by the configuration of generation `policy`, for one that goes by `present`: rules and
-/// limits that it cannot know are none.
+/// What another worker has decided by the configuration of generation `policy`, for one that goes by `present`: rules,
+/// limits and classes that it cannot know are none.
 pub(crate) fn localize(
     action: FlowAction,
     policy: u32,
@@ -179,7 +189,7 @@ pub(crate) fn localize(
     match transition {
         _ if policy == present => action,
         Some(transition) if transition.snapshot.generation == policy => transition.translate(action),
-        _ => FlowAction { rule: NONE16, ..action }.limited(Limits::NONE),
+        _ => FlowAction { rule: NONE16, class: NONE16, ..action }.limited(Limits::NONE),
     }
 }
 
@@ -232,8 +242,10 @@ pub fn hand_over(adopters: &mut [Adopter], snapshot: &Arc<Snapshot>) -> Option<V
     if adopters.iter().any(|adopter| adopter.under_way) {
         return None;
     }
-    let offered = crossing::offered(adopters.len(), snapshot.limits.len());
-    let one = |adopter: &mut Adopter| adopter.hand_over(snapshot.clone(), &offered);
+    let workers = adopters.len();
+    let offered = crossing::offered(workers, snapshot.limits.len());
+    let wants = crossing::offered(workers, snapshot.classes.len());
+    let one = |adopter: &mut Adopter| adopter.hand_over(snapshot.clone(), [&offered, &wants]);
     adopters.iter_mut().map(one).collect()
 }
 
@@ -243,8 +255,8 @@ impl Adopter {
         Self { worker, workers, share, ..self }
     }
 
-    fn hand_over(&mut self, snapshot: Arc<Snapshot>, offered: &Offered) -> Option<Reader> {
-        let adoption = Box::new(Adoption::new(self, snapshot.clone(), offered));
+    fn hand_over(&mut self, snapshot: Arc<Snapshot>, shared: [&Offered; 2]) -> Option<Reader> {
+        let adoption = Box::new(Adoption::new(self, snapshot.clone(), shared));
         let reader = adoption.published.1.clone();
         let layout = adoption.nat.layout().clone();
         // There is room, as the worker has sent back the last one.

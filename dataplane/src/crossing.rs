@@ -76,10 +76,11 @@ pub fn connect(workers: &mut [Worker]) {
         ours.push(None);
         peers.push(ours);
     }
+    let wants = offered(count, snapshot.classes.len());
     let (statuses, offered) = (statuses(count), offered(count, snapshot.limits.len()));
     for (me, (worker, peers)) in workers.iter_mut().zip(peers).enumerate() {
         let crossing = Crossing::new(me as u8, owners, peers, &snapshot);
-        worker.join(me, owners, Box::new(crossing), statuses.clone(), offered.clone());
+        worker.join(me, owners, Box::new(crossing), statuses.clone(), offered.clone(), wants.clone());
     }
 }
 

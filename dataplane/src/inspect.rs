@@ -14,6 +14,7 @@ use crate::local::neighbor::Neighbor;
 use crate::nat::{Binding, BlockRow, SubscriberRow};
 use crate::session::{Family, FlowAction, KeyFacts, NONE, Session, State, ticks};
 use crate::shard::Shard;
+use crate::stage::shape::ClassRow;
 
 /// Table slots that are looked at between two bursts.
 const SLOTS_PER_POLL: u32 = 64;
@@ -38,6 +39,8 @@ pub enum Question {
     Subscribers,
     /// Neighbours.
     Neighbors,
+    /// Classes of ports with a shaper.
+    Classes,
 }
 
 /// One direction of a session.
@@ -86,6 +89,8 @@ pub enum Row {
     Subscriber(SubscriberRow),
     /// For [`Question::Neighbors`].
     Neighbor(Neighbor),
+    /// For [`Question::Classes`].
+    Class(ClassRow),
     /// The listing is complete.
     End,
 }
@@ -145,7 +150,7 @@ impl Inspected {
             Question::Bindings => shard.nat.slots(),
             Question::Blocks => shard.nat.block_slots(),
             Question::Subscribers => shard.nat.subscriber_slots(),
-            Question::Externals | Question::Neighbors | Question::Holders(..) => {
+            Question::Externals | Question::Neighbors | Question::Holders(..) | Question::Classes => {
                 return self.serve_short(question, from, shard);
             }
         };
@@ -182,6 +187,12 @@ impl Inspected {
                 let rows = PORTED.into_iter().filter_map(held).filter_map(|at| binding_row(at, shard));
                 for row in rows.skip(from as usize).take(room) {
                     let _ = self.rows.try_push(row);
+                    sent += 1;
+                }
+            }
+            Question::Classes => {
+                for row in shard.shapers.rows().skip(from as usize).take(room) {
+                    let _ = self.rows.try_push(Row::Class(row));
                     sent += 1;
                 }
             }
@@ -237,7 +248,7 @@ fn session_row(session: &Session, shard: &Shard, now: Nanos) -> SessionRow {
                 _ => flow.action,
             },
             packets: session.packets[direction] + u64::from(flow.packets),
-            bytes: session.bytes[direction] + flow.bytes,
+            bytes: session.bytes[direction] + flow.bytes(),
             idle: since(flow.last_seen),
         })
     };
@@ -271,6 +282,7 @@ mod tests {
                 binding: NONE,
                 permit: NONE,
                 inbound: false,
+                dscp: 0,
             };
             let Shard { sessions, nat, counters, .. } = &mut shard;
             sessions.create(&new, 0, nat, counters).unwrap();

@@ -10,8 +10,8 @@ use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::stage::ahead::Ahead;
 use crate::stage::{
-    FirstPackets, acl, fastpath, flow, fragment, guard, icmp_error, nat, owner, parse, police, port_control,
-    rewrite, route, transmit,
+    FirstPackets, acl, class, fastpath, flow, fragment, guard, icmp_error, mark, mss, nat, owner, parse,
+    police, port_control, rewrite, route, transmit,
 };
 
 /// Takes a received burst to its end: every packet is transmitted, held, punted or dropped, and counted as that.
@@ -20,11 +20,14 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mu
     let admitted = probe.stage("admit", || fastpath::admit(burst, shard, snapshot));
     probe.stage("look_up", || fastpath::look_up(admitted, shard));
     probe.stage("forward", || fastpath::forward(burst, admitted, shard));
+    if !snapshot.shapers.is_empty() {
+        fastpath::recall(burst, admitted, shard);
+    }
 
     if !burst.live.is_empty() {
         stages(burst, shard, snapshot, probe);
     }
-    probe.stage("transmit", || transmit::run(burst, shard, snapshot));
+    go(burst, shard, snapshot, probe);
 }
 
 /// All that can be done with a packet, one stage after the other.
@@ -45,7 +48,16 @@ fn leave(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut 
     probe.stage("route", || route::run(burst, shard));
     probe.stage("police", || police::run(burst, shard, snapshot));
     probe.stage("account", || flow::account(burst, shard));
+    probe.stage("mss", || mss::run(burst, shard, snapshot));
     probe.stage("rewrite", || rewrite::run(burst, shard, snapshot));
+}
+
+/// The end, for every packet of the burst.
+fn go(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
+    if !snapshot.shapers.is_empty() {
+        probe.stage("mark", || mark::run(burst, snapshot));
+    }
+    probe.stage("transmit", || transmit::run(burst, shard, snapshot));
 }
 
 /// The slow path: decides what becomes of packets that belong to no flow yet. What hangs on a packet and the configuration
@@ -75,6 +87,7 @@ fn first_packets(
         route::decide(burst, first, shard, snapshot);
         nat::source(burst, first, shard, snapshot);
         police::classify(burst, first, snapshot);
+        class::decide(burst, first, snapshot);
         flow::install(burst, first, shard, snapshot);
     }
     if shard.neighbors.epoch() != epoch {
@@ -98,5 +111,5 @@ pub fn resume(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: 
         flow::refresh(burst, burst.live, shard, snapshot);
     }
     leave(burst, shard, snapshot, probe);
-    transmit::run(burst, shard, snapshot);
+    go(burst, shard, snapshot, probe);
 }

@@ -56,13 +56,15 @@ pub struct NewSession<K> {
     pub permit: u32,
     /// Whether its first packet came from outside, to the binding.
     pub inbound: bool,
+    /// Differentiated services code point of its first packet.
+    pub dscp: u8,
 }
 
 impl<K: Into<FlowKey>> NewSession<K> {
     /// The same, for keys of either family.
     pub fn any(self) -> NewSession<FlowKey> {
-        let Self { keys, actions, protocol, binding, permit, inbound } = self;
-        NewSession { keys: keys.map(Into::into), actions, protocol, binding, permit, inbound }
+        let Self { keys, actions, protocol, binding, permit, inbound, dscp } = self;
+        NewSession { keys: keys.map(Into::into), actions, protocol, binding, permit, inbound, dscp }
     }
 }
 
@@ -234,8 +236,7 @@ impl Sessions {
                 // A packet from outside keeps no binding alive longer than what came from inside before.
                 last_seen: last_outbound.filter(|_| direction == 1).unwrap_or(ticks(now)),
                 session: index << 1 | direction as u32,
-                packets: 0,
-                bytes: 0,
+                ..Flow::default()
             };
             flow.action.watch(new.protocol == ipv4::TCP);
             // A packet whose reply has the very same tuple (a host that talks to itself) has one flow.
@@ -251,6 +252,7 @@ impl Sessions {
             family: keys[0].family(),
             crosses: keys[0].family() != keys[1].family(),
             protocol: new.protocol,
+            dscp: new.dscp,
             flows,
             binding: new.binding,
             permit: new.permit,
@@ -296,7 +298,7 @@ impl Sessions {
         let Some(mut session) = self.get(index).copied() else { return };
         let flow = session.flows[direction as usize];
         let family = session.family_of(direction as usize);
-        let passed = self.flow(family, flow).map_or(0, |flow| flow.bytes);
+        let passed = self.flow(family, flow).map_or(0, Flow::bytes);
         session.tcp.follow(segment, direction, session.bytes[direction as usize] + passed);
         for (direction, flow) in [Direction::Forward, Direction::Reply].into_iter().zip(session.flows) {
             if let Some(flow) = self.flow_mut(session.family_of(direction as usize), flow) {
@@ -335,6 +337,7 @@ mod tests {
             binding: NONE,
             permit: NONE,
             inbound: false,
+            dscp: 0,
         }
     }
 

@@ -12,7 +12,7 @@ use crate::port::Outbox;
 use crate::session::{Batch, Key4, Key6, Sessions};
 use crate::snapshot::Snapshot;
 use crate::stage::syn::HeldSyns;
-use crate::stage::{fragment::Fragments, police::Limiters};
+use crate::stage::{fragment::Fragments, police::Limiters, shape::Shapers};
 
 /// How many frames wait for one port at most, beyond what its own ring holds.
 const OUTBOX: usize = 512;
@@ -31,6 +31,8 @@ pub struct Shard {
     pub nat: Nat,
     /// Token buckets of the limits.
     pub limiters: Limiters,
+    /// Packets that wait before they leave by a port with a shaper.
+    pub shapers: Shapers,
     /// What first fragments said.
     pub fragments: Fragments,
     /// Next hops.
@@ -59,6 +61,7 @@ impl Shard {
             batch6: Box::default(),
             nat: Nat::new(snapshot),
             limiters: Limiters::new(snapshot),
+            shapers: Shapers::new(snapshot, 1),
             fragments: Fragments::new(snapshot),
             neighbors: Neighbors::new(snapshot),
             local: Local::new(snapshot),

@@ -1,6 +1,8 @@
 //! The configuration as workers read it: compiled, complete and immutable. Names are indices here; the order of
 //! `ports`, `interfaces`, `rules` and `limits` is the order of their counters.
 
+mod egress;
+
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -16,6 +18,8 @@ use crate::table::key::AddressHasher;
 use crate::table::lpm::Lpm;
 use crate::table::meter::Rate;
 use crate::table::tcm::model::{Figures, Model};
+
+pub use self::egress::{Class, ClassMatch, ClassRate, Codel, HostKey, Overhead, Shaper};
 
 /// "None" where an index is stored in 16 bits.
 pub const NONE16: u16 = u16::MAX;
@@ -61,6 +65,9 @@ pub struct Interface {
     pub mac: Mac,
     /// Largest IP packet, bytes.
     pub mtu: u16,
+    /// The largest TCP segment, bytes of data, that connections by this interface may announce, by IP version (4, 6); 0
+    /// leaves what they announce.
+    pub mss: [u16; 2],
     /// Our IPv4 addresses with their prefix lengths; the first is the source of what we originate.
     pub v4: Vec<(Ipv4Addr, u8)>,
     /// Our IPv6 addresses with their prefix lengths, the link-local one included; the first global one is the source of
@@ -546,6 +553,10 @@ pub struct Snapshot {
     pub nat64: Vec<Nat64>,
     /// Policers; 254 at the most.
     pub limits: Vec<Limit>,
+    /// What shapes and marks packets that leave; one a port at the most.
+    pub shapers: Vec<Shaper>,
+    /// The classes of all shapers, parents ahead of their children.
+    pub classes: Vec<Class>,
     /// ICMP that we originate, packets per second and family-independent (RFC 1812 4.3.2.8, RFC 4443 2.4(f)).
     pub icmp_per_second: u32,
     /// Timeouts.

@@ -225,6 +225,16 @@ drop_reasons! {
     LocalInvalid = "local_invalid",
     /// No free packet buffer.
     NoFrame = "no_frame",
+    /// As many packets wait in the egress port's shaper as may: the longest queue gave one up.
+    ShaperFull = "shaper_full",
+    /// As many packets wait in a class as may.
+    ShaperClassFull = "shaper_class_full",
+    /// It waited too long in the egress port's shaper, as those before it did (CoDel, RFC 8289).
+    ShaperDelay = "shaper_delay",
+    /// As many hosts as may have packets in a class.
+    ShaperHosts = "shaper_hosts",
+    /// Packet buffers ran low: the longest queue of a shaper gave some up.
+    ShaperFrames = "shaper_frames",
     /// The egress port's queue is full.
     TransmitQueueFull = "transmit_queue_full",
     /// The gateway was stopped while the packet waited.

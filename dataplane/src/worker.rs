@@ -20,8 +20,7 @@ use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::stage::fragment;
 use crate::stage::owner::Owners;
-use crate::stage::port_control;
-use crate::stage::syn;
+use crate::stage::{port_control, shape, syn};
 use crate::verdict::DropReason;
 
 /// How often it is looked in a poll for what comes in again.
@@ -92,6 +91,7 @@ impl Worker {
         crossing: Box<Crossing>,
         statuses: Statuses,
         offered: Offered,
+        wants: Offered,
     ) {
         let (shard, snapshot) = (&mut self.shard, &self.snapshot);
         shard.sessions.share(snapshot);
@@ -99,6 +99,7 @@ impl Worker {
         shard.fragments.share(index as u8, owners.workers());
         shard.neighbors.share(index as u8, owners);
         shard.limiters.share(index, offered);
+        shard.shapers.share(index, wants, snapshot);
         shard.local.share(snapshot, index, owners.workers());
         shard.crossing = Some(crossing);
         (self.index, self.statuses) = (index, statuses);
@@ -184,6 +185,7 @@ impl Worker {
             self.come_in_again(now, probe);
             work += 1;
         }
+        work += probe.stage("shape", || shape::send(now, &mut self.shard));
         probe.stage("hand_over", || self.flush(now));
         if self.shard.crossing.is_some() {
             work += self.tell(work, now);
@@ -238,7 +240,8 @@ impl Worker {
         let crossing = shard.crossing.as_ref();
         let crossing = crossing.map_or(Nanos::MAX, |c| c.next_due(shard.sessions.next_copies()));
         let waiting = shard.neighbors.next_due().min(shard.fragments.next_due()).min(shard.syns.next_due());
-        waiting.min(shard.local.next_due()).min(crossing)
+        let shaped = shard.shapers.next_due(&shard.outboxes);
+        waiting.min(shard.local.next_due()).min(crossing).min(shaped)
     }
 
     fn receive(&mut self, index: usize, now: Nanos, probe: &mut impl Probe) -> usize {
@@ -307,6 +310,7 @@ impl Worker {
         syn::expire(shard, snapshot, now);
         shard.limiters.keep(now, snapshot);
         fragment::keep(shard, now);
+        shape::keep(now, shard, snapshot);
         if now.saturating_sub(self.published) >= PUBLISH {
             self.publish(now);
         }
@@ -321,11 +325,12 @@ impl Worker {
         self.adoptions.go_on(&mut self.shard, &self.snapshot, now)
     }
 
-    /// Packets that wait: for a neighbour, a first fragment, another worker's answer, or in an outbox.
+    /// Packets that wait: for a neighbour, a first fragment, another worker's answer, their turn in a shaper, or in an outbox.
     pub fn held(&self) -> u64 {
         self.shard.neighbors.held()
             + self.shard.fragments.held()
             + self.shard.syns.len() as u64
+            + self.shard.shapers.held()
             + self.shard.crossing.as_ref().map_or(0, |crossing| crossing.held())
             + self.shard.outboxes.iter().map(|outbox| outbox.len() as u64).sum::<u64>()
     }
@@ -376,6 +381,7 @@ impl Worker {
         self.flush(now);
         let shard = &mut self.shard;
         crossing::close(shard);
+        shape::close(now, shard);
         while let Some(frame) = shard.neighbors.drain().or_else(|| shard.fragments.drain()) {
             shard.counters.dropped(DropReason::Shutdown, 1);
             shard.pool.give(frame);

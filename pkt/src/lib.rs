@@ -40,6 +40,7 @@ mod header;
 
 pub mod arp;
 pub mod checksum;
+pub mod ds_field;
 pub mod ethernet;
 pub mod icmpv4;
 pub mod icmpv6;

@@ -42,6 +42,10 @@ pub const ECE: u8 = 0x40;
 /// Congestion window reduced (RFC 3168).
 pub const CWR: u8 = 0x80;
 
+/// Option: end of the list.
+pub const OPTION_END: u8 = 0;
+/// Option: one byte of padding.
+pub const OPTION_NOP: u8 = 1;
 /// Option: maximum segment size.
 pub const OPTION_MSS: u8 = 2;
 

@@ -42,6 +42,21 @@ pub const fn tci(priority: u8, drop_eligible: bool, id: u16) -> u16 {
     (priority as u16) << 13 | (drop_eligible as u16) << 12 | id & 0x0fff
 }
 
+/// Bytes of a frame's link header: Ethernet with up to two tags.
+#[inline]
+pub fn link_len(frame: &[u8]) -> usize {
+    let is_tag = |at: usize| {
+        let ethertype =
+            frame.get(at..).and_then(|rest| rest.first_chunk()).map(|two| u16::from_be_bytes(*two));
+        ethertype.is_some_and(ethernet::is_tag)
+    };
+    let mut len = ethernet::LEN;
+    while len < ethernet::LEN + MAX_TAGS * LEN && is_tag(len - 2) {
+        len += LEN;
+    }
+    len
+}
+
 /// Writes an Ethernet header with its tags, outermost first, to the start of `frame` and returns its length: 14, 18
 /// or 22. With two tags the outer is an S-tag (0x88a8). `None` if `frame` is shorter, or there are over two tags.
 pub fn emit(frame: &mut [u8], destination: Mac, source: Mac, tags: &[u16], ethertype: u16) -> Option<usize> {
@@ -66,6 +81,17 @@ pub fn emit(frame: &mut [u8], destination: Mac, source: Mac, tags: &[u16], ether
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_link_header_ends_behind_its_tags() {
+        let mac = Mac([2, 0, 0, 0, 0, 1]);
+        for tags in [&[][..], &[5], &[5, 6]] {
+            let mut frame = [0; 40];
+            let len = emit(&mut frame, mac, mac, tags, ethernet::IPV4).unwrap();
+            assert_eq!(link_len(&frame), len);
+        }
+        assert_eq!([0, 13, 14].map(|len| link_len(&[0x81; 14][..len])), [14; 3]);
+    }
 
     #[test]
     fn tci_parts() {

@@ -158,7 +158,17 @@ fn port(name: &str) -> PortConfig {
 
 fn interface(name: &str, port: u16, mac: Mac, v4: (Ipv4Addr, u8), v6: (Ipv6Addr, u8)) -> Interface {
     let tags = Tags::default();
-    Interface { name: name.into(), port, tags, mac, mtu: 1500, v4: vec![v4], v6: vec![v6], acl: None }
+    Interface {
+        name: name.into(),
+        port,
+        tags,
+        mac,
+        mtu: 1500,
+        v4: vec![v4],
+        v6: vec![v6],
+        acl: None,
+        mss: [0; 2],
+    }
 }
 
 /// Rules as gateways have them: bad sources, forbidden services, single hosts, pings. The last one is for the traffic.

@@ -1,6 +1,7 @@
 //! From a valid [`Config`] to the data plane's [`Snapshot`]: lists multiplied out, names gone, subnets in the route table.
 
 mod limits;
+mod shapers;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
@@ -17,8 +18,8 @@ use sluice_pkt::nat64::Embedding;
 use sluice_pkt::nptv6::PrefixPair;
 
 use super::model::{
-    Action, Allocation, Checksum, Config, Filtering, Host, Interface, Link, Mapping, Match, NatRecords,
-    PortChoice, PortRange, Prefix, PrefixNat, SourceNat, Target,
+    Action, Allocation, Checksum, Config, Filtering, Host, Interface, Link, Mapping, Match, MssClamp,
+    NatRecords, PortChoice, PortRange, Prefix, PrefixNat, SourceNat, Target,
 };
 use super::protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name};
 
@@ -60,6 +61,7 @@ pub fn compile(config: &Config, devices: &[DeviceFacts]) -> Snapshot {
     nat(config, &mut snapshot);
     snapshot.prefixes = prefixes(config);
     snapshot.limits = config.limits.iter().map(limits::compile).collect();
+    shapers::compile(config, &mut snapshot);
     snapshot
 }
 
@@ -140,6 +142,16 @@ fn compile_interface(interface: &Interface, port: u16, mac: Mac, tags: Tags) -> 
         v4,
         v6,
         acl: interface.acl.map(index),
+        mss: mss(interface),
+    }
+}
+
+/// By IP version, 4 and 6; 0 for none.
+fn mss(interface: &Interface) -> [u16; 2] {
+    match interface.mss_clamp {
+        MssClamp::Off => [0; 2],
+        MssClamp::To(bytes) => [bytes; 2],
+        MssClamp::Mtu => [40, 60].map(|headers| interface.mtu.saturating_sub(headers).max(1)),
     }
 }
 

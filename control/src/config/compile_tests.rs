@@ -204,3 +204,55 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn classes_have_parents_ahead_of_them_and_a_place_for_every_packet() {
+    let text = format!(
+        "{HOME}
+        [shapers.wan]
+        rate = \"900 Mbit/s\"
+        overhead = \"ethernet\"
+        classes = [
+          {{ name = \"ssh\", parent = \"office\", protocol = \"tcp\", to-port = 22, mark = \"af21\" }},
+          {{ name = \"guests\", in = \"guest\", max = \"100 Mbit/s\", mark = \"clear\" }},
+          {{ name = \"calls\", parent = \"guests\", dscp = [\"ef\", 44], per = \"source/24\", each-max = \"1 Mbit/s\" }},
+          {{ name = \"office\", weight = 3 }},
+          {{ name = \"web\", acl-rule = \"web\" }},
+          {{ name = \"rest\", parent = \"office\", default = true }},
+        ]
+        [shapers.lan]
+        rate = \"1 Gbit/s\"
+        frames = 64"
+    );
+    let snapshot = compiled(&text);
+    let paths: Vec<String> =
+        (0..snapshot.classes.len() as u16).map(|class| snapshot.class_path(class)).collect();
+    let of = |path: &str| paths.iter().position(|other| other == path).unwrap() as u16;
+    assert_eq!(
+        paths,
+        ["guests", "guests/calls", "guests/default", "office", "office/ssh", "office/rest", "web", "default"]
+    );
+    let [wan, lan] = &snapshot.shapers[..] else { panic!("two shapers") };
+    let order = [
+        (of("guests/calls"), of("guests/calls")),
+        (of("guests"), of("guests/default")),
+        (of("office/ssh"), of("office/ssh")),
+        (of("web"), of("web")),
+    ];
+    assert_eq!((&wan.order[..], wan.default, wan.port), (&order[..], of("office/rest"), 1));
+    assert_eq!((lan.default, lan.port, lan.frames), (of("default"), 0, 64));
+    assert!(
+        snapshot
+            .classes
+            .iter()
+            .zip(0..)
+            .all(|(class, index)| class.parent.is_none_or(|parent| parent < index))
+    );
+    let class = |path: &str| &snapshot.classes[usize::from(of(path))];
+    let marks = ["guests/calls", "guests/default", "office/ssh", "web"].map(|path| class(path).mark);
+    assert_eq!(marks, [Some(0), Some(0), Some(18), None]);
+    assert_eq!(class("guests/calls").per.map(|(key, _)| key), Some(snapshot::HostKey::Source(24, 64)));
+    assert_eq!(class("guests/calls").matches.dscp, Some(1 << 46 | 1 << 44));
+    assert_eq!((&class("guests").matches.ingress[..], &class("web").matches.rules[..]), (&[1][..], &[1][..]));
+    assert!(class("guests").matches.v4.is_none() && class("office/ssh").matches.v4.is_some());
+}

@@ -1,6 +1,6 @@
 //! The configuration: a TOML file, read with its places, checked as a whole, and handed on as a [`Config`].
 //!
-//! `schema` names the keys, `reader` takes values out of the parsed file, `units`, `net` and `protocol` read the values
+//! `schema` names the keys, `reader` takes values out of the parsed file, `units`, `net`, `dscp` and `protocol` read the values
 //! themselves, `validate` checks them against each other, `report` says what is wrong, and `compile` makes of a valid
 //! configuration what the data plane reads.
 
@@ -14,6 +14,7 @@ mod compile;
 mod dscp;
 mod model;
 mod net;
+mod per;
 mod protocol;
 mod reader;
 mod report;
@@ -22,6 +23,7 @@ mod units;
 mod validate;
 
 pub use compile::{DeviceFacts, compile};
+pub use dscp::code_point_name;
 pub use model::*;
 pub use protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name, protocol_number};
 pub use report::{Diagnostic, Place, Related, Report, Severity};

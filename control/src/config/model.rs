@@ -2,6 +2,7 @@
 
 mod limit;
 mod nat;
+mod shapers;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use serde::Serialize;
 
 pub use self::limit::*;
 pub use self::nat::*;
+pub use self::shapers::*;
 pub use super::net::{AddressRange, PortRange, Prefix};
 pub use super::protocol::IcmpType;
 
@@ -39,6 +41,8 @@ pub struct Config {
     pub prefixes: Vec<PrefixNat>,
     /// Rate limits; the first that matches counts.
     pub limits: Vec<Limit>,
+    /// Shapers; one a device at the most.
+    pub shapers: Vec<Shaper>,
     /// ICMP messages that the gateway may originate, in packets a second.
     pub icmp_errors_per_second: u32,
     /// The poll loops.
@@ -101,6 +105,8 @@ pub struct Interface {
     pub mtu: u16,
     /// Index of the ACL for packets that come in here.
     pub acl: Option<usize>,
+    /// What is done about the MSS that TCP connections by this interface announce.
+    pub mss_clamp: MssClamp,
 }
 
 impl Interface {
@@ -116,6 +122,19 @@ impl Interface {
     pub fn primary(&self, like: IpAddr) -> Option<IpAddr> {
         self.addresses.iter().map(|prefix| prefix.address).find(|address| address.is_ipv4() == like.is_ipv4())
     }
+}
+
+/// What is done about the largest segment that TCP connections announce.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MssClamp {
+    /// It stays.
+    #[default]
+    Off,
+    /// It is lowered to what the MTU leaves behind the headers of IP and TCP.
+    Mtu,
+    /// It is lowered to so many bytes.
+    To(u16),
 }
 
 /// What carries an interface.

@@ -18,6 +18,7 @@ pub const FILE: Section = Section {
         "acls",
         "nat",
         "limits",
+        "shapers",
         "icmp",
         "workers",
         "tables",
@@ -35,6 +36,7 @@ pub const INTERFACE: Section = Section {
         "mtu",
         "mac",
         "acl",
+        "mss-clamp",
         "checksum",
         "xdp",
         "xdp-replace",
@@ -152,6 +154,41 @@ pub const LIMIT: Section = Section {
 };
 /// What a limit marks packets with.
 pub const MARK: Section = Section { name: "a mark", keys: &["dscp", "pcp"] };
+/// `[shapers.NAME]`
+pub const SHAPER: Section =
+    Section { name: "[shapers.NAME]", keys: &["rate", "overhead", "frames", "classes"] };
+/// `[[shapers.NAME.classes]]`
+pub const CLASS: Section = Section {
+    name: "[[shapers.NAME.classes]]",
+    keys: &[
+        "name",
+        "parent",
+        "default",
+        "in",
+        "out",
+        "protocol",
+        "from",
+        "to",
+        "from-port",
+        "to-port",
+        "icmp-type",
+        "dscp",
+        "acl-rule",
+        "priority",
+        "guaranteed",
+        "max",
+        "weight",
+        "burst",
+        "per",
+        "each-guaranteed",
+        "each-max",
+        "most",
+        "target",
+        "interval",
+        "ecn",
+        "mark",
+    ],
+};
 /// `[icmp]`
 pub const ICMP: Section = Section { name: "[icmp]", keys: &["errors-per-second"] };
 /// `[workers]`
@@ -173,7 +210,7 @@ pub const CONTROL: Section = Section { name: "[control]", keys: &["socket", "mod
 pub const METRICS: Section = Section { name: "[metrics]", keys: &["listen"] };
 
 /// All of them, in the order of the reference.
-pub const SECTIONS: [&Section; 21] = [
+pub const SECTIONS: [&Section; 23] = [
     &FILE,
     &INTERFACE,
     &ROUTE,
@@ -189,6 +226,8 @@ pub const SECTIONS: [&Section; 21] = [
     &PORT_CONTROL,
     &NAT_LOG,
     &LIMIT,
+    &SHAPER,
+    &CLASS,
     &ICMP,
     &WORKERS,
     &TABLES,

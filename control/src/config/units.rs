@@ -65,6 +65,15 @@ pub(crate) fn rate(text: &str) -> Result<Tokens, Wrong> {
     }
 }
 
+/// As [`rate`], of bits alone.
+pub(crate) fn bit_rate(text: &str) -> Result<u64, Wrong> {
+    match rate(text)? {
+        Tokens::Bytes(bits) => Ok(bits),
+        Tokens::Packets(_) => Err(Wrong::new(format!("{} counts packets", quote(text)))
+            .help("a shaper goes by bits, such as \"50 Mbit/s\"; `[[limits]]` can count packets")),
+    }
+}
+
 /// Burst: a [`size`], or a number of packets, `100 packets`, up to 100 millions.
 pub(crate) fn burst(text: &str) -> Result<Tokens, Wrong> {
     let Some((number, "packets" | "packet")) = split_number(text) else {
@@ -150,6 +159,13 @@ fn scale(number: &str, factor: u64) -> Option<u64> {
     let parts = whole * unit + u128::from(fraction.parse::<u64>().ok()?);
     let product = parts * u128::from(factor);
     (product % unit == 0).then(|| u64::try_from(product / unit).ok())?
+}
+
+/// A rate in the largest unit in which it is whole: `50 Mbit/s`, `1500 kbit/s`.
+pub(crate) fn show_rate(bits: u64) -> String {
+    let units = [("Gbit/s", 1_000_000_000), ("Mbit/s", 1_000_000), ("kbit/s", 1000), ("bit/s", 1)];
+    let whole = units.into_iter().find(|&(_, factor)| bits >= factor && bits % factor == 0);
+    whole.map_or_else(|| "0 bit/s".to_owned(), |(unit, factor)| format!("{} {unit}", bits / factor))
 }
 
 /// `2h 4min` for [`Duration`]s in messages.
@@ -255,6 +271,11 @@ mod tests {
         fn what_is_shown_reads_back(milliseconds in 1u64..=2_592_000_000) {
             let time = Duration::from_millis(milliseconds);
             prop_assert_eq!(duration(&show_duration(time)), Ok(time));
+        }
+
+        #[test]
+        fn rates_that_are_shown_read_back(bits in 1000u64..=1_000_000_000_000) {
+            prop_assert_eq!(bit_rate(&show_rate(bits)), Ok(bits));
         }
 
         #[test]

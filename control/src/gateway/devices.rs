@@ -50,9 +50,11 @@ pub(crate) fn check_mtus(config: &Config) -> Result<(), RunError> {
 }
 
 /// Each of a worker's rings gets a share of the worker's `frames`, where the configuration does not size them; a quarter
-/// stays free for packets on their way.
+/// stays free for packets on their way, and so does what shapers may hold.
 pub(super) fn port_specs(config: &Config, facts: &[DeviceFacts], plan: &Plan, frames: u32) -> Vec<PortSpec> {
     let receiving = plan.workers.iter().map(|worker| worker.queues.len()).max().unwrap_or(0);
+    let shaped = config.shapers.iter().fold(0u32, |sum, shaper| sum.saturating_add(shaper.frames));
+    let frames = frames.saturating_sub(shaped / plan.workers.len().max(1) as u32);
     let share = frames / 4 * 3 / ((receiving + facts.len()) as u32).max(1);
     let ring = if share == 0 { 64 } else { (1 << share.ilog2()).clamp(64, 2048) };
     let Workers { batch, busy_poll, busy_poll_budget: budget, .. } = config.workers;

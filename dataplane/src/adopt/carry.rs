@@ -1,10 +1,10 @@
-//! Which rule and which limit of another configuration is which of the one before, so that their counters go on.
+//! Which rule, limit and class of another configuration is which of the one before, so that their counters go on.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
 use crate::session::NO_LIMIT;
-use crate::snapshot::{Limit, NONE16, RuleInfo};
+use crate::snapshot::{Limit, NONE16, RuleInfo, Snapshot};
 use crate::stage::police::Kept;
 
 /// For each old rule the new one, or [`NONE16`]. A rule that is what it was is the same; so is one with its name in its ACL,
@@ -44,6 +44,17 @@ pub(super) fn kept_limits(old: &[Limit], new: &[Limit]) -> Vec<Kept> {
         Some(Kept { old: index, new: of, unchanged })
     });
     kept.collect()
+}
+
+/// For each old class the new one of its name, under the same parents at the same port, or [`NONE16`].
+pub(super) fn classes(old: &Snapshot, new: &Snapshot) -> Vec<u16> {
+    let [before, after] = [old, new].map(|snapshot| {
+        let path = |index| (snapshot.class_port(index), snapshot.class_path(index));
+        (0..snapshot.classes.len() as u16).map(path).collect::<Vec<_>>()
+    });
+    let mut of = vec![None; before.len()];
+    pair(&before, &after, &mut of, &mut vec![true; after.len()], Some);
+    of.into_iter().map(|index| index.map_or(NONE16, |index| index as u16)).collect()
 }
 
 /// Pairs those that have none yet with the first free one that has the same key.

@@ -15,7 +15,8 @@ pub(crate) struct Status {
     drained: AtomicBool,
 }
 
-/// What each worker was asked of each limit, in bytes, since the limits are what they are. By worker, then by limit.
+/// What each worker was asked of each limit, in bytes, since the limits are what they are; or what each class wants, bits per
+/// second. By worker, then by limit or class.
 pub(crate) type Offered = Arc<[Row]>;
 
 /// One worker's numbers, on cache lines of their own.
@@ -23,7 +24,7 @@ pub(crate) type Offered = Arc<[Row]>;
 #[repr(align(128))]
 pub(crate) struct Row(pub(crate) Box<[AtomicU64]>);
 
-/// For so many workers, each with so many limits.
+/// For so many workers, each with so many limits or classes.
 pub(crate) fn offered(workers: usize, limits: usize) -> Offered {
     (0..workers).map(|_| Row((0..limits).map(|_| AtomicU64::new(0)).collect())).collect()
 }

@@ -35,7 +35,17 @@ pub(super) const HOST6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0x12
 pub(super) const START: Nanos = 100 * SECOND;
 
 fn interface(port: u16, tags: Tags, mac: [u8; 6], v4: (Ipv4Addr, u8), v6: Vec<(Ipv6Addr, u8)>) -> Interface {
-    Interface { name: format!("i{port}"), port, tags, mac: Mac(mac), mtu: 1500, v4: vec![v4], v6, acl: None }
+    Interface {
+        name: format!("i{port}"),
+        port,
+        tags,
+        mac: Mac(mac),
+        mtu: 1500,
+        v4: vec![v4],
+        v6,
+        acl: None,
+        mss: [0; 2],
+    }
 }
 
 pub(super) fn snapshot() -> Snapshot {

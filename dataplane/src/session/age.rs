@@ -142,7 +142,7 @@ impl Sessions {
         let (mut idle, mut moved) = (u32::MAX, 0);
         for direction in 0..2 {
             if let Some(flow) = self.flow_mut(session.family_of(direction), session.flows[direction]) {
-                let bytes = std::mem::take(&mut flow.bytes);
+                let bytes = flow.take_bytes();
                 session.packets[direction] += u64::from(std::mem::take(&mut flow.packets));
                 session.bytes[direction] += bytes;
                 moved += bytes;

@@ -191,8 +191,7 @@ impl Sessions {
             stamp: self.stamp.wrapping_sub(1),
             last_seen: ticks(now),
             session: Flow::copy_reference(index, lease.direction),
-            packets: 0,
-            bytes: 0,
+            ..Flow::default()
         };
         let flow = self.insert(key, record);
         let (Ok(flow), Some(copy)) = (flow, self.copies.slab.get_mut(index as usize)) else {
@@ -290,7 +289,7 @@ impl Sessions {
             return None;
         }
         let Copy { id, direction, segment, .. } = *copy;
-        let Flow { packets, bytes, last_seen, .. } = *flow;
+        let (Flow { packets, last_seen, .. }, bytes) = (*flow, flow.bytes());
         Some((copy.owner, Activity { copy: index, id, direction, segment, packets, bytes, last_seen }))
     }
 
@@ -300,7 +299,7 @@ impl Sessions {
         copy.segment = Segment::default();
         let Copy { family, flow, protocol, unwatched, .. } = *copy;
         let Some(record) = self.flow_mut(family, flow) else { return };
-        let (bytes, _) = (std::mem::take(&mut record.bytes), std::mem::take(&mut record.packets));
+        let (bytes, _) = (record.take_bytes(), std::mem::take(&mut record.packets));
         let unwatched = unwatched.saturating_add((bytes >> 10) as u32);
         if protocol == sluice_pkt::ipv4::TCP && unwatched > SAMPLE {
             record.action.watch(true);

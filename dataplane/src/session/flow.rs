@@ -59,6 +59,9 @@ pub struct FlowAction {
     pub limits: [u8; 2],
     /// See the associated constants.
     pub flags: u16,
+    /// The class that its packets leave in, an index into [`Snapshot::classes`](crate::snapshot::Snapshot::classes);
+    /// [`NONE16`] where the egress port has no classes.
+    pub class: u16,
 }
 
 impl Default for FlowAction {
@@ -119,6 +122,8 @@ impl FlowAction {
 pub struct Flow {
     /// What to do.
     pub action: FlowAction,
+    /// The high part of the bytes: the record has no room for a word of eight.
+    pub(super) bytes_high: u16,
     /// The worker's [`Sessions::stamp`] under which the action was last found true.
     pub stamp: u32,
     /// When the last packet passed, in [`ticks`].
@@ -127,8 +132,7 @@ pub struct Flow {
     pub(super) session: u32,
     /// Packets since the sweep last moved them to the session.
     pub packets: u32,
-    /// Bytes, with the Ethernet header, since the sweep last moved them.
-    pub bytes: u64,
+    pub(super) bytes_low: u32,
 }
 
 /// In [`Flow::session`]: the record is the copy of one that another worker owns.
@@ -156,8 +160,23 @@ impl Flow {
     #[inline(always)]
     pub fn count(&mut self, bytes: usize, now: u32) {
         self.packets = self.packets.wrapping_add(1);
-        self.bytes += bytes as u64;
+        let (low, carry) = self.bytes_low.overflowing_add(bytes as u32);
+        self.bytes_low = low;
+        self.bytes_high = self.bytes_high.wrapping_add(u16::from(carry));
         self.last_seen = now;
+    }
+
+    /// Bytes, with the Ethernet header, since the sweep last moved them; modulo 2^48.
+    #[inline]
+    pub const fn bytes(&self) -> u64 {
+        (self.bytes_high as u64) << 32 | self.bytes_low as u64
+    }
+
+    /// The same, which are moved elsewhere.
+    pub(super) fn take_bytes(&mut self) -> u64 {
+        let bytes = self.bytes();
+        (self.bytes_high, self.bytes_low) = (0, 0);
+        bytes
     }
 
     /// Which direction of the session this is.
@@ -256,7 +275,8 @@ impl KeyFacts {
 
 /// An action that only forwards.
 pub const fn plain_action(next_hop: u16) -> FlowAction {
-    FlowAction { new: Translation::NONE, next_hop, rule: NONE16, limits: [NO_LIMIT; 2], flags: 0 }
+    let new = Translation::NONE;
+    FlowAction { new, next_hop, rule: NONE16, limits: [NO_LIMIT; 2], flags: 0, class: NONE16 }
 }
 
 #[cfg(test)]

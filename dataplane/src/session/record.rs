@@ -28,6 +28,8 @@ pub struct Session {
     pub crosses: bool,
     /// IP protocol.
     pub protocol: u8,
+    /// Differentiated services code point of its first packet, by which classes may be chosen.
+    pub dscp: u8,
     /// Which directions keep it alive, a bit each: where it has a NAT binding, only packets from inside (RFC 4787 REQ-6).
     pub(super) kept_by: u8,
     /// Index of the flow of each direction.

@@ -9,6 +9,7 @@
 //! Exits: packets ready to be transmitted; drops of those that a limit refuses.
 
 use sluice_pkt::ethernet::{self, Mac};
+use sluice_pkt::parse::L3 as L3Kind;
 use sluice_pkt::plain::{Plain, V4, V6};
 
 use crate::burst::{Burst, Mask};
@@ -32,6 +33,8 @@ pub struct Admitted {
 
 /// What the fast path needs to know of a family.
 trait Family: Plain {
+    /// What [`Headers`](sluice_pkt::parse::Headers) say of its packets.
+    const L3_KIND: L3Kind;
     type Key: Key;
 
     /// The key of a flow that comes in by this interface.
@@ -46,6 +49,7 @@ trait Family: Plain {
 }
 
 impl Family for V4 {
+    const L3_KIND: L3Kind = L3Kind::Ipv4;
     type Key = Key4;
 
     #[inline(always)]
@@ -64,6 +68,7 @@ impl Family for V4 {
 }
 
 impl Family for V6 {
+    const L3_KIND: L3Kind = L3Kind::Ipv6;
     type Key = Key6;
 
     #[inline(always)]
@@ -243,5 +248,21 @@ fn write<F: Family>(burst: &mut Burst, ready: Mask, shard: &mut Shard) {
             _ => super::rewrite::put_link(frame, L3, end, hop),
         }
         burst.egress[i] = hop.egress;
+    }
+}
+
+/// Fourth walk, where there are classes: tells the stages behind which class and flow each packet is of.
+pub fn recall(burst: &mut Burst, admitted: Admitted, shard: &mut Shard) {
+    recall_family::<V4>(burst, admitted.v4, shard);
+    recall_family::<V6>(burst, admitted.v6, shard);
+}
+
+fn recall_family<F: Family>(burst: &mut Burst, admitted: Mask, shard: &mut Shard) {
+    let (table, batch) = F::tables(&mut shard.sessions, &mut shard.batch4, &mut shard.batch6);
+    for i in admitted.and(burst.ready) {
+        let Some((index, flow)) = batch.confirm(i, table) else { continue };
+        burst.headers[i].l3 = F::L3_KIND;
+        burst.flows[i] = index;
+        burst.actions[i].class = flow.action.class;
     }
 }

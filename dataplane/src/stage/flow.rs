@@ -294,6 +294,7 @@ pub(super) fn compile4(
         new: forward.new.back(ends(&reversed(original))),
         rule,
         flags: forward.flags | denial(action),
+        class: decision.classes[1],
         ..plain_action(NONE16)
     }
     .limited(decision.limits[1]);
@@ -305,6 +306,7 @@ pub(super) fn compile4(
         binding: decision.binding,
         permit: NONE,
         inbound: decision.inbound,
+        dscp: decision.dscp,
     }
 }
 
@@ -336,7 +338,7 @@ pub(super) fn compile6(
     let forward = forward_action6(decision);
     let (new, translated) = decision.prefix.undone(ends).compile();
     let flags = translated | denial(action);
-    let reply = FlowAction { new, rule, flags, ..plain_action(NONE16) }.limited(decision.limits[1]);
+    let reply = reply_action(new, rule, flags, decision);
     let ports = ports(returning.src_port, returning.dst_port);
     NewSession {
         keys: [key, key6(returning.src, returning.dst, ports, protocol, decision.egress)],
@@ -345,6 +347,7 @@ pub(super) fn compile6(
         binding: NONE,
         permit: NONE,
         inbound: false,
+        dscp: decision.dscp,
     }
 }
 
@@ -382,7 +385,7 @@ pub(super) fn compile64(
     forward.new = Translation::new(protocol, new, new);
     forward.flags |= FlowAction::NAT | FlowAction::TO_V4;
     let flags = FlowAction::NAT | FlowAction::TO_V6 | denial(action);
-    let reply = FlowAction { rule, flags, ..plain_action(NONE16) }.limited(decision.limits[1]);
+    let reply = reply_action(Translation::NONE, rule, flags, decision);
     let ports = ports(returning.src_port, returning.dst_port);
     let answers = key4(addresses(returning.src, returning.dst), ports, protocol, decision.egress);
     NewSession {
@@ -392,6 +395,7 @@ pub(super) fn compile64(
         binding: decision.binding,
         permit: NONE,
         inbound: false,
+        dscp: decision.dscp,
     }
 }
 
@@ -411,7 +415,7 @@ pub(super) fn compile46(
     let new = ends(&reversed(original));
     let flags = FlowAction::NAT | FlowAction::TO_V4 | denial(action);
     let new = Translation::new(original.protocol, new, new);
-    let reply = FlowAction { new, rule, flags, ..plain_action(NONE16) }.limited(decision.limits[1]);
+    let reply = reply_action(new, rule, flags, decision);
     let ports = ports(returning.src_port, returning.dst_port);
     let answers = key6(returning.src, returning.dst, ports, protocol, decision.egress);
     NewSession {
@@ -421,6 +425,7 @@ pub(super) fn compile46(
         binding: decision.binding,
         permit: NONE,
         inbound: true,
+        dscp: decision.dscp,
     }
 }
 
@@ -470,6 +475,12 @@ fn denial(action: AclAction) -> u16 {
     }
 }
 
+/// What is done to packets that come back. Their next hop is looked up when the first one comes.
+fn reply_action(new: Translation, rule: u16, flags: u16, decision: &Decision) -> FlowAction {
+    let class = decision.classes[1];
+    FlowAction { new, rule, flags, class, ..plain_action(NONE16) }.limited(decision.limits[1])
+}
+
 /// Compiles what is done to packets that go the way of the first one.
 fn forward_action(bytes: &[u8], headers: &Headers, decision: &Decision) -> FlowAction {
     if headers.l3 == L3::Ipv4 {
@@ -492,6 +503,7 @@ fn forward_action4(original: &Tuple4, decision: &Decision) -> FlowAction {
 fn forward_action6(decision: &Decision) -> FlowAction {
     let mut action = plain_action(decision.next_hop);
     action.rule = decision.rule;
+    action.class = decision.classes[0];
     (action.new, action.flags) = decision.prefix.compile();
     action.limited(decision.limits[0])
 }

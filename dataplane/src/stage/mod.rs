@@ -2,12 +2,15 @@
 
 pub mod acl;
 pub mod ahead;
+pub mod class;
 pub mod fastpath;
 pub mod flow;
 pub mod fragment;
 pub mod guard;
 pub mod hairpin;
 pub mod icmp_error;
+pub mod mark;
+pub mod mss;
 pub mod nat;
 pub mod nat64;
 pub mod owner;
@@ -19,6 +22,7 @@ pub mod prefix;
 pub mod redecide;
 pub mod rewrite;
 pub mod route;
+pub mod shape;
 pub mod syn;
 pub mod transmit;
 
@@ -58,6 +62,10 @@ pub struct Decision {
     pub next_hop: u16,
     /// Policers of this direction and of the reply's.
     pub limits: [Limits; 2],
+    /// The class in which packets of this direction leave, and those of the reply.
+    pub classes: [u16; 2],
+    /// Differentiated services code point of the session's first packet.
+    pub dscp: u8,
 }
 
 impl Decision {
@@ -74,6 +82,8 @@ impl Decision {
         egress: NONE16,
         next_hop: NONE16,
         limits: [Limits::NONE; 2],
+        classes: [NONE16; 2],
+        dscp: 0,
     };
 }
 

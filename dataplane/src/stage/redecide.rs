@@ -16,7 +16,8 @@ use sluice_pkt::{icmpv4, icmpv6, ipv4, ipv6};
 
 use super::nat::Source;
 use super::{
-    Decision, Tuple4, Tuple6, acl, flow, guard, hairpin, local6, nat, nat64, police, portless, prefix, route,
+    Decision, Tuple4, Tuple6, acl, class, flow, guard, hairpin, local6, nat, nat64, police, portless, prefix,
+    route,
 };
 use crate::burst::{Burst, Mask};
 use crate::local::neighbor::Neighbors;
@@ -209,6 +210,8 @@ fn again4(
         return None;
     }
     police::choose4(&mut decision, facts.interface, snapshot, first);
+    decision.dscp = session.dscp;
+    class::choose4(&mut decision, facts.interface, snapshot, first);
     Some(flow::compile4(key, &first, &decision, snapshot).any())
 }
 
@@ -232,6 +235,8 @@ fn again46(
     (decision.binding, decision.inbound) = (session.binding, true);
     let interface = KeyFacts::of4(key).1.interface;
     police::choose46(&mut decision, interface, snapshot, *first, ends);
+    decision.dscp = session.dscp;
+    class::choose46(&mut decision, interface, snapshot, first, ends);
     Some(flow::compile46(key, first, ends, &decision, snapshot).any())
 }
 
@@ -257,7 +262,10 @@ fn again64(
     let may = shard.nat.keep(session.binding, nat64.pool, decision.dst);
     let binding = shard.nat.get(session.binding).filter(|_| may)?;
     (decision.binding, decision.src) = (session.binding, binding.external);
-    police::choose64(&mut decision, KeyFacts::of6(key).1.interface, snapshot, *first);
+    let interface = KeyFacts::of6(key).1.interface;
+    police::choose64(&mut decision, interface, snapshot, *first);
+    decision.dscp = session.dscp;
+    class::choose64(&mut decision, interface, snapshot, first);
     Some(flow::compile64(key, first, &decision, snapshot).any())
 }
 
@@ -350,6 +358,8 @@ fn again6(
     }
     let mut decision = Decision { rule, egress, prefix: change, ..Decision::NONE };
     police::choose6(&mut decision, facts.interface, snapshot, &first);
+    decision.dscp = session.dscp;
+    class::choose6(&mut decision, facts.interface, snapshot, &first);
     Some(flow::compile6(key, &first, &decision, snapshot).any())
 }
 

@@ -3,7 +3,7 @@
 
 use sluice_pkt::ipv6;
 
-use super::fragment;
+use super::{fragment, shape};
 use crate::arena::{Frame, FramePool};
 use crate::burst::Burst;
 use crate::crossing;
@@ -15,7 +15,8 @@ use crate::verdict::{DropReason, Verdict};
 /// Runs the stage and leaves the burst without frames.
 pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
     let len = burst.len();
-    if let Some(outbox) = burst.leaves_by().and_then(|port| shard.outboxes.get_mut(usize::from(port))) {
+    let together = burst.leaves_by().filter(|&port| !shard.shapers.has(port));
+    if let Some(outbox) = together.and_then(|port| shard.outboxes.get_mut(usize::from(port))) {
         if outbox.append(burst.frames_mut()) {
             return;
         }
@@ -25,7 +26,12 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
             conclude(burst, i, shard, snapshot);
             continue;
         }
-        match shard.outboxes.get_mut(usize::from(burst.egress[i].port)) {
+        let port = burst.egress[i].port;
+        if shard.shapers.has(port) {
+            shape::hold(burst, i, shard);
+            continue;
+        }
+        match shard.outboxes.get_mut(usize::from(port)) {
             Some(outbox) if !outbox.is_full() => {
                 if let Some(frame) = burst.take(i) {
                     outbox.push(frame).unwrap_or_else(|frame| shard.pool.give(frame));
@@ -38,6 +44,7 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
             }
         }
     }
+    shape::settle(burst.now, shard);
 }
 
 /// What is not simply sent.
@@ -87,9 +94,13 @@ fn discard(frame: Frame, reason: DropReason, shard: &mut Shard) {
 /// Sends a packet that is too long for its link in pieces: in order on the wire, the first one, then the others.
 fn cut(burst: &mut Burst, i: usize, shard: &mut Shard) {
     let Egress { port, mtu, header_len, .. } = burst.egress[i];
+    let (class, now) = (burst.actions[i].class, burst.now);
     let Some(frame) = burst.take(i) else { return };
-    let Shard { pool, outboxes, counters, .. } = shard;
+    let Shard { pool, outboxes, counters, shapers, .. } = shard;
     let emit = |piece: Frame, pool: &mut FramePool| {
+        if shapers.has(port) {
+            return shape::hold_piece(piece, port, class, now, (shapers, outboxes, pool, counters));
+        }
         let outbox = outboxes.get_mut(usize::from(port));
         if let Err(piece) = outbox.map_or(Ok(()), |outbox| outbox.push(piece)) {
             counters.dropped(DropReason::TransmitQueueFull, 1);

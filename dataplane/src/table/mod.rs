@@ -15,8 +15,10 @@ pub mod meter;
 pub mod meters;
 pub mod prefetch;
 mod select;
+pub mod shaper;
 mod tags;
 pub mod tcm;
+pub mod wheel;
 
 /// The same `cases` property-test cases on each run.
 #[cfg(test)]

@@ -27,5 +27,6 @@ mod prefixes;
 mod reload;
 mod rfc;
 mod sessions;
+mod shape;
 mod totality;
 mod workers;

@@ -8,7 +8,9 @@ use toml::de::DeValue;
 
 use super::acls::Acls;
 use super::{values, word};
-use crate::config::model::{Checksum, Device, Host, Interface, KernelFilter, Link, Prefix, XdpMode};
+use crate::config::model::{
+    Checksum, Device, Host, Interface, KernelFilter, Link, MssClamp, Prefix, XdpMode,
+};
 use crate::config::reader::{At, Table, boolean, choice, integer, text};
 use crate::config::report::{Sink, Span, nearest, quote};
 use crate::config::units::Wrong;
@@ -161,6 +163,7 @@ impl<'t> Network<'t> {
             addresses: Vec::new(),
             mtu: 1500,
             acl: None,
+            mss_clamp: MssClamp::Off,
         };
         if let Some(table) = table {
             interface.link = self.link(name, table, sink);
@@ -173,6 +176,8 @@ impl<'t> Network<'t> {
             if let Some(mtu) = table.one("mtu", integer(68..=MAX_MTU.into()), sink) {
                 interface.mtu = mtu.value as u16;
             }
+            interface.mss_clamp =
+                table.one("mss-clamp", mss_clamp, sink).map_or(MssClamp::Off, |at| at.value);
             interface.acl = word(table, "acl", sink).and_then(|name| acls.resolve(&name, sink));
         }
         self.interfaces.push(interface);
@@ -390,6 +395,18 @@ fn check_address(prefix: Prefix, span: &Span, sink: &mut Sink<'_>) -> bool {
     sink.error(span, format!("{prefix} is {wrong}"))
         .help("give an address of a host, such as \"192.168.1.1/24\"");
     false
+}
+
+/// `true`, or a number of bytes; RFC 9293 3.7.1 has 536 for the least that every host takes.
+fn mss_clamp(value: &DeValue<'_>) -> Result<MssClamp, Wrong> {
+    const RANGE: std::ops::RangeInclusive<u32> = 536..=MAX_MTU as u32 - 40;
+    match value {
+        DeValue::Boolean(true) => Ok(MssClamp::Mtu),
+        DeValue::Boolean(false) => Ok(MssClamp::Off),
+        DeValue::Integer(_) => Ok(MssClamp::To(integer(RANGE)(value)? as u16)),
+        _ => Err(Wrong::new("expected true or a number of bytes")
+            .help("`true` for what the MTU allows, or a number such as 1412")),
+    }
 }
 
 /// Frames that a ring holds.

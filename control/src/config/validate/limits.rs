@@ -6,10 +6,10 @@ use super::interfaces::Network;
 use super::matches::{self, Combinations};
 use super::word;
 use crate::config::model::{Direction, Limit, LimitAction, Model, Unit};
-use crate::config::reader::{At, Table, choice, integer, text};
+use crate::config::reader::{At, Table, choice, integer, text, text_or_number};
 use crate::config::report::{Sink, Span, quote};
 use crate::config::units::{self, Tokens};
-use crate::config::{dscp, schema};
+use crate::config::{dscp, per, schema};
 
 /// Most limits; the data plane numbers them in a byte.
 const MOST_LIMITS: usize = 254;
@@ -78,7 +78,7 @@ fn read_limit(table: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -> 
     }
     let model = model.map(|at| at.value);
     refuse_keys_of_others(table, model, sink);
-    let per = table.one("per", text(dscp::per), sink);
+    let per = table.one("per", text(per::per), sink);
     let most = table.one("most", integer(16..=16_777_216), sink);
     if table.has("most") && !table.has("per") {
         sink.error(&table.key_span("most"), "a limit without `per` has one meter")
@@ -248,7 +248,7 @@ fn action(table: &Table<'_>, key: &str, default: LimitAction, sink: &mut Sink<'_
         return table.one(key, choice(&words), sink).map(|at| at.value);
     }
     let mark = table.table(key, &schema::MARK, sink)?;
-    let code = mark.one("dscp", dscp::code_point, sink);
+    let code = mark.one("dscp", text_or_number(dscp::code_point), sink);
     let pcp = mark.one("pcp", integer(0..=7), sink);
     if !mark.has("dscp") && !mark.has("pcp") {
         sink.error(&mark.span, format!("`{key}` marks packets with nothing"))

@@ -176,7 +176,7 @@ fn cost(a: &Match, b: &Match) -> usize {
 }
 
 /// Whether every packet that `narrow` matches is known to match `wide`.
-fn covers(wide: &Match, narrow: &Match) -> bool {
+pub(super) fn covers(wide: &Match, narrow: &Match) -> bool {
     let (wide_families, narrow_families) = (families(wide), families(narrow));
     let ports = |wide: &[PortRange], narrow: &[PortRange]| {
         wide.is_empty() || (!narrow.is_empty() && narrow.iter().all(|n| wide.iter().any(|w| w.covers(*n))))

@@ -20,6 +20,7 @@ mod nat_static;
 mod port_control;
 mod routes;
 mod settings;
+mod shapers;
 
 use interfaces::Network;
 
@@ -31,8 +32,9 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
     let routes = routes::read(&file, &network, sink);
     let nat = nat::read(&file, &network, &routes, sink);
     let limits = limits::read(&file, &network, sink);
+    let shapers = shapers::read(&file, &network, &acls, sink);
     let workers = settings::workers(&file, sink);
-    let tables = settings::tables(&file, &network, workers.count, sink);
+    let tables = settings::tables(&file, &network, &shapers, workers.count, sink);
     nat::check_workers(&nat, workers.count, sink);
     let timeouts = settings::timeouts(&file, sink);
     let icmp_errors_per_second = settings::icmp_errors_per_second(&file, sink);
@@ -53,6 +55,7 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
         nat_log: nat.log,
         prefixes: nat.prefixes.into_iter().map(|rule| rule.value).collect(),
         limits,
+        shapers,
         icmp_errors_per_second,
         workers,
         tables,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::interfaces::Network;
 use super::values;
-use crate::config::model::{Access, Link, Poll, Tables, Timeouts, Workers};
+use crate::config::model::{Access, Link, Poll, Shaper, Tables, Timeouts, Workers};
 use crate::config::reader::{At, Table, choice, integer, text};
 use crate::config::report::{Sink, quote};
 use crate::config::schema;
@@ -65,13 +65,21 @@ pub(super) fn workers(file: &Table<'_>, sink: &mut Sink<'_>) -> Workers {
     }
 }
 
-pub(super) fn tables(file: &Table<'_>, network: &Network<'_>, workers: usize, sink: &mut Sink<'_>) -> Tables {
+pub(super) fn tables(
+    file: &Table<'_>,
+    network: &Network<'_>,
+    shapers: &[Shaper],
+    workers: usize,
+    sink: &mut Sink<'_>,
+) -> Tables {
     let mut tables = Tables { sessions: 65_536, neighbors: 1024, fragments: 1024, frames: 8192 };
     let is_device = |link: &Link| matches!(link, Link::Device(_));
     let devices = network.interfaces.iter().filter(|interface| is_device(&interface.link)).count();
     let least = u32::try_from(devices * FRAMES_PER_PORT).unwrap_or(u32::MAX);
     let each = tables.frames.max(least);
-    tables.frames = each.saturating_mul(u32::try_from(workers).unwrap_or(u32::MAX)).min(MOST_FRAMES);
+    let shaped = shapers.iter().fold(0u32, |sum, shaper| sum.saturating_add(shaper.frames));
+    tables.frames = each.saturating_mul(u32::try_from(workers).unwrap_or(u32::MAX));
+    tables.frames = tables.frames.saturating_add(shaped).min(MOST_FRAMES);
     let Some(table) = file.table("tables", &schema::TABLES, sink) else { return tables };
     for (key, entry, most) in [
         ("sessions", &mut tables.sessions, 16 << 20),
@@ -87,6 +95,11 @@ pub(super) fn tables(file: &Table<'_>, network: &Network<'_>, workers: usize, si
         if value < least {
             sink.error(&span, format!("{value} packet buffers do not cover the rings of {devices} ports"))
                 .help(format!("at least {least}, {FRAMES_PER_PORT} a port"));
+        } else if value < least.saturating_add(shaped) {
+            let message =
+                format!("{value} packet buffers, of which shapers may hold {shaped}, do not cover the rings");
+            sink.error(&span, message)
+                .help(format!("at least {}, or fewer `frames` for shapers", least.saturating_add(shaped)));
         }
     }
     tables

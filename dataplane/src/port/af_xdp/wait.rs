@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Descriptors that are waited for at most; a worker with more wakes by its time-out.
 pub const MOST_DESCRIPTORS: usize = 64;
 
-/// Sleeps until one of the descriptors is readable, at most for `timeout` (in whole milliseconds, rounded up). A signal
+/// Sleeps until one of the descriptors is readable, at most for `timeout`, a minute at the longest. A signal
 /// ends the sleep early. Returns whether a descriptor was ready.
 pub fn wait(descriptors: &[RawFd], timeout: Duration) -> bool {
     let mut polled = [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; MOST_DESCRIPTORS];
@@ -15,10 +15,16 @@ pub fn wait(descriptors: &[RawFd], timeout: Duration) -> bool {
     for (slot, &fd) in polled.iter_mut().zip(descriptors) {
         slot.fd = fd;
     }
-    let milliseconds = timeout.as_micros().div_ceil(1000).min(60_000) as libc::c_int;
-    // SAFETY: `polled` has at least `count` entries, which live through the call; poll(2) only reads and writes those, and
-    // a descriptor that is no longer open is reported in its entry.
-    unsafe { libc::poll(polled.as_mut_ptr(), count as libc::nfds_t, milliseconds) > 0 }
+    // Milliseconds, as poll(2) counts them, are too coarse for a shaper.
+    let timeout = libc::timespec {
+        tv_sec: timeout.as_secs().min(60) as libc::time_t,
+        tv_nsec: timeout.subsec_nanos().into(),
+    };
+    // SAFETY: `polled` has at least `count` entries, which live through the call, as does `timeout`; ppoll(2) only reads and
+    // writes those, and a descriptor that is no longer open is reported in its entry. No signal mask is given.
+    unsafe {
+        libc::ppoll(polled.as_mut_ptr(), count as libc::nfds_t, &raw const timeout, std::ptr::null()) > 0
+    }
 }
 
 #[cfg(test)]

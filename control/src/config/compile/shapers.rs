@@ -1,0 +1,183 @@
+//! Shapers and classes, as the data plane has them: parents ahead of their children, defaults made where none is named.
+
+use sluice_dataplane::snapshot::{self, ClassMatch, ClassRate, Codel, HostKey, Snapshot};
+use sluice_dataplane::table::meter::Rate;
+
+use super::{expand, index, nanos};
+use crate::config::model::{Class, Config, Match, PerEnd, PerHost, Shaper};
+
+pub(super) fn compile(config: &Config, snapshot: &mut Snapshot) {
+    // The first rule of each ACL; behind its rules comes its default.
+    let firsts: Vec<usize> = (config.acls.iter())
+        .scan(0, |next, acl| Some(std::mem::replace(next, *next + acl.rules.len() + 1)))
+        .collect();
+    for shaper in &config.shapers {
+        let number = index(snapshot.shapers.len());
+        let port = snapshot.interfaces.get(shaper.interface).map_or(snapshot::NONE16, |link| link.port);
+        let mut tree = Tree { shaper, number, firsts: &firsts, snapshot, order: Vec::new() };
+        let default = tree.default_of(None);
+        let default = tree.scope(None, None, default);
+        let order = std::mem::take(&mut tree.order);
+        snapshot.shapers.push(snapshot::Shaper {
+            port,
+            rate: shaper.rate.map(rate),
+            overhead: snapshot::Overhead {
+                bytes: shaper.overhead.bytes,
+                least: shaper.overhead.least,
+                atm: shaper.overhead.atm,
+            },
+            frames: shaper.frames,
+            order,
+            default,
+        });
+    }
+}
+
+fn rate(bits_per_second: u64) -> Rate {
+    Rate { bits_per_second }
+}
+
+/// The classes of one shaper on their way into the snapshot.
+struct Tree<'a> {
+    shaper: &'a Shaper,
+    number: u16,
+    firsts: &'a [usize],
+    snapshot: &'a mut Snapshot,
+    order: Vec<(u16, u16)>,
+}
+
+impl Tree<'_> {
+    fn children(&self, parent: Option<usize>) -> Vec<usize> {
+        let classes = self.shaper.classes.iter().enumerate();
+        classes.filter(|(_, class)| class.parent == parent).map(|(index, _)| index).collect()
+    }
+
+    fn is_group(&self, class: usize) -> bool {
+        self.shaper.classes.iter().any(|other| other.parent == Some(class))
+    }
+
+    /// The class that is named the default for what is in `scope`: within it, or within classes of it that are for all.
+    fn default_of(&self, scope: Option<usize>) -> Option<usize> {
+        self.children(scope).into_iter().find_map(|child| {
+            let class = &self.shaper.classes[child];
+            let is_group = self.is_group(child);
+            if class.default && !is_group {
+                return Some(child);
+            }
+            (is_group && class.matches.is_any()).then(|| self.default_of(Some(child))).flatten()
+        })
+    }
+
+    /// Adds what a class, or the device itself, holds. Returns the class for what no other is for.
+    fn scope(&mut self, class: Option<usize>, parent: Option<u16>, default: Option<usize>) -> u16 {
+        let found = self.add(class, parent, default);
+        found.unwrap_or_else(|| {
+            let taken = |name: &str| {
+                let mut others = self.snapshot.classes.iter();
+                others.any(|c| c.shaper == self.number && c.parent == parent && c.name == name)
+            };
+            let name = if taken("default") { "other" } else { "default" };
+            self.push(snapshot::Class {
+                name: name.to_owned(),
+                shaper: self.number,
+                parent,
+                matches: ClassMatch::default(),
+                mark: class.and_then(|class| self.mark(class)),
+                priority: Class::LAST_PRIORITY,
+                rate: ClassRate::default(),
+                per: None,
+                hosts: 0,
+                codel: Codel::default(),
+            })
+        })
+    }
+
+    /// Adds the classes within one. Returns the index that `default` got.
+    fn add(&mut self, within: Option<usize>, parent: Option<u16>, default: Option<usize>) -> Option<u16> {
+        let mut found = None;
+        for child in self.children(within) {
+            let new = self.push(self.compile(child, parent));
+            let class = &self.shaper.classes[child];
+            if !self.is_group(child) {
+                if !class.matches.is_any() {
+                    self.order.push((new, new));
+                }
+                if default == Some(child) {
+                    found = Some(new);
+                }
+            } else if class.matches.is_any() {
+                found = self.add(Some(child), Some(new), default).or(found);
+            } else {
+                let inner = self.default_of(Some(child));
+                let rest = self.scope(Some(child), Some(new), inner);
+                self.order.push((new, rest));
+            }
+        }
+        found
+    }
+
+    fn push(&mut self, class: snapshot::Class) -> u16 {
+        self.snapshot.classes.push(class);
+        index(self.snapshot.classes.len() - 1)
+    }
+
+    /// A class's mark, or that of the nearest around it.
+    fn mark(&self, class: usize) -> Option<u8> {
+        let classes = &self.shaper.classes;
+        std::iter::successors(Some(class), |&class| classes[class].parent)
+            .find_map(|class| classes[class].mark)
+    }
+
+    fn compile(&self, number: usize, parent: Option<u16>) -> snapshot::Class {
+        let class = &self.shaper.classes[number];
+        let burst = class.burst.map_or(0, |bytes| bytes.min(u32::MAX.into()) as u32);
+        snapshot::Class {
+            name: class.name.clone(),
+            shaper: self.number,
+            parent,
+            matches: self.matches(class),
+            mark: self.mark(number),
+            priority: class.priority,
+            rate: ClassRate {
+                guaranteed: class.promised().map(rate),
+                max: class.max.map(rate),
+                burst,
+                weight: class.weight,
+            },
+            per: class.per.map(per),
+            hosts: class.per.map_or(0, |per| per.most),
+            codel: Codel {
+                target: class.target.map_or(0, nanos),
+                interval: class.interval.map_or(0, nanos),
+                ecn: class.ecn,
+            },
+        }
+    }
+
+    fn matches(&self, class: &Class) -> ClassMatch {
+        let matches = &class.matches;
+        let by_packet = matches.packets != Match::default();
+        let indices = |list: &[usize]| list.iter().copied().map(index).collect();
+        let rule =
+            |&(acl, rule): &(usize, usize)| index(self.firsts.get(acl).map_or(usize::MAX, |at| at + rule));
+        ClassMatch {
+            v4: by_packet.then(|| expand(&matches.packets, None, 0)),
+            v6: by_packet.then(|| expand(&matches.packets, None, 0)),
+            dscp: (!matches.dscp.is_empty())
+                .then(|| matches.dscp.iter().fold(0, |set, dscp| set | 1 << dscp)),
+            ingress: indices(&matches.ingress),
+            egress: indices(&matches.egress),
+            rules: matches.rules.iter().map(rule).collect(),
+        }
+    }
+}
+
+fn per(per: PerHost) -> (HostKey, ClassRate) {
+    let key = match per.end {
+        PerEnd::Source => HostKey::Source(per.bits.0, per.bits.1),
+        PerEnd::Destination => HostKey::Destination(per.bits.0, per.bits.1),
+    };
+    let rates =
+        ClassRate { guaranteed: per.guaranteed.map(rate), max: per.max.map(rate), ..ClassRate::default() };
+    (key, rates)
+}

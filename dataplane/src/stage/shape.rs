@@ -1,0 +1,221 @@
+//! Shape: packets that leave by a port with a shaper wait there for their turn, as they are when they leave; between two
+//! bursts each shaper gives what may go to its port's outbox.
+//!
+//! A packet's class is that of its action, its flow that of its session, its host an inside address. What the gateway sends
+//! itself does not come by here: it is little, and what it is for does not wait.
+//!
+//! Each worker has a shaper of its own for each such port; with several, each shapes its part of the rate ([`parts`]).
+//! Packets stay with the worker that received them, whose frames they are, so nothing has to come home across threads.
+//!
+//! Exits: drops of what finds no room, or waits too long.
+
+mod allocate;
+mod key;
+mod parts;
+mod port;
+
+use self::parts::Parts;
+pub use self::port::ClassRow;
+use self::port::{Closing, PortShaper, Way};
+use crate::arena::{Frame, FramePool};
+use crate::burst::{BURST, Burst};
+use crate::clock::Nanos;
+use crate::counters::Counters;
+use crate::crossing::Offered;
+use crate::port::Outbox;
+use crate::shard::Shard;
+use crate::snapshot::{NONE16, Snapshot};
+use crate::verdict::DropReason;
+
+/// Places of an outbox that a shaper leaves to what the gateway sends itself.
+const LEFT: usize = BURST;
+
+/// The shapers of one worker.
+#[derive(Debug, Default)]
+pub struct Shapers {
+    /// By port; empty if there are none at all.
+    ports: Vec<Option<Box<PortShaper>>>,
+    /// Its part of each rate, where there are several workers.
+    parts: Option<Box<Parts>>,
+    /// Free packet buffers below which queues give some up.
+    low: usize,
+}
+
+impl Shapers {
+    /// Those that the snapshot asks for, for one of so many workers.
+    pub fn new(snapshot: &Snapshot, workers: usize) -> Self {
+        let has_any = snapshot.shapers.iter().any(|shaper| shaper.rate.is_some());
+        let ports = if has_any { 0..snapshot.ports.len() as u16 } else { 0..0 };
+        let shaper = |port| Some(Box::new(PortShaper::new(snapshot, snapshot.shaper_of(port)?, workers)?));
+        Self {
+            ports: ports.map(shaper).collect(),
+            parts: None,
+            low: (snapshot.sizes.frames as usize / workers.max(1) / 32).min(4 * BURST),
+        }
+    }
+
+    /// Makes them the part of worker `me`: what each wants goes to `wants`.
+    pub(crate) fn share(&mut self, me: usize, wants: Offered, snapshot: &Snapshot) {
+        let workers = wants.len();
+        *self = Self::new(snapshot, workers);
+        if !self.ports.is_empty() {
+            self.parts = Some(Box::new(Parts::new(me, wants, snapshot)));
+        }
+    }
+
+    /// Whether packets wait before they leave by this port.
+    #[inline(always)]
+    pub fn has(&self, port: u16) -> bool {
+        self.ports.get(usize::from(port)).is_some_and(Option::is_some)
+    }
+
+    /// Packets that wait.
+    pub fn held(&self) -> u64 {
+        self.all().map(|shaper| u64::from(shaper.len())).sum()
+    }
+
+    /// When one may be sent.
+    pub fn next_due(&self, outboxes: &[Outbox]) -> Nanos {
+        let shapers = self.ports.iter().zip(outboxes);
+        let due = |(shaper, outbox): (&Option<Box<PortShaper>>, &Outbox)| {
+            // A port that takes nothing is asked again by and by.
+            shaper.as_ref().filter(|_| outbox.room() > LEFT).map(|shaper| shaper.next_due())
+        };
+        shapers.filter_map(due).min().unwrap_or(Nanos::MAX)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &PortShaper> {
+        self.ports.iter().flatten().map(|shaper| &**shaper)
+    }
+
+    /// How each class does that packets wait in, or in whose classes they do.
+    pub fn rows(&self) -> impl Iterator<Item = ClassRow> {
+        self.all().flat_map(|shaper| shaper.classes().filter_map(|class| shaper.row(class as u16)))
+    }
+}
+
+/// Packet `i`, which is ready to leave by a port with a shaper, is to wait for its turn there.
+pub(super) fn hold(burst: &mut Burst, i: usize, shard: &mut Shard) {
+    let port = burst.egress[i].port;
+    let Some(shaper) = shard.shapers.ports.get(usize::from(port)).and_then(Option::as_ref) else { return };
+    let class = burst.actions[i].class;
+    let host = shaper.host_key(class).map_or(0, |by| key::host(burst, i, by, &shard.sessions));
+    let flow = key::flow(burst, i);
+    if let Some(frame) = burst.take(i) {
+        let Shard { shapers, outboxes, pool, counters, .. } = shard;
+        put(port, (frame, class, host, flow), burst.now, (shapers, outboxes, pool, counters));
+    }
+}
+
+/// A piece of a packet that was cut, likewise.
+pub(super) fn hold_piece(piece: Frame, port: u16, class: u16, now: Nanos, to: Place<'_>) {
+    let flow = key::flow_of(&piece);
+    put(port, (piece, class, 0, flow), now, to);
+}
+
+/// What of a shard a packet that waits has to do with.
+type Place<'a> = (&'a mut Shapers, &'a mut [Outbox], &'a mut FramePool, &'a mut Counters);
+
+fn put(port: u16, packet: (Frame, u16, u128, u32), now: Nanos, to: Place<'_>) {
+    let (shapers, outboxes, pool, counters) = to;
+    let at = usize::from(port);
+    if let (Some(Some(shaper)), Some(outbox)) = (shapers.ports.get_mut(at), outboxes.get_mut(at)) {
+        shaper.put(packet, now, &mut Way { outbox, pool, counters });
+    }
+}
+
+/// The packets of a burst are all there.
+pub(super) fn settle(now: Nanos, shard: &mut Shard) {
+    let Shard { shapers, outboxes, pool, counters, .. } = shard;
+    for (shaper, outbox) in shapers.ports.iter_mut().zip(outboxes) {
+        if let Some(shaper) = shaper {
+            shaper.settle(now, &mut Way { outbox, pool, counters });
+        }
+    }
+}
+
+/// Gives what may leave now to the outboxes. Returns how many packets.
+#[inline]
+pub(crate) fn send(now: Nanos, shard: &mut Shard) -> usize {
+    if shard.shapers.ports.is_empty() { 0 } else { send_all(now, shard) }
+}
+
+fn send_all(now: Nanos, shard: &mut Shard) -> usize {
+    let Shard { shapers, outboxes, pool, counters, .. } = shard;
+    let mut sent = 0;
+    for (shaper, outbox) in shapers.ports.iter_mut().zip(outboxes) {
+        if let Some(shaper) = shaper {
+            let room = outbox.room().saturating_sub(LEFT);
+            sent += shaper.send(now, room, &mut Way { outbox, pool, counters });
+        }
+    }
+    sent
+}
+
+/// What is due with time: the parts of several workers; packets given up while buffers are low.
+#[inline]
+pub(crate) fn keep(now: Nanos, shard: &mut Shard, snapshot: &Snapshot) {
+    if !shard.shapers.ports.is_empty() {
+        keep_all(now, shard, snapshot);
+    }
+}
+
+fn keep_all(now: Nanos, shard: &mut Shard, snapshot: &Snapshot) {
+    let Shard { shapers, outboxes, pool, counters, .. } = shard;
+    if let Some(parts) = shapers.parts.as_mut().filter(|parts| parts.is_due(now)) {
+        let ports = &mut shapers.ports;
+        parts.publish(now, |class| ports.iter().flatten().find_map(|s| s.wish(class)).unwrap_or_default());
+        for shaper in ports.iter_mut().flatten() {
+            let (rate, classes) = (shaper.rate(), shaper.classes());
+            parts.reckon(rate, classes, |class, part| shaper.set_part(now, class, part, snapshot));
+        }
+    }
+    shapers.ports.iter_mut().flatten().for_each(|shaper| shaper.sample(now));
+    for (shaper, outbox) in shapers.ports.iter_mut().zip(outboxes) {
+        let missing = shapers.low.saturating_sub(pool.free());
+        if missing == 0 {
+            break;
+        }
+        if let Some(shaper) = shaper {
+            shaper.shed(now, missing, &mut Way { outbox, pool, counters });
+        }
+    }
+}
+
+/// Another configuration. What waits goes on waiting: in the same queues, if the classes are what they were, or in those of
+/// the same name. What left by a port that is not shaped any more leaves at once. `fresh` holds what was there before.
+pub(crate) fn adopt(fresh: &mut Shapers, class_of: &[u16], now: Nanos, shard: &mut Shard) {
+    let Shard { shapers, outboxes, pool, counters, .. } = shard;
+    for (at, outbox) in outboxes.iter_mut().enumerate() {
+        let Some(old) = shapers.ports.get_mut(at).and_then(Option::as_mut) else { continue };
+        let way = &mut Way { outbox, pool, counters };
+        match fresh.ports.get_mut(at).and_then(Option::as_mut) {
+            Some(new) if new.is_like(old, class_of) => new.take_over(old, now),
+            new => old.empty(now, class_of, new.map(|new| &mut **new), way),
+        }
+    }
+    if let (Some(new), Some(old)) = (&mut fresh.parts, &shapers.parts) {
+        new.carry(old, class_of);
+    }
+    std::mem::swap(shapers, fresh);
+}
+
+/// For the end: what waits is dropped.
+pub(crate) fn close(now: Nanos, shard: &mut Shard) {
+    let Shard { shapers, pool, counters, .. } = shard;
+    for shaper in shapers.ports.iter_mut().flatten() {
+        shaper.close(now, &mut Closing { pool, counters });
+    }
+}
+
+/// Drops a packet and counts it.
+#[cold]
+fn discard(frame: Frame, reason: DropReason, pool: &mut FramePool, counters: &mut Counters) {
+    counters.dropped(reason, 1);
+    pool.give(frame);
+}
+
+/// A class that is none.
+const fn is_none(class: u16) -> bool {
+    class == NONE16
+}

@@ -1,0 +1,445 @@
+//! The shaper of one port, at one worker.
+
+use std::ops::Range;
+
+use sluice_pkt::ds_field;
+
+use super::parts::Part;
+use super::{discard, is_none, key};
+use crate::arena::{Frame, FramePool};
+use crate::burst::BURST;
+use crate::clock::{Nanos, SECOND};
+use crate::counters::Counters;
+use crate::port::Outbox;
+use crate::snapshot::{Class, ClassRate, HostKey, Snapshot};
+use crate::table::meter::Rate;
+use crate::table::shaper::{
+    Cause, ClassConfig, Codel, Config, Histogram, Hosts, Kind, NodeId, Overhead, Packet, ROOT, Rates, Shaper,
+    Sink, Stats,
+};
+use crate::verdict::DropReason;
+
+/// Between two samples of a class.
+const SAMPLE: Nanos = SECOND;
+/// Flows that have a queue at a time, for each packet that can wait.
+const FLOWS: u32 = 2;
+
+/// See the module's description.
+#[derive(Debug)]
+pub(super) struct PortShaper {
+    tree: Shaper<Frame>,
+    /// Its classes, of the snapshot's.
+    classes: Range<usize>,
+    /// By class of its own.
+    nodes: Vec<NodeId>,
+    /// By class of its own: bytes that it was given, and that have left it or were dropped.
+    given: Vec<u64>,
+    left: Vec<u64>,
+    keys: Vec<Option<HostKey>>,
+    /// What decides whether another configuration's is the same tree.
+    shape: Vec<(Option<u16>, ClassConfig)>,
+    sizes: (u32, Overhead),
+    /// The class of its own for packets that have none.
+    default: usize,
+    /// Bits per second.
+    rate: u64,
+    /// Packets of the burst at hand.
+    batch: Vec<Packet<Frame>>,
+    /// By class of its own: the last two samples, the newer one second.
+    samples: Vec<[Sample; 2]>,
+    /// The next to be sampled.
+    sampled: usize,
+}
+
+/// What a class had done at a time.
+#[derive(Clone, Debug, Default)]
+struct Sample {
+    at: Nanos,
+    bytes: u64,
+    borrowed: u64,
+    waits: Histogram,
+}
+
+/// How a class does at one worker.
+#[derive(Clone, Copy, Debug)]
+pub struct ClassRow {
+    /// Index into [`Snapshot::classes`].
+    pub class: u16,
+    /// Since the start; what classes in it have done is its, too.
+    pub stats: Stats,
+    /// When the following began: a second or two ago.
+    pub since: Nanos,
+    /// Bytes sent since.
+    pub bytes: u64,
+    /// Of these, beyond what it is guaranteed.
+    pub borrowed: u64,
+    /// How long packets waited that were sent since, ns: the median.
+    pub wait_p50: Option<u64>,
+    /// The same: the 99th percentile.
+    pub wait_p99: Option<u64>,
+}
+
+impl PortShaper {
+    /// For one of so many workers. `None` if nothing waits at the port.
+    pub(super) fn new(snapshot: &Snapshot, index: usize, workers: usize) -> Option<Self> {
+        let shaper = snapshot.shapers.get(index)?;
+        let rate = shaper.rate?;
+        let classes = snapshot.classes_of(index);
+        let of_port = snapshot.classes.get(classes.clone())?;
+        // Another configuration may ask for more than there is.
+        let most = shaper.frames.min(snapshot.sizes.frames / 2);
+        let slots = (most / workers.max(1) as u32).max(BURST as u32);
+        let interfaces = snapshot.interfaces.iter().filter(|interface| interface.port == shaper.port);
+        let mtu = interfaces.map(|interface| interface.mtu).max().unwrap_or(1500);
+        let overhead = Overhead {
+            bytes: shaper.overhead.bytes.into(),
+            least: shaper.overhead.least.into(),
+            atm: shaper.overhead.atm,
+        };
+        let mut tree = Shaper::new(&Config {
+            rates: Rates { max: Some(rate), ..Rates::default() },
+            overhead,
+            mtu: overhead.wire(u32::from(mtu) + crate::arena::MAX_LINK_HEADER as u32),
+            classes: of_port.len() as u32,
+            hosts: of_port.iter().map(|class| class.hosts).sum(),
+            flows: slots.saturating_mul(FLOWS),
+            slots,
+            seed: snapshot.seed,
+        });
+        let mut nodes = Vec::new();
+        let mut shape = Vec::new();
+        for (place, class) in of_port.iter().enumerate() {
+            let holds = of_port.iter().any(|other| other.parent == Some((classes.start + place) as u16));
+            let parent = class.parent.and_then(|parent| usize::from(parent).checked_sub(classes.start));
+            let parent = parent.and_then(|parent| nodes.get(parent).copied()).unwrap_or(ROOT);
+            let config = configured(class, holds, slots / (2 * of_port.len() as u32));
+            nodes.push(tree.add_class(parent, &config).ok()?);
+            shape.push((class.parent.map(|parent| parent - classes.start as u16), config));
+        }
+        Some(Self {
+            tree,
+            given: vec![0; nodes.len()],
+            left: vec![0; nodes.len()],
+            samples: vec![Default::default(); nodes.len()],
+            sampled: 0,
+            keys: of_port.iter().map(|class| class.per.map(|(key, _)| key)).collect(),
+            default: usize::from(shaper.default).checked_sub(classes.start)?,
+            nodes,
+            shape,
+            sizes: (slots, overhead),
+            classes,
+            rate: rate.bits_per_second,
+            batch: Vec::with_capacity(BURST),
+        })
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        self.tree.len() + self.batch.len() as u32
+    }
+
+    pub(super) fn next_due(&self) -> Nanos {
+        self.tree.next_due()
+    }
+
+    pub(super) fn rate(&self) -> u64 {
+        self.rate
+    }
+
+    pub(super) fn classes(&self) -> Range<usize> {
+        self.classes.clone()
+    }
+
+    /// The place of a class among its own.
+    fn place(&self, class: u16) -> usize {
+        let place = usize::from(class).checked_sub(self.classes.start);
+        place.filter(|&place| !is_none(class) && place < self.nodes.len()).unwrap_or(self.default)
+    }
+
+    /// Whose packets share a queue of a class, if it has queues by host.
+    pub(super) fn host_key(&self, class: u16) -> Option<HostKey> {
+        self.keys.get(self.place(class)).copied().flatten()
+    }
+
+    /// Takes a packet in, with its class, host and flow; at the latest when the burst [is settled](Self::settle).
+    pub(super) fn put(
+        &mut self,
+        (frame, class, host, flow): (Frame, u16, u128, u32),
+        now: Nanos,
+        way: &mut Way<'_>,
+    ) {
+        let place = self.place(class);
+        let len = frame.len() as u32;
+        let Some(&class) = self.nodes.get(place) else {
+            return discard(frame, DropReason::ShaperClassFull, way.pool, way.counters);
+        };
+        if let Some(given) = self.given.get_mut(place) {
+            *given += u64::from(len);
+        }
+        if self.batch.len() == self.batch.capacity() {
+            self.settle(now, way);
+        }
+        self.batch.push(Packet { class, host, flow, len, item: frame });
+    }
+
+    pub(super) fn settle(&mut self, now: Nanos, way: &mut Way<'_>) {
+        if !self.batch.is_empty() {
+            self.tree.enqueue_burst(now, &mut self.batch, &mut Leaving { way, left: &mut self.left });
+        }
+    }
+
+    pub(super) fn send(&mut self, now: Nanos, most: usize, way: &mut Way<'_>) -> usize {
+        if self.tree.is_empty() {
+            return 0;
+        }
+        self.tree.dequeue(now, most, &mut Leaving { way, left: &mut self.left })
+    }
+
+    pub(super) fn shed(&mut self, now: Nanos, count: usize, way: &mut Way<'_>) {
+        self.tree.shed(now, count, &mut Leaving { way, left: &mut self.left });
+    }
+
+    pub(super) fn close(&mut self, now: Nanos, closing: &mut Closing<'_>) {
+        self.tree.drain(now, closing);
+    }
+
+    /// Bytes that a class of its own was given so far, and bytes that wait there.
+    pub(super) fn wish(&self, class: u16) -> Option<(u64, u64)> {
+        let place = usize::from(class).checked_sub(self.classes.start)?;
+        let given = *self.given.get(place)?;
+        let left = *self.left.get(place)?;
+        Some((given, given.saturating_sub(left)))
+    }
+
+    /// Its part of a class, or of the port, is this from now on.
+    pub(super) fn set_part(&mut self, now: Nanos, class: Option<u16>, part: Part, snapshot: &Snapshot) {
+        let some = |bits: u64| Some(Rate { bits_per_second: bits }).filter(|_| bits != 0 && bits != u64::MAX);
+        let (node, burst) = match class {
+            None => (ROOT, 0),
+            Some(index) => {
+                let node =
+                    usize::from(index).checked_sub(self.classes.start).and_then(|at| self.nodes.get(at));
+                let Some((&node, class)) = node.zip(snapshot.classes.get(usize::from(index))) else { return };
+                (node, class.rate.burst.into())
+            }
+        };
+        self.tree.set_rate(
+            now,
+            node,
+            &Rates { guaranteed: some(part.guaranteed), max: some(part.max), burst },
+        );
+    }
+
+    /// How a class of its own does.
+    pub(super) fn row(&self, class: u16) -> Option<ClassRow> {
+        let place = usize::from(class).checked_sub(self.classes.start)?;
+        let node = *self.nodes.get(place)?;
+        let [older, _] = self.samples.get(place)?;
+        let stats = self.tree.stats(node)?;
+        let waits = self.tree.sojourns(node).since(&older.waits);
+        Some(ClassRow {
+            class,
+            stats,
+            since: older.at,
+            bytes: stats.bytes.saturating_sub(older.bytes),
+            borrowed: stats.borrowed_bytes.saturating_sub(older.borrowed),
+            wait_p50: waits.quantile(500),
+            wait_p99: waits.quantile(990),
+        })
+    }
+
+    /// Goes on with the samples that [`row`](Self::row) counts from: one class a call.
+    pub(super) fn sample(&mut self, now: Nanos) {
+        let Some(samples) = self.samples.get_mut(self.sampled) else {
+            self.sampled = 0;
+            return;
+        };
+        if now.saturating_sub(samples[1].at) >= SAMPLE {
+            let node = self.nodes.get(self.sampled).copied().unwrap_or(ROOT);
+            let stats = self.tree.stats(node).unwrap_or_default();
+            samples.swap(0, 1);
+            samples[1] = Sample {
+                at: now,
+                bytes: stats.bytes,
+                borrowed: stats.borrowed_bytes,
+                waits: self.tree.sojourns(node),
+            };
+        }
+        self.sampled += 1;
+    }
+
+    /// Whether its tree is that of another configuration's shaper of the port, but for rates.
+    pub(super) fn is_like(&self, old: &Self, class_of: &[u16]) -> bool {
+        let mapped = old.classes.clone().map(|class| class_of.get(class).copied().map(usize::from));
+        let alike = |(new, old): (&(Option<u16>, ClassConfig), &(Option<u16>, ClassConfig))| {
+            new.0 == old.0 && without_rates(&new.1) == without_rates(&old.1)
+        };
+        self.sizes == old.sizes
+            && self.keys == old.keys
+            && self.shape.len() == old.shape.len()
+            && self.shape.iter().zip(&old.shape).all(alike)
+            && mapped.eq(self.classes.clone().map(Some))
+    }
+
+    /// Goes on with the queues of one that is like it, at its own rates.
+    pub(super) fn take_over(&mut self, old: &mut Self, now: Nanos) {
+        std::mem::swap(&mut self.tree, &mut old.tree);
+        std::mem::swap(&mut self.given, &mut old.given);
+        std::mem::swap(&mut self.left, &mut old.left);
+        std::mem::swap(&mut self.samples, &mut old.samples);
+        std::mem::swap(&mut self.batch, &mut old.batch);
+        let max = Some(Rate { bits_per_second: self.rate });
+        self.tree.set_rate(now, ROOT, &Rates { max, ..Rates::default() });
+        for (&node, (_, config)) in self.nodes.iter().zip(&self.shape) {
+            self.tree.set_rate(now, node, &config.rates);
+        }
+    }
+
+    /// Gives all that waits to the shaper of another configuration, or to the outbox.
+    pub(super) fn empty(&mut self, now: Nanos, class_of: &[u16], new: Option<&mut Self>, way: &mut Way<'_>) {
+        let Self { tree, nodes, classes, left, .. } = self;
+        match new {
+            None => tree.drain(now, &mut Leaving { way, left }),
+            Some(new) => {
+                let class = |node: NodeId| {
+                    let place = nodes.iter().position(|&other| other == node);
+                    place.and_then(|place| class_of.get(classes.start + place)).copied()
+                };
+                tree.drain(now, &mut Moving { new, way, class: &class, now });
+            }
+        }
+    }
+}
+
+/// A class as the tree has it.
+fn configured(class: &Class, holds: bool, share: u32) -> ClassConfig {
+    let kind = match &class.per {
+        _ if holds => Kind::Inner,
+        Some((_, each)) => Kind::Hosts(Hosts { rates: rates(each), most: class.hosts }),
+        None => Kind::Leaf,
+    };
+    let Class { codel, .. } = class;
+    ClassConfig {
+        rates: rates(&class.rate),
+        priority: class.priority,
+        weight: class.rate.weight,
+        codel: Codel { target: codel.target, interval: codel.interval, ecn: codel.ecn },
+        reserved: if holds { 0 } else { share },
+        ..ClassConfig::new(kind)
+    }
+}
+
+fn rates(rate: &ClassRate) -> Rates {
+    Rates { guaranteed: rate.guaranteed, max: rate.max, burst: rate.burst.into() }
+}
+
+/// What of a class cannot be changed in place.
+fn without_rates(class: &ClassConfig) -> (u8, u8, u16, Codel, u32, Option<(Rates, u32)>) {
+    let (kind, hosts) = match class.kind {
+        Kind::Inner => (0, None),
+        Kind::Leaf => (1, None),
+        Kind::Hosts(Hosts { rates, most }) => (2, Some((rates, most))),
+    };
+    (kind, class.priority, class.weight, class.codel, class.reserved, hosts)
+}
+
+/// Where packets go from a shaper.
+pub(super) struct Way<'a> {
+    pub(super) outbox: &'a mut Outbox,
+    pub(super) pool: &'a mut FramePool,
+    pub(super) counters: &'a mut Counters,
+}
+
+fn reason(cause: Cause) -> DropReason {
+    match cause {
+        Cause::Full | Cause::Fattest => DropReason::ShaperFull,
+        Cause::Limit => DropReason::ShaperClassFull,
+        Cause::Hosts => DropReason::ShaperHosts,
+        Cause::Codel => DropReason::ShaperDelay,
+        Cause::Shed => DropReason::ShaperFrames,
+    }
+}
+
+impl Way<'_> {
+    fn mark(frame: &mut Frame) -> bool {
+        let l3 = key::link_len(frame.bytes());
+        frame.bytes_mut().get_mut(l3..).is_some_and(ds_field::set_congested)
+    }
+}
+
+/// The same, with account of what has left each class.
+struct Leaving<'a, 'b> {
+    way: &'a mut Way<'b>,
+    left: &'a mut [u64],
+}
+
+impl Leaving<'_, '_> {
+    fn leaves(&mut self, frame: &Frame, node: NodeId) {
+        // Nodes are classes in their order, behind the port.
+        let place = (node.0 as usize).wrapping_sub(1);
+        if let Some(left) = self.left.get_mut(place) {
+            *left += frame.len() as u64;
+        }
+    }
+}
+
+impl Sink<Frame> for Leaving<'_, '_> {
+    fn send(&mut self, frame: Frame, node: NodeId) {
+        self.leaves(&frame, node);
+        if let Err(frame) = self.way.outbox.push(frame) {
+            discard(frame, DropReason::TransmitQueueFull, self.way.pool, self.way.counters);
+        }
+    }
+
+    fn mark(&mut self, frame: &mut Frame) -> bool {
+        Way::mark(frame)
+    }
+
+    fn drop(&mut self, frame: Frame, node: NodeId, cause: Cause) {
+        self.leaves(&frame, node);
+        discard(frame, reason(cause), self.way.pool, self.way.counters);
+    }
+}
+
+/// To the shaper of another configuration.
+struct Moving<'a, 'b, F> {
+    new: &'a mut PortShaper,
+    way: &'a mut Way<'b>,
+    class: &'a F,
+    now: Nanos,
+}
+
+impl<F: Fn(NodeId) -> Option<u16>> Sink<Frame> for Moving<'_, '_, F> {
+    fn send(&mut self, frame: Frame, node: NodeId) {
+        let class = (self.class)(node).unwrap_or(crate::snapshot::NONE16);
+        let flow = key::flow_of(&frame);
+        self.new.put((frame, class, 0, flow), self.now, self.way);
+    }
+
+    fn mark(&mut self, frame: &mut Frame) -> bool {
+        Way::mark(frame)
+    }
+
+    fn drop(&mut self, frame: Frame, _: NodeId, cause: Cause) {
+        discard(frame, reason(cause), self.way.pool, self.way.counters);
+    }
+}
+
+/// Nowhere: the worker ends.
+pub(super) struct Closing<'a> {
+    pub(super) pool: &'a mut FramePool,
+    pub(super) counters: &'a mut Counters,
+}
+
+impl Sink<Frame> for Closing<'_> {
+    fn send(&mut self, frame: Frame, _: NodeId) {
+        discard(frame, DropReason::Shutdown, self.pool, self.counters);
+    }
+
+    fn mark(&mut self, _: &mut Frame) -> bool {
+        false
+    }
+
+    fn drop(&mut self, frame: Frame, _: NodeId, cause: Cause) {
+        discard(frame, reason(cause), self.pool, self.counters);
+    }
+}
