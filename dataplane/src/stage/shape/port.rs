@@ -8,7 +8,7 @@ use super::parts::Part;
 use super::{discard, is_none, key};
 use crate::arena::{Frame, FramePool};
 use crate::burst::BURST;
-use crate::clock::{Nanos, SECOND};
+use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::counters::Counters;
 use crate::port::Outbox;
 use crate::snapshot::{Class, ClassRate, HostKey, Snapshot};
@@ -19,6 +19,9 @@ use crate::table::shaper::{
 };
 use crate::verdict::DropReason;
 
+/// How late a worker that sleeps may come, for all the others that want its core. What a rate is worth in this time may be
+/// sent at once.
+const LATE: Nanos = 4 * MILLISECOND;
 /// Between two samples of a class.
 const SAMPLE: Nanos = SECOND;
 /// Flows that have a queue at a time, for each packet that can wait.
@@ -97,7 +100,7 @@ impl PortShaper {
             atm: shaper.overhead.atm,
         };
         let mut tree = Shaper::new(&Config {
-            rates: Rates { max: Some(rate), ..Rates::default() },
+            rates: bursting(None, Some(rate), 0),
             overhead,
             mtu: overhead.wire(u32::from(mtu) + crate::arena::MAX_LINK_HEADER as u32),
             classes: of_port.len() as u32,
@@ -222,11 +225,7 @@ impl PortShaper {
                 (node, class.rate.burst.into())
             }
         };
-        self.tree.set_rate(
-            now,
-            node,
-            &Rates { guaranteed: some(part.guaranteed), max: some(part.max), burst },
-        );
+        self.tree.set_rate(now, node, &bursting(some(part.guaranteed), some(part.max), burst));
     }
 
     /// How a class of its own does.
@@ -288,7 +287,7 @@ impl PortShaper {
         std::mem::swap(&mut self.samples, &mut old.samples);
         std::mem::swap(&mut self.batch, &mut old.batch);
         let max = Some(Rate { bits_per_second: self.rate });
-        self.tree.set_rate(now, ROOT, &Rates { max, ..Rates::default() });
+        self.tree.set_rate(now, ROOT, &bursting(None, max, 0));
         for (&node, (_, config)) in self.nodes.iter().zip(&self.shape) {
             self.tree.set_rate(now, node, &config.rates);
         }
@@ -329,7 +328,14 @@ fn configured(class: &Class, holds: bool, share: u32) -> ClassConfig {
 }
 
 fn rates(rate: &ClassRate) -> Rates {
-    Rates { guaranteed: rate.guaranteed, max: rate.max, burst: rate.burst.into() }
+    bursting(rate.guaranteed, rate.max, rate.burst.into())
+}
+
+/// Rates, and what may be sent at once if nothing is said of that.
+fn bursting(guaranteed: Option<Rate>, max: Option<Rate>, burst: u64) -> Rates {
+    let bits = [guaranteed, max].iter().flatten().map(|rate| rate.bits_per_second).max().unwrap_or(0);
+    let late = (u128::from(bits) * u128::from(LATE) / u128::from(8 * SECOND)) as u64;
+    Rates { guaranteed, max, burst: if burst == 0 { late } else { burst } }
 }
 
 /// What of a class cannot be changed in place.
