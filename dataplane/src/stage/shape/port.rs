@@ -40,7 +40,7 @@ pub(super) struct PortShaper {
     left: Vec<u64>,
     keys: Vec<Option<HostKey>>,
     /// What decides whether another configuration's is the same tree.
-    shape: Vec<(Option<u16>, ClassConfig)>,
+    shape: Vec<Placed>,
     sizes: (u32, Overhead),
     /// The class of its own for packets that have none.
     default: usize,
@@ -53,6 +53,9 @@ pub(super) struct PortShaper {
     /// The next to be sampled.
     sampled: usize,
 }
+
+/// A class, and its parent by place.
+type Placed = (Option<u16>, ClassConfig);
 
 /// What a class had done at a time.
 #[derive(Clone, Debug, Default)]
@@ -269,9 +272,8 @@ impl PortShaper {
     /// Whether its tree is that of another configuration's shaper of the port, but for rates.
     pub(super) fn is_like(&self, old: &Self, class_of: &[u16]) -> bool {
         let mapped = old.classes.clone().map(|class| class_of.get(class).copied().map(usize::from));
-        let alike = |(new, old): (&(Option<u16>, ClassConfig), &(Option<u16>, ClassConfig))| {
-            new.0 == old.0 && without_rates(&new.1) == without_rates(&old.1)
-        };
+        let alike =
+            |(new, old): (&Placed, &Placed)| new.0 == old.0 && without_rates(&new.1) == without_rates(&old.1);
         self.sizes == old.sizes
             && self.keys == old.keys
             && self.shape.len() == old.shape.len()
