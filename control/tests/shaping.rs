@@ -28,8 +28,6 @@ address = "203.0.113.1/24"
 
 [shapers.wan]
 rate = "50 Mbit/s"
-[workers]
-poll = "busy"
 "#;
 
 /// A namespace with one end of a veth pair, `eth0`.

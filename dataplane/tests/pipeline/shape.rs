@@ -170,7 +170,7 @@ fn an_idle_port_costs_no_wait_and_the_worker_knows_when_the_next_packet_is_due()
     }
     lab.poll();
     let at_once = lab.collect().len();
-    assert!((1..=3).contains(&at_once), "what a millisecond is worth: {at_once}");
+    assert!((4..=6).contains(&at_once), "what four milliseconds are worth: {at_once}");
     assert_eq!(lab.worker.held(), 20 - at_once as u64);
     for _ in at_once..20 {
         let due = lab.worker.next_due();
@@ -266,7 +266,7 @@ fn a_full_shaper_takes_from_the_longest_queue() {
 fn a_reload_keeps_what_waits_in_its_queues_or_moves_it() {
     let mut gateway = Reloading::of(shaped());
     let fill = |gateway: &mut Reloading| {
-        for _ in 0..30 {
+        for _ in 0..60 {
             gateway.lab.send(LAN, &datagram((host(5), 3), 1250));
         }
         gateway.lab.poll();
@@ -274,7 +274,7 @@ fn a_reload_keeps_what_waits_in_its_queues_or_moves_it() {
     };
     fill(&mut gateway);
     let held = gateway.lab.worker.held();
-    assert!(held > 25);
+    assert!(held > 50);
     // Another rate: ten times as fast from now on.
     gateway.hand_over(|next| next.shapers[0].rate = rate(100));
     gateway.lab.poll();

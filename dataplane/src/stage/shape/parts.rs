@@ -162,9 +162,8 @@ fn split(shares: &mut [Share], gets: &mut [ByWorker], rate: u64) -> u64 {
             continue;
         };
         let total: u128 = wants.iter().map(|&wants| u128::from(wants)).sum();
-        let portions: ByWorker = wants.map(|wants| {
-            if total == 0 { 0 } else { (u128::from(share.gets) * u128::from(wants) / total) as u64 }
-        });
+        let portions: ByWorker = wants
+            .map(|wants| (u128::from(share.gets) * u128::from(wants)).checked_div(total).unwrap_or(0) as u64);
         if let Some(gets) = gets.get_mut(index).filter(|_| !share.holds) {
             *gets = portions;
         }

@@ -8,7 +8,7 @@ use super::parts::Part;
 use super::{discard, is_none, key};
 use crate::arena::{Frame, FramePool};
 use crate::burst::BURST;
-use crate::clock::{Nanos, SECOND};
+use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::counters::Counters;
 use crate::port::Outbox;
 use crate::snapshot::{Class, ClassRate, HostKey, Snapshot};
@@ -19,6 +19,9 @@ use crate::table::shaper::{
 };
 use crate::verdict::DropReason;
 
+/// How late a worker that sleeps may come, for all the others that want its core. What a rate is worth in this time may be
+/// sent at once.
+const LATE: Nanos = 4 * MILLISECOND;
 /// Between two samples of a class.
 const SAMPLE: Nanos = SECOND;
 /// Flows that have a queue at a time, for each packet that can wait.
@@ -37,7 +40,7 @@ pub(super) struct PortShaper {
     left: Vec<u64>,
     keys: Vec<Option<HostKey>>,
     /// What decides whether another configuration's is the same tree.
-    shape: Vec<(Option<u16>, ClassConfig)>,
+    shape: Vec<Placed>,
     sizes: (u32, Overhead),
     /// The class of its own for packets that have none.
     default: usize,
@@ -50,6 +53,9 @@ pub(super) struct PortShaper {
     /// The next to be sampled.
     sampled: usize,
 }
+
+/// A class, and its parent by place.
+type Placed = (Option<u16>, ClassConfig);
 
 /// What a class had done at a time.
 #[derive(Clone, Debug, Default)]
@@ -97,7 +103,7 @@ impl PortShaper {
             atm: shaper.overhead.atm,
         };
         let mut tree = Shaper::new(&Config {
-            rates: Rates { max: Some(rate), ..Rates::default() },
+            rates: bursting(None, Some(rate), 0),
             overhead,
             mtu: overhead.wire(u32::from(mtu) + crate::arena::MAX_LINK_HEADER as u32),
             classes: of_port.len() as u32,
@@ -222,11 +228,7 @@ impl PortShaper {
                 (node, class.rate.burst.into())
             }
         };
-        self.tree.set_rate(
-            now,
-            node,
-            &Rates { guaranteed: some(part.guaranteed), max: some(part.max), burst },
-        );
+        self.tree.set_rate(now, node, &bursting(some(part.guaranteed), some(part.max), burst));
     }
 
     /// How a class of its own does.
@@ -270,9 +272,8 @@ impl PortShaper {
     /// Whether its tree is that of another configuration's shaper of the port, but for rates.
     pub(super) fn is_like(&self, old: &Self, class_of: &[u16]) -> bool {
         let mapped = old.classes.clone().map(|class| class_of.get(class).copied().map(usize::from));
-        let alike = |(new, old): (&(Option<u16>, ClassConfig), &(Option<u16>, ClassConfig))| {
-            new.0 == old.0 && without_rates(&new.1) == without_rates(&old.1)
-        };
+        let alike =
+            |(new, old): (&Placed, &Placed)| new.0 == old.0 && without_rates(&new.1) == without_rates(&old.1);
         self.sizes == old.sizes
             && self.keys == old.keys
             && self.shape.len() == old.shape.len()
@@ -288,7 +289,7 @@ impl PortShaper {
         std::mem::swap(&mut self.samples, &mut old.samples);
         std::mem::swap(&mut self.batch, &mut old.batch);
         let max = Some(Rate { bits_per_second: self.rate });
-        self.tree.set_rate(now, ROOT, &Rates { max, ..Rates::default() });
+        self.tree.set_rate(now, ROOT, &bursting(None, max, 0));
         for (&node, (_, config)) in self.nodes.iter().zip(&self.shape) {
             self.tree.set_rate(now, node, &config.rates);
         }
@@ -329,7 +330,14 @@ fn configured(class: &Class, holds: bool, share: u32) -> ClassConfig {
 }
 
 fn rates(rate: &ClassRate) -> Rates {
-    Rates { guaranteed: rate.guaranteed, max: rate.max, burst: rate.burst.into() }
+    bursting(rate.guaranteed, rate.max, rate.burst.into())
+}
+
+/// Rates, and what may be sent at once if nothing is said of that.
+fn bursting(guaranteed: Option<Rate>, max: Option<Rate>, burst: u64) -> Rates {
+    let bits = [guaranteed, max].iter().flatten().map(|rate| rate.bits_per_second).max().unwrap_or(0);
+    let late = (u128::from(bits) * u128::from(LATE) / u128::from(8 * SECOND)) as u64;
+    Rates { guaranteed, max, burst: if burst == 0 { late } else { burst } }
 }
 
 /// What of a class cannot be changed in place.

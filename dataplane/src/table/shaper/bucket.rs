@@ -95,12 +95,12 @@ impl Buckets {
     /// Owes for `bytes`, of its own rate too if `within_own`.
     #[inline(always)]
     pub(super) fn charge(&mut self, bytes: u32, within_own: bool) {
-        let cost = (u64::from(bytes) * BYTE) as i64;
+        let cost = (i64::from(bytes)).saturating_mul(BYTE as i64);
         if self.max.rate > 0 {
-            self.max.credit -= cost;
+            self.max.credit = self.max.credit.saturating_sub(cost);
         }
         if within_own {
-            self.own.credit -= cost;
+            self.own.credit = self.own.credit.saturating_sub(cost);
         }
     }
 

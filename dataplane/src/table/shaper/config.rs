@@ -18,6 +18,9 @@ pub const ROOT: NodeId = NodeId(0);
 /// Priorities that there are; 0 goes first.
 pub const PRIORITIES: u8 = 8;
 
+/// Digits of the golden ratio.
+const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// Levels below the port.
 pub(super) const DEPTH: usize = 8;
 
@@ -306,7 +309,8 @@ impl<T> Shaper<T> {
         Self {
             mtu,
             overhead: config.overhead,
-            seed: config.seed,
+            // Of all seeds, 0 would be the worst, and is what somebody who needs none gives.
+            seed: config.seed ^ SEED,
             nodes,
             lists,
             classes: room(room_for),

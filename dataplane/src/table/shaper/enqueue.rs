@@ -81,7 +81,6 @@ impl<T> Shaper<T> {
             flow.tail = slot;
             flow.packets += 1;
             flow.bytes += wire;
-            node.bytes += wire;
             if flow.bytes > node.fattest_bytes || node.packets == 0 {
                 (node.fattest, node.fattest_bytes) = (id, flow.bytes);
             }

@@ -173,6 +173,12 @@ impl Flows {
         self.flows.iter_mut().filter(|flow| flow.leaf == leaf).for_each(|flow| flow.epoch = 0);
     }
 
+    /// Bytes that wait in a list.
+    pub(super) fn bytes_of(&self, list: Ends) -> u64 {
+        let next = |flow: &&Flow| self.get(flow.next);
+        std::iter::successors(self.get(list[0]), next).map(|flow| u64::from(flow.bytes)).sum()
+    }
+
     /// Puts a queue at the end of a list.
     #[inline]
     pub(super) fn push(&mut self, list: &mut Ends, flow: u32) {

@@ -31,8 +31,11 @@ pub(super) struct Node {
     /// What is left of that, in each mode.
     pub(super) deficit: [i32; 2],
     pub(super) priority: u8,
-    /// The list that it is in.
+    /// Whether it is in a list, and which one.
     pub(super) linked: Option<Mode>,
+    pub(super) list: u8,
+    /// The round in which it had its last turn, in each mode.
+    pub(super) round: [u8; 2],
     /// Where it is among the fat: one more than the list's number, or 0.
     pub(super) fat: u8,
     /// Flows with packets that are new, and that have had their turn: first and last.
@@ -43,8 +46,6 @@ pub(super) struct Node {
     /// Grows each time that the leaf gets empty: its flows of before are nobody's. Never 0.
     pub(super) epoch: u32,
     pub(super) buckets: Buckets,
-    /// Bytes that wait.
-    pub(super) bytes: u32,
     /// The flow that had the most of them when that was last looked at, and how much it had.
     pub(super) fattest: u32,
     pub(super) fattest_bytes: u32,
@@ -62,13 +63,14 @@ impl Node {
             deficit: [0; 2],
             priority,
             linked: None,
+            list: 0,
+            round: [u8::MAX; 2],
             fat: 0,
             fresh: [NONE; 2],
             stale: [NONE; 2],
             packets: 0,
             epoch: 1,
             buckets: Buckets::new(rates, mtu),
-            bytes: 0,
             fattest: NONE,
             fattest_bytes: 0,
         }
@@ -80,3 +82,5 @@ impl Node {
         if self.buckets.within_own() { Mode::Own } else { Mode::Borrowed }
     }
 }
+
+const _: () = assert!(size_of::<Node>() == 128);

@@ -153,7 +153,7 @@ impl<T> Shaper<T> {
         Some(stats)
     }
 
-    /// What has become of the packets of a host that is known.
+    /// What has become of the packets of a host that is known. Takes a time in proportion to the number of its flows.
     #[must_use]
     pub fn host_stats(&self, class: NodeId, host: u128) -> Option<Stats> {
         let place = self.nodes.get(class.0 as usize)?.class;
@@ -166,7 +166,7 @@ impl<T> Shaper<T> {
             marks: sent.marks,
             drops: *self.drops.get(id)?,
             backlog_packets: node.packets.into(),
-            backlog_bytes: node.bytes.into(),
+            backlog_bytes: self.flows.bytes_of(node.fresh) + self.flows.bytes_of(node.stale),
         })
     }
 

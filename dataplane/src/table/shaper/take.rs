@@ -119,7 +119,6 @@ impl<T> Shaper<T> {
         flow.bytes -= held.len;
         let node = &mut self.nodes[leaf as usize];
         node.packets -= 1;
-        node.bytes -= held.len;
         if node.fattest == id {
             node.fattest_bytes = flow.bytes;
         }

@@ -74,16 +74,28 @@ impl<T> Shaper<T> {
             sent.packets += 1;
             sent.bytes += u64::from(len);
             sent.borrowed += u64::from(len) * (mode as u64);
-            let may_send = node.buckets.may_send();
-            let within_own = node.buckets.within_own();
             if !self.has_some(id) {
                 self.unlink_empty(id, now);
-            } else if !may_send {
-                self.unlink(id);
-                self.wheel.arm_by(id, self.nodes[id as usize].buckets.due());
-            } else if mode == Mode::Own && !within_own {
-                self.unlink(id);
-                self.link(id);
+                continue;
+            }
+            let node = &mut self.nodes[id as usize];
+            let turn_is_over = node.deficit[mode as usize] <= 0;
+            if turn_is_over {
+                node.deficit[mode as usize] += node.quantum as i32;
+            }
+            let parent = node.parent;
+            let lists = self.nodes[parent as usize].lists;
+            let lists = &mut self.lists[lists as usize];
+            let node = &mut self.nodes[id as usize];
+            let goes_on = node.buckets.may_send() && node.mode() == mode;
+            if !goes_on {
+                if turn_is_over {
+                    lists.mark(node);
+                }
+                lists.remove(&mut self.nodes, id);
+                self.link_or_wait(id);
+            } else if turn_is_over {
+                lists.rotate(&mut self.nodes, id);
             }
         }
         let port = &mut self.nodes[0].buckets;
@@ -112,6 +124,19 @@ impl<T> Shaper<T> {
         self.lists[lists as usize].remove(&mut self.nodes, id);
     }
 
+    /// Links a node, unless it has to wait for its rate; false if it has.
+    #[inline]
+    fn link_or_wait(&mut self, id: u32) -> bool {
+        let buckets = &self.nodes[id as usize].buckets;
+        let may_send = buckets.may_send();
+        if may_send {
+            self.link(id);
+        } else {
+            self.wheel.arm_by(id, buckets.due());
+        }
+        may_send
+    }
+
     /// Links a node by what its rates allow, and sees to it that it gets its own when it is due.
     fn link(&mut self, id: u32) {
         let node = &mut self.nodes[id as usize];
@@ -131,6 +156,10 @@ impl<T> Shaper<T> {
     /// Unlinks a node that has nothing to send.
     #[inline]
     fn unlink_empty(&mut self, id: u32, now: u64) {
+        let parent = self.nodes[id as usize].parent;
+        let lists = self.nodes[parent as usize].lists;
+        let node = &mut self.nodes[id as usize];
+        self.lists[lists as usize].mark(node);
         self.unlink(id);
         // It comes back with a turn like a new one's, less what it has sent in excess.
         let node = &mut self.nodes[id as usize];
@@ -178,12 +207,9 @@ impl<T> Shaper<T> {
             let node = &mut self.nodes[id as usize];
             let parent = node.parent;
             node.buckets.earn(now);
-            if !node.buckets.may_send() {
-                let due = node.buckets.due();
-                self.wheel.arm_by(id, due);
+            if !self.link_or_wait(id) {
                 return;
             }
-            self.link(id);
             id = parent;
         }
     }

@@ -189,6 +189,13 @@ fn what_a_class_does_not_take_is_lent_within_its_parent_first() {
     );
 }
 
+#[test]
+fn a_rate_just_above_its_share_costs_a_class_nothing_of_that() {
+    let mut equals = vec![leaf(0, 11_000_000, 0, 1, true)];
+    equals.extend((0..9).map(|_| leaf(0, 0, 0, 1, true)));
+    check(port(equals), 4);
+}
+
 /// A class, down to this many levels, whose parent guarantees so much.
 fn fluids(levels: u32, own: u64) -> BoxedStrategy<Fluid> {
     let one = (0..4u8, 1..5u16, any::<bool>(), 0..3u8, 1..20u64).prop_map(

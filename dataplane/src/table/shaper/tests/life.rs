@@ -100,9 +100,12 @@ proptest! {
         for class in &leaves {
             shaper.set_host_rates(now, *class, &max(1_000_000));
         }
-        for _ in 0..100_000 {
+        for _ in 0..2000 {
             shaper.dequeue(now, 7, &mut out);
-            now = shaper.next_due().min(now + 3600 * SECOND).max(now);
+            if shaper.is_empty() {
+                break;
+            }
+            now = shaper.next_due().max(now);
         }
         prop_assert!(shaper.is_empty(), "{} are stuck", shaper.len());
         let mut left: Vec<u64> = out.sent.iter().map(|&(item, _)| item).collect();
@@ -110,8 +113,9 @@ proptest! {
         left.sort_unstable();
         prop_assert_eq!(left, (0..made).collect::<Vec<_>>());
         // And all hosts are forgotten.
-        shaper.dequeue(now + 1000 * SECOND, 1, &mut out);
-        shaper.dequeue(now + 2000 * SECOND, 1, &mut out);
+        for seconds in [1000, 2000, 3000] {
+            shaper.dequeue(now + seconds * SECOND, 1, &mut out);
+        }
         prop_assert_eq!(shaper.hosts(), 0);
     }
 }
