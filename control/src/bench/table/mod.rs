@@ -6,7 +6,7 @@ mod flow;
 mod lpm;
 mod measure;
 mod meter;
-mod random;
+pub(super) mod random;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -19,11 +19,8 @@ impl<T> Shaper<T> {
             let id = list[0];
             let flow = self.flows.get_mut(id)?;
             if flow.packets > 0 && flow.deficit > 0 {
-                if let Some((item, len)) = self.take_of(id, leaf, &law, now, sink) {
-                    if let Some(flow) = self.flows.get_mut(id) {
-                        flow.deficit -= len as i32;
-                    }
-                    return Some((item, len));
+                if let Some(taken) = self.take_of(id, leaf, &law, now, sink) {
+                    return Some(taken);
                 }
                 continue;
             }
@@ -33,7 +30,7 @@ impl<T> Shaper<T> {
                 flow.codel.empty();
             }
             let goes_on = flow.packets > 0 || is_fresh;
-            self.flows.remove(list, id);
+            self.flows.pop(list);
             if goes_on {
                 self.flows.push(&mut node.stale, id);
             } else {
@@ -52,13 +49,13 @@ impl<T> Shaper<T> {
             if id == stale[1] || self.flows.get(id).is_none_or(|flow| flow.packets > 0) {
                 return;
             }
-            self.flows.remove(stale, id);
+            self.flows.pop(stale);
             self.flows.give_back(id);
         }
     }
 
     /// Takes the next packet of a flow that CoDel lets go.
-    #[inline]
+    #[inline(always)]
     fn take_of(
         &mut self,
         id: u32,
@@ -71,16 +68,14 @@ impl<T> Shaper<T> {
         while let Some((slot, len, since)) = self.unchain(id, leaf) {
             let waited = now.saturating_sub(since);
             let flow = self.flows.get_mut(id)?;
-            if flow.codel.drops(law, now, waited, flow.bytes, again) {
-                let class = self.class_of(leaf);
-                let is_marked = class.codel.ecn && self.slots.item_mut(slot).is_some_and(|item| sink.mark(item));
-                if !is_marked {
-                    self.lose(slot, leaf, Cause::Codel, sink);
-                    again = true;
-                    continue;
+            flow.deficit -= len as i32;
+            if flow.codel.drops(law, now, waited, flow.bytes, again) && !self.mark(slot, id, leaf, law, now, sink) {
+                if let Some(flow) = self.flows.get_mut(id) {
+                    flow.deficit += len as i32;
                 }
-                self.flows.get_mut(id)?.codel.go_on(law, now);
-                self.count_mark(leaf);
+                self.lose(slot, leaf, Cause::Codel, sink);
+                again = true;
+                continue;
             }
             let place = self.nodes[leaf as usize].class;
             self.sojourns[place as usize].record(waited);
@@ -88,6 +83,27 @@ impl<T> Shaper<T> {
         }
         self.flows.get_mut(id)?.codel.empty();
         None
+    }
+
+    /// Marks a packet in place of its drop, if that is understood.
+    #[cold]
+    fn mark(
+        &mut self,
+        slot: u32,
+        id: u32,
+        leaf: u32,
+        law: &Law,
+        now: u64,
+        sink: &mut impl Sink<T>,
+    ) -> bool {
+        if !self.class_of(leaf).ecn || !self.slots.item_mut(slot).is_some_and(|item| sink.mark(item)) {
+            return false;
+        }
+        if let Some(flow) = self.flows.get_mut(id) {
+            flow.codel.go_on(law, now);
+        }
+        self.count_mark(leaf);
+        true
     }
 
     /// Takes a packet of a leaf whatever it is due, and says its class.
@@ -101,14 +117,14 @@ impl<T> Shaper<T> {
                 return self.slots.take(slot).map(|item| (item, class));
             }
             let node = &mut self.nodes[leaf as usize];
-            self.flows.remove(if is_fresh { &mut node.fresh } else { &mut node.stale }, id);
+            self.flows.pop(if is_fresh { &mut node.fresh } else { &mut node.stale });
             self.flows.give_back(id);
         }
         None
     }
 
     /// Takes the first packet out of a flow's queue, whose slot it leaves in use: with its bytes, and when it came.
-    #[inline]
+    #[inline(always)]
     pub(super) fn unchain(&mut self, id: u32, leaf: u32) -> Option<(u32, u32, u64)> {
         let flow = self.flows.get_mut(id)?;
         let slot = flow.head;
@@ -168,10 +184,10 @@ impl<T> Shaper<T> {
     #[cold]
     fn reckon(&mut self, place: u32) {
         let class = &self.classes[place as usize];
-        let of_host = class.hosts.and_then(|hosts| hosts.rates.max);
+        let of_host = self.hosts.rates(class.hosted).and_then(|rates| rates.max);
         let rates = self.parents(class.node.0).filter_map(|node| self.nodes[node as usize].buckets.rate());
         let rate = rates.chain(of_host).min_by_key(|rate| rate.bits_per_second);
-        let (target, interval) = class.codel.at(rate, self.mtu);
+        let (target, interval) = self.codels[place as usize].at(rate, self.mtu);
         let class = &mut self.classes[place as usize];
         (class.target, class.interval, class.reckoned) = (target, interval, self.rates_changed);
     }

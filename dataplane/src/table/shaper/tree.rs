@@ -1,23 +1,32 @@
 //! What may be sent from now is linked, from the port down; what has to wait for its rate is on the wheel.
 
 use super::config::{Class, DEPTH};
-use super::node::Mode;
+use super::lists::mode_of;
+use super::node::{Mode, Node};
 use super::{NONE, NodeId, ROOT, Rates, Shaper};
 
-/// From the child of the port to a leaf.
+/// From the child of the port to a leaf: each node, and the lists that it is in.
 pub(super) struct Path {
-    nodes: [u32; DEPTH],
+    nodes: [(u32, u32); DEPTH],
     len: usize,
 }
 
 impl Path {
-    fn nodes(&self) -> &[u32] {
+    #[inline(always)]
+    fn nodes(&self) -> &[(u32, u32)] {
         self.nodes.get(..self.len).unwrap_or_default()
     }
 
+    #[inline(always)]
     pub(super) fn leaf(&self) -> u32 {
-        self.nodes().last().copied().unwrap_or(0)
+        self.nodes().last().map_or(0, |&(leaf, _)| leaf)
     }
+}
+
+/// What a node may send in a turn, bytes.
+#[inline(always)]
+fn quantum(node: &Node, mtu: u32) -> i32 {
+    (u32::from(node.weight) * mtu).min(i32::MAX as u32 / 2) as i32
 }
 
 impl<T> Shaper<T> {
@@ -35,68 +44,56 @@ impl<T> Shaper<T> {
     }
 
     /// The way to the leaf whose turn it is.
-    #[inline]
+    #[inline(always)]
     pub(super) fn select(&mut self) -> Option<Path> {
-        let mut path = Path { nodes: [NONE; DEPTH], len: 0 };
+        let mut path = Path { nodes: [(NONE, NONE); DEPTH], len: 0 };
         let mut lists = 0;
-        while lists != NONE {
-            let lists_of = &mut self.lists[lists as usize];
-            let mut first = lists_of.first()?;
-            loop {
-                let node = &mut self.nodes[first as usize];
-                let deficit = &mut node.deficit[node.linked.unwrap_or(Mode::Own) as usize];
-                if *deficit > 0 {
-                    lists = node.lists;
-                    break;
-                }
-                // Its turn is over.
-                *deficit = deficit.saturating_add_unsigned(node.quantum);
-                lists_of.rotate(&mut self.nodes, first);
-                first = lists_of.first()?;
+        while let Some(of) = self.lists.get_mut(lists as usize) {
+            let mut first = of.first()?;
+            let mut node = &mut self.nodes[first as usize];
+            while node.deficit[mode_of(node.list) as usize] <= 0 {
+                // Its last packet was larger than what it may send in a turn.
+                node.deficit[mode_of(node.list) as usize] += quantum(node, self.mtu);
+                of.rotate(&mut self.nodes, first);
+                first = of.first()?;
+                node = &mut self.nodes[first as usize];
             }
-            *path.nodes.get_mut(path.len)? = first;
+            *path.nodes.get_mut(path.len)? = (first, lists);
             path.len += 1;
+            lists = node.lists;
         }
         Some(path)
     }
 
     /// A packet of `len` bytes was taken from the leaf at the end of the path: charges all on it, and unlinks those that have
     /// no more, or have to wait now.
-    #[inline]
+    #[inline(always)]
     pub(super) fn settle(&mut self, path: &Path, len: u32, now: u64) {
-        for &id in path.nodes().iter().rev() {
+        let mut has_some = self.nodes[path.leaf() as usize].packets > 0;
+        for &(id, lists) in path.nodes().iter().rev() {
             let node = &mut self.nodes[id as usize];
-            let mode = node.linked.unwrap_or(Mode::Borrowed);
+            let mode = mode_of(node.list);
             node.buckets.earn(now);
             node.buckets.charge(len, mode == Mode::Own);
-            node.deficit[mode as usize] -= len as i32;
+            let deficit = &mut node.deficit[mode as usize];
+            *deficit -= len as i32;
+            let turn_is_over = *deficit <= 0;
             let sent = &mut self.sent[id as usize];
             sent.packets += 1;
             sent.bytes += u64::from(len);
             sent.borrowed += u64::from(len) * (mode as u64);
-            if !self.has_some(id) {
-                self.unlink_empty(id, now);
-                continue;
-            }
-            let node = &mut self.nodes[id as usize];
-            let turn_is_over = node.deficit[mode as usize] <= 0;
-            if turn_is_over {
-                node.deficit[mode as usize] += node.quantum as i32;
-            }
-            let parent = node.parent;
-            let lists = self.nodes[parent as usize].lists;
-            let lists = &mut self.lists[lists as usize];
-            let node = &mut self.nodes[id as usize];
             let goes_on = node.buckets.may_send() && node.mode() == mode;
-            if !goes_on {
+            if !has_some {
+                self.unlink_empty(id, now);
+            } else if turn_is_over || !goes_on {
                 if turn_is_over {
-                    lists.mark(node);
+                    node.deficit[mode as usize] += quantum(node, self.mtu);
+                    self.lists[lists as usize].mark(node);
                 }
-                lists.remove(&mut self.nodes, id);
+                self.lists[lists as usize].remove(&mut self.nodes, id);
                 self.link_or_wait(id);
-            } else if turn_is_over {
-                lists.rotate(&mut self.nodes, id);
             }
+            has_some = !self.lists[lists as usize].is_empty();
         }
         let port = &mut self.nodes[0].buckets;
         port.charge(len, false);
@@ -118,10 +115,10 @@ impl<T> Shaper<T> {
         }
     }
 
+    #[inline(always)]
     fn unlink(&mut self, id: u32) {
-        let parent = self.nodes[id as usize].parent;
-        let lists = self.nodes[parent as usize].lists;
-        self.lists[lists as usize].remove(&mut self.nodes, id);
+        let up = self.nodes[id as usize].up;
+        self.lists[up as usize].remove(&mut self.nodes, id);
     }
 
     /// Links a node, unless it has to wait for its rate; false if it has.
@@ -138,42 +135,41 @@ impl<T> Shaper<T> {
     }
 
     /// Links a node by what its rates allow, and sees to it that it gets its own when it is due.
+    #[inline(always)]
     fn link(&mut self, id: u32) {
         let node = &mut self.nodes[id as usize];
         let mode = node.mode();
-        let (parent, own_due) = (node.parent, node.buckets.own_due());
-        let deficit = &mut node.deficit[mode as usize];
-        if *deficit <= 0 {
-            *deficit = deficit.saturating_add_unsigned(node.quantum);
+        if node.deficit[mode as usize] <= 0 {
+            node.deficit[mode as usize] += quantum(node, self.mtu);
         }
-        let lists = self.nodes[parent as usize].lists;
-        self.lists[lists as usize].push(&mut self.nodes, id, mode);
-        if let Some(due) = own_due.filter(|_| mode == Mode::Borrowed) {
-            self.wheel.arm_by(id, due);
+        if mode == Mode::Borrowed {
+            if let Some(due) = node.buckets.own_due() {
+                self.wheel.arm_by(id, due);
+            }
         }
+        self.lists[node.up as usize].push(&mut self.nodes, id, mode);
     }
 
     /// Unlinks a node that has nothing to send.
     #[inline]
     fn unlink_empty(&mut self, id: u32, now: u64) {
-        let parent = self.nodes[id as usize].parent;
-        let lists = self.nodes[parent as usize].lists;
         let node = &mut self.nodes[id as usize];
-        self.lists[lists as usize].mark(node);
-        self.unlink(id);
         // It comes back with a turn like a new one's, less what it has sent in excess.
-        let node = &mut self.nodes[id as usize];
         node.deficit = node.deficit.map(|deficit| deficit.min(0));
-        if node.lists == NONE {
+        let is_leaf = node.lists == NONE;
+        let lists = &mut self.lists[node.up as usize];
+        lists.mark(node);
+        lists.remove(&mut self.nodes, id);
+        if is_leaf {
             self.leaf_is_empty(id, now);
         }
     }
 
+    #[inline(always)]
     fn leaf_is_empty(&mut self, id: u32, now: u64) {
         let node = &mut self.nodes[id as usize];
         node.epoch = node.epoch.wrapping_add(1);
-        self.flows.give_back_all(&mut node.fresh);
-        self.flows.give_back_all(&mut node.stale);
+        (node.fresh, node.stale) = ([NONE; 2], [NONE; 2]);
         if node.epoch == 0 {
             node.epoch = 1;
             self.flows.forget(id);
@@ -185,7 +181,7 @@ impl<T> Shaper<T> {
 
     /// A leaf has lost its last packet otherwise than by sending it.
     pub(super) fn emptied(&mut self, leaf: u32, now: u64) {
-        if self.nodes[leaf as usize].linked.is_none() {
+        if !self.nodes[leaf as usize].is_linked() {
             // It waits for its rate.
             self.leaf_is_empty(leaf, now);
         }
@@ -194,7 +190,7 @@ impl<T> Shaper<T> {
 
     /// Unlinks a node if it has nothing to send, and likewise what it is in.
     fn unlink_up(&mut self, mut id: u32, now: u64) {
-        while id != ROOT.0 && self.nodes[id as usize].linked.is_some() && !self.has_some(id) {
+        while id != ROOT.0 && self.nodes[id as usize].is_linked() && !self.has_some(id) {
             self.unlink_empty(id, now);
             id = self.nodes[id as usize].parent;
         }
@@ -203,7 +199,7 @@ impl<T> Shaper<T> {
     /// A node has something to send: links it, unless it has to wait, and what it is in.
     #[inline]
     pub(super) fn wake(&mut self, mut id: u32, now: u64) {
-        while id != ROOT.0 && self.nodes[id as usize].linked.is_none() {
+        while id != ROOT.0 && !self.nodes[id as usize].is_linked() {
             let node = &mut self.nodes[id as usize];
             let parent = node.parent;
             node.buckets.earn(now);
@@ -218,7 +214,8 @@ impl<T> Shaper<T> {
     pub(super) fn expired(&mut self, id: u32, now: u64) {
         let node = &mut self.nodes[id as usize];
         node.buckets.earn(now);
-        if node.linked == Some(Mode::Borrowed) {
+        node.is_idle = false;
+        if node.is_linked() && mode_of(node.list) == Mode::Borrowed {
             if node.buckets.within_own() {
                 self.unlink(id);
                 self.link(id);
