@@ -127,16 +127,8 @@ impl<T> Shaper<T> {
         }
         let mut given = 0;
         while given < budget && self.port_may_send(now) {
-            let Some(path) = self.select() else { break };
-            let leaf = path.leaf();
-            let Some((item, len)) = self.take(leaf, now, sink) else {
-                self.emptied(leaf, now);
-                continue;
-            };
-            let class = self.class_of(leaf).node;
-            self.settle(&path, len, now);
-            sink.send(item, class);
-            given += 1;
+            let Some(path) = self.select(now) else { break };
+            given += self.take_from(&path, now, budget - given, sink);
         }
         given
     }

@@ -2,31 +2,23 @@
 
 use super::config::{Class, DEPTH};
 use super::lists::mode_of;
-use super::node::{Mode, Node};
-use super::{NONE, NodeId, ROOT, Rates, Shaper};
+use super::node::Mode;
+use super::{NONE, NodeId, ROOT, Rates, Shaper, Sink};
 
-/// From the child of the port to a leaf: each node, and the lists that it is in.
+/// From the child of the port to what holds a leaf whose turn it is: each node, and the lists that it is in.
 pub(super) struct Path {
     nodes: [(u32, u32); DEPTH],
     len: usize,
-}
-
-impl Path {
-    #[inline(always)]
-    fn nodes(&self) -> &[(u32, u32)] {
-        self.nodes.get(..self.len).unwrap_or_default()
-    }
-
-    #[inline(always)]
-    pub(super) fn leaf(&self) -> u32 {
-        self.nodes().last().map_or(0, |&(leaf, _)| leaf)
-    }
+    /// The lists of the leaf.
+    pub(super) lists: u32,
+    /// Bytes that may begin to be sent before anything changes on it.
+    pub(super) bytes: u64,
 }
 
 /// What a node may send in a turn, bytes.
 #[inline(always)]
-fn quantum(node: &Node, mtu: u32) -> i32 {
-    (u32::from(node.weight) * mtu).min(i32::MAX as u32 / 2) as i32
+fn quantum(weight: u16, mtu: u32) -> i32 {
+    (u32::from(weight) * mtu).min(i32::MAX as u32 / 2) as i32
 }
 
 impl<T> Shaper<T> {
@@ -44,65 +36,110 @@ impl<T> Shaper<T> {
     }
 
     /// The way to the leaf whose turn it is.
-    #[inline(always)]
-    pub(super) fn select(&mut self) -> Option<Path> {
-        let mut path = Path { nodes: [(NONE, NONE); DEPTH], len: 0 };
-        let mut lists = 0;
-        while let Some(of) = self.lists.get_mut(lists as usize) {
-            let mut first = of.first()?;
-            let mut node = &mut self.nodes[first as usize];
-            while node.deficit[mode_of(node.list) as usize] <= 0 {
-                // Its last packet was larger than what it may send in a turn.
-                node.deficit[mode_of(node.list) as usize] += quantum(node, self.mtu);
-                of.rotate(&mut self.nodes, first);
-                first = of.first()?;
-                node = &mut self.nodes[first as usize];
+    #[inline]
+    pub(super) fn select(&mut self, now: u64) -> Option<Path> {
+        let bytes = self.nodes[0].buckets.may_begin(false);
+        let mut path = Path { nodes: [(NONE, NONE); DEPTH], len: 0, lists: 0, bytes };
+        loop {
+            let child = self.first(path.lists)?;
+            let node = &mut self.nodes[child as usize];
+            if node.lists == NONE {
+                return Some(path);
             }
-            *path.nodes.get_mut(path.len)? = (first, lists);
-            path.len += 1;
-            lists = node.lists;
-        }
-        Some(path)
-    }
-
-    /// A packet of `len` bytes was taken from the leaf at the end of the path: charges all on it, and unlinks those that have
-    /// no more, or have to wait now.
-    #[inline(always)]
-    pub(super) fn settle(&mut self, path: &Path, len: u32, now: u64) {
-        let mut has_some = self.nodes[path.leaf() as usize].packets > 0;
-        for &(id, lists) in path.nodes().iter().rev() {
-            let node = &mut self.nodes[id as usize];
             let mode = mode_of(node.list);
             node.buckets.earn(now);
-            node.buckets.charge(len, mode == Mode::Own);
-            let deficit = &mut node.deficit[mode as usize];
-            *deficit -= len as i32;
-            let turn_is_over = *deficit <= 0;
-            let sent = &mut self.sent[id as usize];
-            sent.packets += 1;
-            sent.bytes += u64::from(len);
-            sent.borrowed += u64::from(len) * (mode as u64);
-            let goes_on = node.buckets.may_send() && node.mode() == mode;
-            if !has_some {
-                self.unlink_empty(id, now);
-            } else if turn_is_over || !goes_on {
-                if turn_is_over {
-                    node.deficit[mode as usize] += quantum(node, self.mtu);
-                    self.lists[lists as usize].mark(node);
-                }
-                self.lists[lists as usize].remove(&mut self.nodes, id);
-                self.link_or_wait(id);
-            }
-            has_some = !self.lists[lists as usize].is_empty();
+            let may_begin = node.buckets.may_begin(mode == Mode::Own);
+            path.bytes = path.bytes.min(may_begin).min(node.deficit[mode as usize].max(0) as u64);
+            *path.nodes.get_mut(path.len)? = (child, path.lists);
+            path.len += 1;
+            path.lists = node.lists;
         }
+    }
+
+    /// The child in these lists whose turn it is.
+    #[inline(always)]
+    pub(super) fn first(&mut self, lists: u32) -> Option<u32> {
+        let of = self.lists.get_mut(lists as usize)?;
+        loop {
+            let first = of.first()?;
+            let node = &mut self.nodes[first as usize];
+            let deficit = &mut node.deficit[mode_of(node.list) as usize];
+            if *deficit > 0 {
+                return Some(first);
+            }
+            // Its last packet was larger than what it may send in a turn.
+            *deficit += quantum(node.weight, self.mtu);
+            of.rotate(&mut self.nodes, first);
+        }
+    }
+
+    /// Takes up to `budget` packets from the leaves at the end of a path, and gives them to `sink`: until something changes on
+    /// the path.
+    #[inline]
+    pub(super) fn take_from(&mut self, path: &Path, now: u64, budget: usize, sink: &mut impl Sink<T>) -> usize {
+        let (mut given, mut bytes) = (0, 0);
+        while given < budget && bytes < path.bytes {
+            let Some(leaf) = self.first(path.lists) else { break };
+            if self.nodes[leaf as usize].lists != NONE {
+                break;
+            }
+            let Some((item, len)) = self.take(leaf, now, sink) else {
+                self.unlink_empty(leaf, now);
+                continue;
+            };
+            let class = self.class_of(leaf).node;
+            let has_some = self.nodes[leaf as usize].packets > 0;
+            self.settle(leaf, path.lists, (1, len.into()), has_some, now);
+            sink.send(item, class);
+            given += 1;
+            bytes += u64::from(len);
+        }
+        self.settle_path(path, (given as u64, bytes), now);
+        given
+    }
+
+    /// Charges the nodes of a path for what was taken from its leaves, and unlinks those that have no more.
+    fn settle_path(&mut self, path: &Path, sent: (u64, u64), now: u64) {
+        for (at, &(id, lists)) in path.nodes.iter().enumerate().take(path.len).rev() {
+            let inside = path.nodes.get(at + 1).filter(|_| at + 1 < path.len).map_or(path.lists, |&(_, lists)| lists);
+            let has_some = !self.lists[inside as usize].is_empty();
+            self.settle(id, lists, sent, has_some, now);
+        }
+        let (packets, bytes) = sent;
         let port = &mut self.nodes[0].buckets;
-        port.charge(len, false);
+        port.charge(bytes, false);
         if !port.may_send() {
             self.port_due = port.due();
         }
         let sent = &mut self.sent[0];
-        sent.packets += 1;
-        sent.bytes += u64::from(len);
+        sent.packets += packets;
+        sent.bytes += bytes;
+    }
+
+    /// Charges a node that is in these lists for what was taken from it, and sees to where it belongs then.
+    #[inline(always)]
+    fn settle(&mut self, id: u32, lists: u32, (packets, bytes): (u64, u64), has_some: bool, now: u64) {
+        let node = &mut self.nodes[id as usize];
+        let mode = mode_of(node.list);
+        node.buckets.earn(now);
+        node.buckets.charge(bytes, mode == Mode::Own);
+        let deficit = &mut node.deficit[mode as usize];
+        *deficit -= bytes as i32;
+        let turn_is_over = *deficit <= 0;
+        let sent = &mut self.sent[id as usize];
+        sent.packets += packets;
+        sent.bytes += bytes;
+        sent.borrowed += if mode == Mode::Own { 0 } else { bytes };
+        if !has_some {
+            self.unlink_empty(id, now);
+        } else if turn_is_over || !node.buckets.may_send() || node.mode() != mode {
+            if turn_is_over {
+                node.deficit[mode as usize] += quantum(node.weight, self.mtu);
+                self.lists[lists as usize].mark(node);
+            }
+            self.lists[lists as usize].remove(&mut self.nodes, id);
+            self.link_or_wait(id);
+        }
     }
 
     /// Whether something in a node may be sent, as far as its children are concerned.
@@ -140,7 +177,7 @@ impl<T> Shaper<T> {
         let node = &mut self.nodes[id as usize];
         let mode = node.mode();
         if node.deficit[mode as usize] <= 0 {
-            node.deficit[mode as usize] += quantum(node, self.mtu);
+            node.deficit[mode as usize] += quantum(node.weight, self.mtu);
         }
         if mode == Mode::Borrowed {
             if let Some(due) = node.buckets.own_due() {
