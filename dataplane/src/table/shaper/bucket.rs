@@ -85,7 +85,7 @@ impl Buckets {
     #[inline(always)]
     pub(super) fn earn(&mut self, now: u64) {
         let elapsed = now.saturating_sub(self.last);
-        if elapsed > 0 && (self.max.rate | self.own.rate) > 0 {
+        if elapsed > 0 {
             self.last = now;
             self.max.earn(elapsed);
             if self.own.rate > 0 {
@@ -124,6 +124,11 @@ impl Buckets {
     #[inline(always)]
     pub(super) fn within_own(&self) -> bool {
         self.own.rate > 0 && self.own.credit >= 0
+    }
+
+    /// The time up to which credit has been earned: when it sent last, or was about to.
+    pub(super) fn last(&self) -> u64 {
+        self.last
     }
 
     /// The rate that it never exceeds.

@@ -105,6 +105,12 @@ impl Flows {
         self.index.prefetch(name);
     }
 
+    /// Starts to fetch a queue.
+    #[inline(always)]
+    pub(super) fn prefetch_queue(&self, flow: u32) {
+        prefetch_at(&self.flows, flow as usize);
+    }
+
     /// The likely queue of this name, which starts to be fetched.
     #[inline(always)]
     pub(super) fn candidate(&self, name: u64) -> u32 {

@@ -13,7 +13,7 @@ use super::stats::Counts;
 use super::{CAUSES, Hosts, NONE, NodeId, Rates, Shaper, fat};
 
 /// A host without packets is known for so long at least, ns.
-const LINGERS: u64 = 100_000_000;
+const LINGERS: u64 = 250_000_000;
 
 #[derive(Clone, Copy, Debug)]
 struct Host {
@@ -183,12 +183,13 @@ impl<T> Shaper<T> {
         }
     }
 
-    /// Gives an idle host back, or waits until it has saved all that it can.
+    /// Gives an idle host back; or waits until it has been without packets for long enough, and has saved all that it can.
     pub(super) fn give_host_back(&mut self, id: u32, now: u64) {
-        let full = self.nodes[id as usize].buckets.full();
-        if full > now {
-            self.nodes[id as usize].is_idle = true;
-            self.wheel.arm(id, full);
+        let node = &mut self.nodes[id as usize];
+        let due = node.buckets.full().max(node.buckets.last().saturating_add(LINGERS));
+        if due > now {
+            node.is_idle = true;
+            self.wheel.arm(id, due);
             return;
         }
         let number = id - self.hosts.base;

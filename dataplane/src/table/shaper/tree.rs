@@ -4,6 +4,7 @@ use super::config::{Class, DEPTH};
 use super::lists::mode_of;
 use super::node::Mode;
 use super::{NONE, NodeId, ROOT, Rates, Shaper, Sink};
+use crate::table::prefetch::prefetch_at;
 
 /// From the child of the port to what holds a leaf whose turn it is: each node, and the lists that it is in.
 pub(super) struct Path {
@@ -13,6 +14,17 @@ pub(super) struct Path {
     pub(super) lists: u32,
     /// Bytes that may begin to be sent before anything changes on it.
     pub(super) bytes: u64,
+}
+
+/// Leaves that are fetched ahead of their turn, each a step further than the one behind it.
+struct Ahead {
+    nodes: [u32; 3],
+}
+
+impl Default for Ahead {
+    fn default() -> Self {
+        Self { nodes: [NONE; 3] }
+    }
 }
 
 /// What a node may send in a turn, bytes.
@@ -78,10 +90,15 @@ impl<T> Shaper<T> {
     #[inline]
     pub(super) fn take_from(&mut self, path: &Path, now: u64, budget: usize, sink: &mut impl Sink<T>) -> usize {
         let (mut given, mut bytes) = (0, 0);
+        let (mut before, mut ahead) = (NONE, Ahead::default());
         while given < budget && bytes < path.bytes {
             let Some(leaf) = self.first(path.lists) else { break };
             if self.nodes[leaf as usize].lists != NONE {
                 break;
+            }
+            if leaf != before {
+                self.look_further(leaf, &mut ahead);
+                before = leaf;
             }
             let Some((item, len)) = self.take(leaf, now, sink) else {
                 self.unlink_empty(leaf, now);
@@ -96,6 +113,34 @@ impl<T> Shaper<T> {
         }
         self.settle_path(path, (given as u64, bytes), now);
         given
+    }
+
+    /// Fetches what the leaves need whose turns are next, in steps whose misses overlap.
+    #[inline(always)]
+    fn look_further(&self, leaf: u32, ahead: &mut Ahead) {
+        let steps = if ahead.nodes[0] == NONE {
+            ahead.nodes[0] = leaf;
+            ahead.nodes.len()
+        } else {
+            1
+        };
+        for _ in 0..steps {
+            let [first, second, third] = ahead.nodes;
+            let flow = |id: u32| {
+                let node = self.nodes.get(id as usize)?;
+                Some(if node.fresh[0] == NONE { node.stale[0] } else { node.fresh[0] })
+            };
+            if let Some(flow) = flow(third).and_then(|flow| self.flows.get(flow)) {
+                self.slots.prefetch(flow.head);
+            }
+            if let Some(flow) = flow(second) {
+                self.flows.prefetch_queue(flow);
+            }
+            let next = self.nodes.get(first as usize).map_or(NONE, |node| node.next);
+            prefetch_at(&self.nodes, next as usize);
+            prefetch_at(&self.sent, next as usize);
+            ahead.nodes = [next, first, second];
+        }
     }
 
     /// Charges the nodes of a path for what was taken from its leaves, and unlinks those that have no more.
@@ -192,7 +237,8 @@ impl<T> Shaper<T> {
     fn unlink_empty(&mut self, id: u32, now: u64) {
         let node = &mut self.nodes[id as usize];
         // It comes back with a turn like a new one's, less what it has sent in excess.
-        node.deficit = node.deficit.map(|deficit| deficit.min(0));
+        let deficit = &mut node.deficit[mode_of(node.list) as usize];
+        *deficit = (*deficit).min(0);
         let is_leaf = node.lists == NONE;
         let lists = &mut self.lists[node.up as usize];
         lists.mark(node);
@@ -249,20 +295,25 @@ impl<T> Shaper<T> {
 
     /// A node's timer has fired: it may send, or may send within its own rate, or is a host that is idle.
     pub(super) fn expired(&mut self, id: u32, now: u64) {
+        let has_some = self.has_some(id);
         let node = &mut self.nodes[id as usize];
-        node.buckets.earn(now);
         node.is_idle = false;
-        if node.is_linked() && mode_of(node.list) == Mode::Borrowed {
+        if !has_some {
+            if self.is_host(id) {
+                self.give_host_back(id, now);
+            }
+            return;
+        }
+        node.buckets.earn(now);
+        if !node.is_linked() {
+            self.wake(id, now);
+        } else if mode_of(node.list) == Mode::Borrowed {
             if node.buckets.within_own() {
                 self.unlink(id);
                 self.link(id);
             } else if let Some(due) = node.buckets.own_due() {
                 self.wheel.arm(id, due);
             }
-        } else if self.has_some(id) {
-            self.wake(id, now);
-        } else if self.is_host(id) {
-            self.give_host_back(id, now);
         }
     }
 
