@@ -1,6 +1,7 @@
 //! The way in: which leaf and flow, whether there is room, and who has to make some.
 
 use super::flows::{Flow, Flows};
+use super::node::Node;
 use super::{Cause, NONE, NodeId, Packet, Shaper, Sink, fat};
 use crate::table::prefetch::prefetch_at;
 
@@ -196,7 +197,7 @@ impl<T> Shaper<T> {
     }
 
     /// Fetches what the first of these packets need, in steps whose misses overlap, and guesses where they go; returns how many
-    /// packets that was done for.
+    /// packets that was done for. No step asks for much: CPUs drop what is too much at once.
     fn look_ahead(&self, packets: &[Packet<T>], guesses: &mut [Guess; AHEAD]) -> usize {
         let packets = packets.get(..AHEAD).unwrap_or(packets);
         for (packet, guess) in packets.iter().zip(&mut *guesses) {
@@ -205,24 +206,26 @@ impl<T> Shaper<T> {
                 guess.hash = self.host_hash(place, packet.host);
                 self.prefetch_host(guess.hash);
             } else {
-                prefetch_at(&self.nodes, packet.class.0 as usize);
                 guess.hash = Flows::name(self.seed, guess.leaf, packet.flow);
                 self.flows.prefetch(guess.hash);
             }
+            Node::prefetch_links(&self.nodes, packet.class.0);
         }
-        self.slots.prefetch_free(packets.len());
         for (packet, guess) in packets.iter().zip(&mut *guesses) {
             if self.hosts_of(packet).is_some() {
                 guess.leaf = self.host_candidate(guess.hash);
                 guess.hash = Flows::name(self.seed, guess.leaf, packet.flow);
                 self.flows.prefetch(guess.hash);
+                Node::prefetch_links(&self.nodes, guess.leaf);
             } else {
                 let place = self.nodes.get(guess.leaf as usize).map_or(NONE, |node| node.class);
                 prefetch_at(&self.classes, place as usize);
             }
         }
+        self.slots.prefetch_free(packets.len());
         for (_, guess) in packets.iter().zip(&mut *guesses) {
             guess.flow = self.flows.candidate(guess.hash);
+            Node::prefetch_rates(&self.nodes, guess.leaf);
         }
         for (_, guess) in packets.iter().zip(&*guesses) {
             if let Some(flow) = self.flows.get(guess.flow).filter(|flow| flow.packets > 0) {

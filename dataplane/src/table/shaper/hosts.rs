@@ -133,7 +133,6 @@ impl<T> Shaper<T> {
         let HostPool { base, hosts, index, .. } = &self.hosts;
         let Some(number) = index.find(hash, |_| true) else { return NONE };
         prefetch_at(hosts, number as usize);
-        prefetch_at(&self.nodes, (base + number) as usize);
         base + number
     }
 

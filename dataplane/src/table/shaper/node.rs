@@ -3,6 +3,7 @@
 use super::NONE;
 use super::bucket::Buckets;
 use super::config::Rates;
+use crate::table::prefetch::prefetch_line;
 
 /// Whether a node sends within its own rate; the index of what is kept apart for either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +88,22 @@ impl Node {
     #[inline(always)]
     pub(super) fn is_linked(&self) -> bool {
         self.list != UNLINKED
+    }
+
+    /// Starts to fetch where it is linked and what waits in it.
+    #[inline(always)]
+    pub(super) fn prefetch_links(nodes: &[Self], node: u32) {
+        if let Some(node) = nodes.get(node as usize) {
+            prefetch_line(node);
+        }
+    }
+
+    /// Starts to fetch its rates.
+    #[inline(always)]
+    pub(super) fn prefetch_rates(nodes: &[Self], node: u32) {
+        if let Some(node) = nodes.get(node as usize) {
+            prefetch_line(&node.buckets);
+        }
     }
 
     /// The mode that its rates allow now.

@@ -7,10 +7,10 @@ use super::{Cause, NONE, NodeId, Shaper, Sink};
 const TIDIED: usize = 2;
 
 impl<T> Shaper<T> {
-    /// Takes a packet from a leaf, with its bytes on the wire. `None` if CoDel has dropped all that it had; the leaf is still
+    /// Takes a packet from a leaf, with its bytes on the wire and how long it has waited. `None` if CoDel has dropped all that it had; the leaf is still
     /// linked then.
     #[inline]
-    pub(super) fn take(&mut self, leaf: u32, now: u64, sink: &mut impl Sink<T>) -> Option<(T, u32)> {
+    pub(super) fn take(&mut self, leaf: u32, now: u64, sink: &mut impl Sink<T>) -> Option<(T, u32, u64)> {
         let law = self.law(leaf);
         while self.nodes[leaf as usize].packets > 0 {
             let node = &mut self.nodes[leaf as usize];
@@ -63,7 +63,7 @@ impl<T> Shaper<T> {
         law: &Law,
         now: u64,
         sink: &mut impl Sink<T>,
-    ) -> Option<(T, u32)> {
+    ) -> Option<(T, u32, u64)> {
         let mut again = false;
         while let Some((slot, len, since)) = self.unchain(id, leaf) {
             let waited = now.saturating_sub(since);
@@ -77,9 +77,7 @@ impl<T> Shaper<T> {
                 again = true;
                 continue;
             }
-            let place = self.nodes[leaf as usize].class;
-            self.sojourns[place as usize].record(waited);
-            return Some((self.slots.take(slot)?, len));
+            return Some((self.slots.take(slot)?, len, waited));
         }
         self.flows.get_mut(id)?.codel.empty();
         None

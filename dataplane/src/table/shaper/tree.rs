@@ -3,6 +3,7 @@
 use super::config::{Class, DEPTH};
 use super::lists::mode_of;
 use super::node::Mode;
+use super::stats::Waits;
 use super::{NONE, NodeId, ROOT, Rates, Shaper, Sink};
 use crate::table::prefetch::prefetch_at;
 
@@ -91,6 +92,7 @@ impl<T> Shaper<T> {
     pub(super) fn take_from(&mut self, path: &Path, now: u64, budget: usize, sink: &mut impl Sink<T>) -> usize {
         let (mut given, mut bytes) = (0, 0);
         let (mut before, mut ahead) = (NONE, Ahead::default());
+        let mut waits = Waits::new();
         while given < budget && bytes < path.bytes {
             let Some(leaf) = self.first(path.lists) else { break };
             if self.nodes[leaf as usize].lists != NONE {
@@ -100,17 +102,20 @@ impl<T> Shaper<T> {
                 self.look_further(leaf, &mut ahead);
                 before = leaf;
             }
-            let Some((item, len)) = self.take(leaf, now, sink) else {
+            let Some((item, len, waited)) = self.take(leaf, now, sink) else {
                 self.unlink_empty(leaf, now);
                 continue;
             };
-            let class = self.class_of(leaf).node;
+            let place = self.nodes[leaf as usize].class;
+            let class = self.classes[place as usize].node;
+            waits.note(&mut self.sojourns, place, waited);
             let has_some = self.nodes[leaf as usize].packets > 0;
             self.settle(leaf, path.lists, (1, len.into()), has_some, now);
             sink.send(item, class);
             given += 1;
             bytes += u64::from(len);
         }
+        waits.record(&mut self.sojourns);
         self.settle_path(path, (given as u64, bytes), now);
         given
     }
