@@ -17,14 +17,16 @@ use sluice_dataplane::table::shaper::{
 use super::BenchError;
 use super::run::{Progress, on_core};
 use super::stages::median;
+use super::table::measure::timed;
 use super::table::random::Random;
 
 /// Packets that are timed together.
 const WINDOW: usize = 32_768;
 /// Windows that are not counted: for caches, and for hosts and flows to be made.
 const WARM_UP: usize = 16;
-/// Packets that there are, besides those that stand in queues.
+/// Packets that there are at least, and for each queue, besides those that stand in queues.
 const POOL: usize = 32_768;
+const POOL_OF_QUEUE: usize = 4;
 /// Bits a second of each class: more than packets of 64 bytes at 140 million a second.
 const FAST: u64 = 100_000_000_000;
 const PACKET_BYTES: u32 = 64;
@@ -79,6 +81,8 @@ pub struct ShaperReport {
     pub enqueue_ns: f64,
     /// Packets that were measured.
     pub packets: u64,
+    /// Milliseconds that making the shaper took.
+    pub build_ms: f64,
     /// Memory of the shaper, bytes.
     pub bytes: u64,
     /// The core that it ran on.
@@ -180,11 +184,13 @@ pub fn shaper(options: &ShaperOptions) -> Result<ShaperReport, ShaperBenchError>
 }
 
 fn measure(options: &ShaperOptions, core: usize) -> Result<ShaperReport, ShaperBenchError> {
-    let (mut shaper, classes) = tree(options)?;
+    let (build_ms, made) = timed(|| tree(options));
+    let (mut shaper, classes) = made?;
     let standing = (options.queues * options.standing) as usize;
     let mut random = Random(options.seed);
     let queues = u64::from(options.queues);
-    let places: Vec<Place> = (0..(standing + POOL).next_power_of_two())
+    let pool = POOL.max(POOL_OF_QUEUE * options.queues as usize);
+    let places: Vec<Place> = (0..(standing + pool).next_power_of_two())
         .map(|number| {
             let queue = if number < standing { number as u64 % queues } else { random.below(queues) };
             let flow = random.below(options.flows.into()) as u32;
@@ -196,7 +202,7 @@ fn measure(options: &ShaperOptions, core: usize) -> Result<ShaperReport, ShaperB
     let clock = Clock::monotonic();
     let burst = usize::from(options.burst);
     let mut packets = Vec::with_capacity(burst);
-    let mut fill = |ring: &mut Ring, packets: &mut Vec<Packet<Item>>, count: usize| {
+    let fill = |ring: &mut Ring, packets: &mut Vec<Packet<Item>>, count: usize| {
         packets.extend((0..count).map(|_| {
             let number = ring.next();
             let Place { class, host, flow } = places[number as usize];
@@ -246,6 +252,7 @@ fn measure(options: &ShaperOptions, core: usize) -> Result<ShaperReport, ShaperB
         cycles_per_packet,
         enqueue_ns: ns(median(&mut queueing)),
         packets: (windows * (WINDOW / burst * burst)) as u64,
+        build_ms,
         bytes: shaper.bytes() as u64,
         core,
         tsc_hz: tsc::frequency().round() as u64,

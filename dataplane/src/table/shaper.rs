@@ -33,7 +33,7 @@ mod tree;
 mod tests;
 
 pub use self::config::{
-    ClassConfig, ClassError, Codel, Config, Hosts, Kind, NodeId, Overhead, PRIORITIES, Rates, ROOT,
+    ClassConfig, ClassError, Codel, Config, Hosts, Kind, NodeId, Overhead, PRIORITIES, ROOT, Rates,
 };
 pub use self::stats::{CAUSES, Cause, Histogram, Stats};
 

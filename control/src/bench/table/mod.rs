@@ -4,7 +4,7 @@ mod acl;
 mod data;
 mod flow;
 mod lpm;
-mod measure;
+pub(super) mod measure;
 mod meter;
 pub(super) mod random;
 

@@ -109,7 +109,8 @@ impl Buckets {
     /// How many bytes it may begin to send before it is in debt, by its own rate too if `within_own`.
     #[inline]
     pub(super) fn may_begin(&self, within_own: bool) -> u64 {
-        let bytes = |credit: i64| credit.checked_add(1).map_or(0, |credit| (credit.max(0) as u64).div_ceil(BYTE));
+        let bytes =
+            |credit: i64| credit.checked_add(1).map_or(0, |credit| (credit.max(0) as u64).div_ceil(BYTE));
         let most = if self.max.rate > 0 { bytes(self.max.credit) } else { u64::MAX };
         if within_own { most.min(bytes(self.own.credit)) } else { most }
     }

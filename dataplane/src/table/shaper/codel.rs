@@ -37,7 +37,11 @@ impl Codel {
             bits.saturating_mul(1_000_000_000).div_ceil(rate.bits_per_second.max(1))
         });
         let target = if self.target == 0 { TARGET.max(one_and_half) } else { self.target };
-        let interval = if self.interval == 0 { INTERVAL.saturating_add(target.saturating_sub(TARGET)) } else { self.interval };
+        let interval = if self.interval == 0 {
+            INTERVAL.saturating_add(target.saturating_sub(TARGET))
+        } else {
+            self.interval
+        };
         (target, interval.max(1))
     }
 }

@@ -256,7 +256,9 @@ impl<T> Shaper<T> {
 
     /// A node, and what it is in, up to the port.
     pub(super) fn parents(&self, node: u32) -> impl Iterator<Item = u32> + '_ {
-        std::iter::successors(Some(node), |&node| Some(self.nodes[node as usize].parent).filter(|&up| up != NONE))
+        std::iter::successors(Some(node), |&node| {
+            Some(self.nodes[node as usize].parent).filter(|&up| up != NONE)
+        })
     }
 }
 

@@ -157,9 +157,8 @@ impl Flows {
         } else {
             let taken = self.given_back(nodes)?;
             let flows = &self.flows;
-            let name_of = |flow: u32| {
-                flows.get(flow as usize).map_or(0, |flow| Self::name(seed, flow.leaf, flow.hash))
-            };
+            let name_of =
+                |flow: u32| flows.get(flow as usize).map_or(0, |flow| Self::name(seed, flow.leaf, flow.hash));
             self.index.remove(name_of(taken), taken, name_of);
             *self.get_mut(taken)? = fresh;
             taken

@@ -117,7 +117,8 @@ impl<T> Shaper<T> {
     #[inline(always)]
     pub(super) fn find_host(&self, place: u32, host: u128, hash: u64) -> Option<u32> {
         let HostPool { base, hosts, index, .. } = &self.hosts;
-        let is_it = |number: u32| hosts.get(number as usize).is_some_and(|of| of.key == host && of.class == place);
+        let is_it =
+            |number: u32| hosts.get(number as usize).is_some_and(|of| of.key == host && of.class == place);
         index.find(hash, is_it).map(|number| base + number)
     }
 

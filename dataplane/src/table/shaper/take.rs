@@ -69,7 +69,9 @@ impl<T> Shaper<T> {
             let waited = now.saturating_sub(since);
             let flow = self.flows.get_mut(id)?;
             flow.deficit -= len as i32;
-            if flow.codel.drops(law, now, waited, flow.bytes, again) && !self.mark(slot, id, leaf, law, now, sink) {
+            if flow.codel.drops(law, now, waited, flow.bytes, again)
+                && !self.mark(slot, id, leaf, law, now, sink)
+            {
                 if let Some(flow) = self.flows.get_mut(id) {
                     flow.deficit += len as i32;
                 }
@@ -85,15 +87,7 @@ impl<T> Shaper<T> {
 
     /// Marks a packet in place of its drop, if that is understood.
     #[cold]
-    fn mark(
-        &mut self,
-        slot: u32,
-        id: u32,
-        leaf: u32,
-        law: &Law,
-        now: u64,
-        sink: &mut impl Sink<T>,
-    ) -> bool {
+    fn mark(&mut self, slot: u32, id: u32, leaf: u32, law: &Law, now: u64, sink: &mut impl Sink<T>) -> bool {
         if !self.class_of(leaf).ecn || !self.slots.item_mut(slot).is_some_and(|item| sink.mark(item)) {
             return false;
         }

@@ -89,7 +89,13 @@ impl<T> Shaper<T> {
     /// Takes up to `budget` packets from the leaves at the end of a path, and gives them to `sink`: until something changes on
     /// the path.
     #[inline]
-    pub(super) fn take_from(&mut self, path: &Path, now: u64, budget: usize, sink: &mut impl Sink<T>) -> usize {
+    pub(super) fn take_from(
+        &mut self,
+        path: &Path,
+        now: u64,
+        budget: usize,
+        sink: &mut impl Sink<T>,
+    ) -> usize {
         let (mut given, mut bytes) = (0, 0);
         let (mut before, mut ahead) = (NONE, Ahead::default());
         let mut waits = Waits::new();
@@ -151,7 +157,8 @@ impl<T> Shaper<T> {
     /// Charges the nodes of a path for what was taken from its leaves, and unlinks those that have no more.
     fn settle_path(&mut self, path: &Path, sent: (u64, u64), now: u64) {
         for (at, &(id, lists)) in path.nodes.iter().enumerate().take(path.len).rev() {
-            let inside = path.nodes.get(at + 1).filter(|_| at + 1 < path.len).map_or(path.lists, |&(_, lists)| lists);
+            let inside =
+                path.nodes.get(at + 1).filter(|_| at + 1 < path.len).map_or(path.lists, |&(_, lists)| lists);
             let has_some = !self.lists[inside as usize].is_empty();
             self.settle(id, lists, sent, has_some, now);
         }

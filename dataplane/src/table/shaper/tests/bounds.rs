@@ -10,7 +10,8 @@ fn shaper(config: &Config) -> Shaper<u64> {
 fn a_greedy_class_leaves_others_what_is_reserved_for_them() {
     let mut shaper = shaper(&Config { slots: 100, ..Config::default() });
     let reserved = ClassConfig { reserved: 30, ..patient(Kind::Leaf) };
-    let [meek, greedy] = [reserved, patient(Kind::Leaf)].map(|config| shaper.add_class(ROOT, &config).unwrap());
+    let [meek, greedy] =
+        [reserved, patient(Kind::Leaf)].map(|config| shaper.add_class(ROOT, &config).unwrap());
     let mut out = Out::default();
     (0..1000).for_each(|item| shaper.enqueue(START, packet(greedy, item as u32, 1000, item), &mut out));
     assert_eq!(shaper.stats(greedy).unwrap().backlog_packets, 70);
@@ -114,9 +115,10 @@ fn a_host_is_given_back_when_that_makes_no_difference() {
 
 #[test]
 fn a_flood_of_flows_shares_queues_and_leaves_other_classes_alone() {
-    let mut shaper = Shaper::new(&Config { flows: 64, rates: max(10_000_000), slots: 500, ..Config::default() });
-    let [flooded, quiet] =
-        [0, 50].map(|reserved| shaper.add_class(ROOT, &ClassConfig { reserved, ..patient(Kind::Leaf) }).unwrap());
+    let mut shaper =
+        Shaper::new(&Config { flows: 64, rates: max(10_000_000), slots: 500, ..Config::default() });
+    let [flooded, quiet] = [0, 50]
+        .map(|reserved| shaper.add_class(ROOT, &ClassConfig { reserved, ..patient(Kind::Leaf) }).unwrap());
     let mut out = Out::default();
     shaper.enqueue(START, packet(quiet, 0, 1000, 1), &mut out);
     for item in 0..10_000 {
@@ -132,7 +134,8 @@ fn a_flood_of_flows_shares_queues_and_leaves_other_classes_alone() {
         shaper.dequeue(now, usize::MAX, &mut out);
         now = shaper.next_due();
     }
-    let sent: Vec<u64> = out.sent.iter().filter(|&&(_, class)| class == quiet).map(|&(item, _)| item).collect();
+    let sent: Vec<u64> =
+        out.sent.iter().filter(|&&(_, class)| class == quiet).map(|&(item, _)| item).collect();
     assert_eq!(sent, (1..40).collect::<Vec<_>>(), "in order, and none lost");
     // Now that all are empty, queues are to be had again.
     shaper.enqueue(now, packet(quiet, 77, 1000, 1), &mut out);

@@ -57,7 +57,8 @@ fn hosts_are_equals_however_many_flows_they_have() {
         let mut shaper = Shaper::new(&port());
         let hosts = Hosts { rates: Rates::default(), most: 100 };
         let class = shaper.add_class(ROOT, &patient(Kind::Hosts(hosts))).unwrap();
-        let all = shares(sizes, &mut shaper, |who| (class, if who < 51 { 0 } else { who.into() }, who as u32));
+        let all =
+            shares(sizes, &mut shaper, |who| (class, if who < 51 { 0 } else { who.into() }, who as u32));
         let mut hosts = vec![all[..51].iter().sum()];
         hosts.extend(&all[51..]);
         assert!(jain(&hosts) > 0.98, "{sizes:?} {hosts:?}");

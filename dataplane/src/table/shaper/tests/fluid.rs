@@ -37,7 +37,8 @@ impl Fluid {
         let mut left = rate;
         let mut gets = vec![0.0; self.children.len()];
         for priority in 0..PRIORITIES {
-            for (child, gets) in self.children.iter().zip(&mut gets).filter(|(of, _)| of.priority == priority) {
+            for (child, gets) in self.children.iter().zip(&mut gets).filter(|(of, _)| of.priority == priority)
+            {
                 let own = child.rates.guaranteed.map_or(0.0, |own| own.bits_per_second as f64);
                 *gets = own.min(child.demand()).min(left);
                 left -= *gets;
@@ -68,12 +69,8 @@ impl Fluid {
 
     fn build(&mut self, shaper: &mut Shaper<u64>, parent: NodeId) {
         let kind = if self.children.is_empty() { Kind::Leaf } else { Kind::Inner };
-        let config = ClassConfig {
-            rates: self.rates,
-            priority: self.priority,
-            weight: self.weight,
-            ..patient(kind)
-        };
+        let config =
+            ClassConfig { rates: self.rates, priority: self.priority, weight: self.weight, ..patient(kind) };
         self.node = shaper.add_class(parent, &config).unwrap();
         self.children.iter_mut().for_each(|child| child.build(shaper, self.node));
     }
@@ -160,10 +157,10 @@ fn voice_goes_first_and_guests_are_capped() {
         port(vec![
             leaf(0, 5_000_000, 0, 1, true),
             leaf(0, 0, 1, 3, true),
-            inner(leaf(0, 20_000_000, 1, 1, true), vec![
-                leaf(0, 0, 0, 1, true),
-                leaf(0, 2_000_000, 0, 1, true),
-            ]),
+            inner(
+                leaf(0, 20_000_000, 1, 1, true),
+                vec![leaf(0, 0, 0, 1, true), leaf(0, 2_000_000, 0, 1, true)],
+            ),
         ]),
         1,
     );
@@ -178,11 +175,14 @@ fn a_guarantee_holds_against_a_higher_priority() {
 fn what_a_class_does_not_take_is_lent_within_its_parent_first() {
     check(
         port(vec![
-            inner(leaf(60_000_000, 60_000_000, 0, 1, true), vec![
-                leaf(40_000_000, 0, 0, 1, false),
-                leaf(10_000_000, 0, 0, 1, true),
-                leaf(0, 15_000_000, 0, 1, true),
-            ]),
+            inner(
+                leaf(60_000_000, 60_000_000, 0, 1, true),
+                vec![
+                    leaf(40_000_000, 0, 0, 1, false),
+                    leaf(10_000_000, 0, 0, 1, true),
+                    leaf(0, 15_000_000, 0, 1, true),
+                ],
+            ),
             leaf(20_000_000, 0, 0, 1, true),
         ]),
         3,

@@ -29,7 +29,8 @@ fn steps() -> impl Strategy<Value = Step> {
 
 /// Two levels of classes, some with hosts.
 fn tree(flows: u32) -> (Shaper<u64>, Vec<NodeId>) {
-    let config = Config { flows, slots: 150, hosts: 4, classes: 8, rates: max(20_000_000), ..Config::default() };
+    let config =
+        Config { flows, slots: 150, hosts: 4, classes: 8, rates: max(20_000_000), ..Config::default() };
     let mut shaper = Shaper::new(&config);
     let rates = Rates { guaranteed: rate(1_000_000), max: rate(5_000_000), burst: 0 };
     let usual = ClassConfig::new(Kind::Leaf);

@@ -37,12 +37,16 @@ fn any_second_has_its_rate_to_half_a_percent_or_a_packet() {
             if bits > 1_000_000_000 && sizes == [64] {
                 continue;
             }
-            let sent = sent_by_millisecond(bits, at_port, sizes, 300_000, if bits < 1_000_000 { 60 } else { 2 });
+            let sent =
+                sent_by_millisecond(bits, at_port, sizes, 300_000, if bits < 1_000_000 { 60 } else { 2 });
             let largest = f64::from(sizes.iter().copied().max().unwrap());
             let wanted = bits as f64 / 8.0;
             for (start, end) in sent.iter().zip(&sent[1000..]) {
                 let off = ((end - start) as f64 - wanted).abs();
-                assert!(off <= largest.max(wanted / 200.0), "{bits} bit/s, {sizes:?}: {off} of {wanted} bytes off");
+                assert!(
+                    off <= largest.max(wanted / 200.0),
+                    "{bits} bit/s, {sizes:?}: {off} of {wanted} bytes off"
+                );
             }
         }
     }
