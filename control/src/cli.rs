@@ -218,6 +218,18 @@ enum BenchCommand {
     Pipeline(PipelineArgs),
     /// Nanoseconds a look-up of one table: flows, ACL, routes, meters
     Table(TableArgs),
+    /// Nanoseconds a packet of the shaper: into its queue, and out again
+    #[command(after_help = "Example: sluice bench shaper --queues 65536 --standing 2")]
+    Shaper(ShaperArgs),
+}
+
+#[derive(Debug, Args)]
+struct ShaperArgs {
+    #[command(flatten)]
+    options: bench::ShaperOptions,
+    /// Print the figures as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -440,6 +452,10 @@ fn run_bench(args: &BenchArgs) -> Result<(), String> {
         BenchCommand::Table(args) => {
             let figures = bench::table(&args.options).map_err(|error| error.to_string())?;
             (args.json, json!(figures), figures.to_string())
+        }
+        BenchCommand::Shaper(args) => {
+            let report = bench::shaper(&args.options).map_err(|error| error.to_string())?;
+            (args.json, json!(report), report.to_string())
         }
     };
     if json {

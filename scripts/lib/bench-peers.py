@@ -1,6 +1,7 @@
 """Sums up the measurements of scripts/bench-peers.
 
 bench-peers.py ours ROUND <FIGURES     the figures of `sluice bench table --json`, a line of JSON a row
+bench-peers.py shaper ROUND <FIGURES   the figures of `sluice bench shaper --json`, likewise
 bench-peers.py report ROWS [JSON]
 """
 
@@ -12,6 +13,21 @@ import sys
 def ours(number):
     for row in json.load(sys.stdin)["rows"]:
         print(json.dumps({"round": int(number), "row": {**row, "peer": ""}}))
+
+
+def shaper(number):
+    of = json.load(sys.stdin)
+    row = {
+        "table": "shaper",
+        "peer": "",
+        "case": f"{of['standing']} standing" if of["standing"] else "nearly empty",
+        "entries": of["queues"],
+        "ns_per_op": of["ns_per_packet"],
+        "build_ms": of["build_ms"],
+        "bytes": of["bytes"],
+        "checksum": 0,
+    }
+    print(json.dumps({"round": int(number), "row": row}))
 
 
 def report(path, as_json=None):
@@ -44,8 +60,8 @@ def report(path, as_json=None):
                 "build_ms_peer": round(median(rounds, "build_ms"), 1),
                 "bytes_sluice": median(own, "bytes"),
                 "bytes_peer": median(rounds, "bytes"),
-                # Colours depend on the clock of the day.
-                "same_results": None if table == "meter" else len(sums) == 1,
+                # Colours depend on the clock of the day; a shaper has no result but that packets come out.
+                "same_results": None if table in ("meter", "shaper") else len(sums) == 1,
             })
     if as_json:
         print(json.dumps(out, indent=2))
@@ -61,4 +77,4 @@ def report(path, as_json=None):
 
 
 if __name__ == "__main__":
-    {"ours": ours, "report": report}[sys.argv[1]](*sys.argv[2:])
+    {"ours": ours, "shaper": shaper, "report": report}[sys.argv[1]](*sys.argv[2:])

@@ -1,13 +1,14 @@
 //! `sluice bench`: what the packet path costs, without a NIC.
 //!
 //! The pipeline is the one of a live gateway, driven by the same worker. Its ports are in memory and make traffic that
-//! was laid out before the clock starts; what that costs is timed apart. `table` measures one table at a time.
+//! was laid out before the clock starts; what that costs is timed apart. `table` measures one table at a time, `shaper` the shaper.
 
 mod churn;
 mod gateway;
 mod options;
 mod report;
 mod run;
+mod shaper;
 mod stages;
 mod table;
 mod traffic;
@@ -16,6 +17,7 @@ pub use churn::NewFlows;
 pub use options::{Feature, Order, PipelineOptions, Protocol};
 pub use report::Report;
 pub use run::pipeline;
+pub use shaper::{ShaperBenchError, ShaperOptions, ShaperReport, shaper};
 pub use table::{Figures, Row, TableError, TableOptions, table};
 
 use sluice_dataplane::arena::ArenaError;

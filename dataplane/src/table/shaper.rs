@@ -92,6 +92,8 @@ pub struct Shaper<T> {
     lists: HugeVec<Lists>,
     /// What is known of each node that packets wait in, or of whose hosts they do.
     classes: HugeVec<Class>,
+    /// How their queues are kept short, as configured.
+    codels: HugeVec<Codel>,
     /// Nodes that have been configured.
     configured: u32,
     /// How many can be.
@@ -116,17 +118,6 @@ pub struct Shaper<T> {
 }
 
 impl<T> Shaper<T> {
-    /// Takes packets in, all at the time `now`, with the memory that they need fetched ahead of its use. Leaves `packets`
-    /// empty. What finds no room, or has to make some for others, goes to `sink`.
-    pub fn enqueue_burst(&mut self, now: u64, packets: &mut Vec<Packet<T>>, sink: &mut impl Sink<T>) {
-        while !packets.is_empty() {
-            let many = self.look_ahead(packets);
-            for packet in packets.drain(..many) {
-                self.enqueue(now, packet, sink);
-            }
-        }
-    }
-
     /// Gives `sink` up to `budget` packets, until none may be sent at the time `now`. Returns how many were given.
     ///
     /// A caller that comes late finds what it has missed, up to the bursts of the rates: so rates hold in spite of pauses.
@@ -136,16 +127,8 @@ impl<T> Shaper<T> {
         }
         let mut given = 0;
         while given < budget && self.port_may_send(now) {
-            let Some(path) = self.select() else { break };
-            let leaf = path.leaf();
-            let Some((item, len)) = self.take(leaf, now, sink) else {
-                self.emptied(leaf, now);
-                continue;
-            };
-            let class = self.class_of(leaf).node;
-            self.settle(&path, len, now);
-            sink.send(item, class);
-            given += 1;
+            let Some(path) = self.select(now) else { break };
+            given += self.take_from(&path, now, budget - given, sink);
         }
         given
     }
@@ -203,7 +186,7 @@ impl<T> Shaper<T> {
     pub fn bytes(&self) -> usize {
         self.nodes.capacity() * size_of::<Node>()
             + self.lists.capacity() * size_of::<Lists>()
-            + self.classes.capacity() * size_of::<Class>()
+            + self.classes.capacity() * (size_of::<Class>() + size_of::<Codel>())
             + self.sent.capacity() * size_of::<Counts>()
             + self.drops.capacity() * size_of::<[u64; CAUSES]>()
             + self.sojourns.capacity() * size_of::<Histogram>()

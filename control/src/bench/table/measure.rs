@@ -188,7 +188,7 @@ pub(super) fn plainly(check: bool, count: usize, mut plain: impl FnMut(usize) ->
 }
 
 /// Milliseconds that `work` takes, and what it gives.
-pub(super) fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
+pub(in crate::bench) fn timed<T>(work: impl FnOnce() -> T) -> (f64, T) {
     let start = Instant::now();
     let result = black_box(work());
     (start.elapsed().as_secs_f64() * 1e3, result)

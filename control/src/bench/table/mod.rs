@@ -4,9 +4,9 @@ mod acl;
 mod data;
 mod flow;
 mod lpm;
-mod measure;
+pub(super) mod measure;
 mod meter;
-mod random;
+pub(super) mod random;
 
 use std::io;
 use std::path::{Path, PathBuf};

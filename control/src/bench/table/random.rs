@@ -1,7 +1,7 @@
 //! Random numbers that are the same everywhere, so that other programs can make the same data from the same seed.
 
 /// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
-pub(super) struct Random(pub(super) u64);
+pub(in crate::bench) struct Random(pub(in crate::bench) u64);
 
 impl Random {
     pub(super) fn next(&mut self) -> u64 {
@@ -12,7 +12,7 @@ impl Random {
     }
 
     /// Below `n`, which is not 0.
-    pub(super) fn below(&mut self, n: u64) -> u64 {
+    pub(in crate::bench) fn below(&mut self, n: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
     }
 

@@ -85,23 +85,34 @@ impl Buckets {
     #[inline(always)]
     pub(super) fn earn(&mut self, now: u64) {
         let elapsed = now.saturating_sub(self.last);
-        if elapsed > 0 && (self.max.rate | self.own.rate) > 0 {
+        if elapsed > 0 {
             self.last = now;
             self.max.earn(elapsed);
-            self.own.earn(elapsed);
+            if self.own.rate > 0 {
+                self.own.earn(elapsed);
+            }
         }
     }
 
     /// Owes for `bytes`, of its own rate too if `within_own`.
     #[inline(always)]
-    pub(super) fn charge(&mut self, bytes: u32, within_own: bool) {
-        let cost = (i64::from(bytes)).saturating_mul(BYTE as i64);
+    pub(super) fn charge(&mut self, bytes: u64, within_own: bool) {
+        let cost = (bytes * BYTE) as i64;
         if self.max.rate > 0 {
-            self.max.credit = self.max.credit.saturating_sub(cost);
+            self.max.credit -= cost;
         }
         if within_own {
-            self.own.credit = self.own.credit.saturating_sub(cost);
+            self.own.credit -= cost;
         }
+    }
+
+    /// How many bytes it may begin to send before it is in debt, by its own rate too if `within_own`.
+    #[inline]
+    pub(super) fn may_begin(&self, within_own: bool) -> u64 {
+        let bytes =
+            |credit: i64| credit.checked_add(1).map_or(0, |credit| (credit.max(0) as u64).div_ceil(BYTE));
+        let most = if self.max.rate > 0 { bytes(self.max.credit) } else { u64::MAX };
+        if within_own { most.min(bytes(self.own.credit)) } else { most }
     }
 
     /// Whether it may send at all.
@@ -114,6 +125,11 @@ impl Buckets {
     #[inline(always)]
     pub(super) fn within_own(&self) -> bool {
         self.own.rate > 0 && self.own.credit >= 0
+    }
+
+    /// The time up to which credit has been earned: when it sent last, or was about to.
+    pub(super) fn last(&self) -> u64 {
+        self.last
     }
 
     /// The rate that it never exceeds.
@@ -166,7 +182,7 @@ mod tests {
     #[test]
     fn debts_and_credits_of_any_size_are_defined() {
         let mut buckets = Buckets::new(&rates(u64::MAX, u64::MAX), 0);
-        buckets.charge(u32::MAX, true);
+        buckets.charge(20_000_000, true);
         buckets.earn(u64::MAX);
         assert!(buckets.may_send() && buckets.full() == u64::MAX);
         let mut slow = Buckets::new(&rates(0, 0), 0);
@@ -175,6 +191,21 @@ mod tests {
         let mut none = Buckets::new(&Rates::default(), 0);
         none.charge(1500, false);
         assert!(none.may_send() && !none.within_own() && none.own_due().is_none());
+    }
+
+    #[test]
+    fn what_it_may_begin_is_what_puts_it_in_debt() {
+        for rate in [64_000, 999_999_937, 40_000_000_000] {
+            let mut buckets = Buckets::new(&rates(rate, 5000), 0);
+            buckets.charge(777, false);
+            buckets.earn(3_333);
+            let bytes = buckets.may_begin(false);
+            let mut before = buckets;
+            before.charge(bytes - 1, false);
+            assert!(before.may_send(), "{rate}");
+            buckets.charge(bytes, false);
+            assert!(!buckets.may_send() && buckets.may_begin(false) == 0);
+        }
     }
 
     #[test]

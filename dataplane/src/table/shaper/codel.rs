@@ -64,6 +64,14 @@ impl State {
     /// dropped.
     #[inline]
     pub(super) fn drops(&mut self, law: &Law, now: u64, waited: u64, behind: u32, again: bool) -> bool {
+        if waited < law.target && !self.is_dropping() {
+            self.above = 0;
+            return false;
+        }
+        self.drops_late(law, now, waited, behind, again)
+    }
+
+    fn drops_late(&mut self, law: &Law, now: u64, waited: u64, behind: u32, again: bool) -> bool {
         let may = self.may_drop(law, now, waited, behind);
         if self.is_dropping() {
             if !may {

@@ -182,26 +182,24 @@ pub enum ClassError {
     Reserved,
 }
 
-/// What is known of a class that packets wait in.
+/// What is known of a class that packets wait in, on one cache line.
 #[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
 pub(super) struct Class {
     pub(super) node: NodeId,
-    pub(super) codel: Codel,
-    /// What `codel` is at the present rates, and as of which change of them.
-    pub(super) target: u64,
-    pub(super) interval: u64,
-    pub(super) reckoned: u32,
+    /// Its place among the classes with hosts, or `NONE`.
+    pub(super) hosted: u32,
     pub(super) reserved: u32,
     pub(super) limit: u32,
     /// Packets that wait.
     pub(super) used: u32,
-    /// Their bytes on the wire.
+    /// As of which change of rates target and interval are.
+    pub(super) reckoned: u32,
+    /// Bytes on the wire that wait.
     pub(super) bytes: u64,
-    pub(super) hosts: Option<Hosts>,
-    /// Hosts at present.
-    pub(super) known: u32,
-    /// Its hosts, by how much they hold.
-    pub(super) fat: fat::Lists,
+    pub(super) target: u64,
+    pub(super) interval: u64,
+    pub(super) ecn: bool,
 }
 
 impl<T> Shaper<T> {
@@ -227,8 +225,9 @@ impl<T> Shaper<T> {
             return Err(error);
         }
         let id = NodeId(self.configured);
-        let quantum = self.mtu.saturating_mul(config.weight.into()).min(i32::MAX as u32 / 2);
-        let mut node = Node::new(parent.0, config.priority, quantum, &config.rates, self.mtu);
+        let up = self.nodes[parent.0 as usize].lists;
+        let rates = Node::new(parent.0, up, &config.rates, self.mtu);
+        let mut node = Node { priority: config.priority, weight: config.weight, ..rates };
         if !matches!(config.kind, Kind::Leaf) {
             node.lists = self.lists.len() as u32;
             self.lists.push(Lists::new());
@@ -236,7 +235,12 @@ impl<T> Shaper<T> {
         if !matches!(config.kind, Kind::Inner) {
             node.class = self.classes.len() as u32;
             self.shared -= config.reserved;
-            self.classes.push(Class::new(id, config));
+            let mut class = Class::new(id, config);
+            if let Kind::Hosts(hosts) = config.kind {
+                class.hosted = self.hosts.add_class(id, node.class, hosts);
+            }
+            self.classes.push(class);
+            self.codels.push(config.codel);
             self.sojourns.push(Histogram::new());
         }
         self.nodes[id.0 as usize] = node;
@@ -260,21 +264,23 @@ impl<T> Shaper<T> {
 
 impl Class {
     fn new(node: NodeId, config: &ClassConfig) -> Self {
-        let hosts = if let Kind::Hosts(hosts) = config.kind { Some(hosts) } else { None };
         Self {
             node,
-            codel: config.codel,
-            target: 0,
-            interval: 0,
-            reckoned: u32::MAX,
+            hosted: NONE,
             reserved: config.reserved,
             limit: if config.limit == 0 { u32::MAX } else { config.limit },
             used: 0,
+            reckoned: u32::MAX,
             bytes: 0,
-            hosts,
-            known: 0,
-            fat: fat::Lists::new(),
+            target: 0,
+            interval: 0,
+            ecn: config.codel.ecn,
         }
+    }
+
+    #[inline(always)]
+    pub(super) fn has_hosts(&self) -> bool {
+        self.hosted != NONE
     }
 
     /// What it holds beyond what is reserved for it.
@@ -301,8 +307,8 @@ impl<T> Shaper<T> {
         let hosts = config.hosts.min(1 << 22);
         let all = room_for + hosts;
         let mtu = config.mtu.clamp(64, 1 << 20);
-        let mut nodes = filled(all, Node::new(NONE, 0, 0, &Rates::default(), 0));
-        nodes[0] = Node::new(NONE, 0, 0, &config.rates, mtu);
+        let mut nodes = filled(all, Node::new(NONE, NONE, &Rates::default(), 0));
+        nodes[0] = Node::new(NONE, NONE, &config.rates, mtu);
         nodes[0].lists = 0;
         let mut lists = room(room_for);
         lists.push(Lists::new());
@@ -314,6 +320,7 @@ impl<T> Shaper<T> {
             nodes,
             lists,
             classes: room(room_for),
+            codels: room(room_for),
             configured: 1,
             room: room_for,
             hosts: super::HostPool::new(room_for, hosts),

@@ -1,7 +1,8 @@
 //! The way in: which leaf and flow, whether there is room, and who has to make some.
 
 use super::flows::{Flow, Flows};
-use super::{Cause, NONE, Packet, Shaper, Sink, fat};
+use super::node::Node;
+use super::{Cause, NONE, NodeId, Packet, Shaper, Sink, fat};
 use crate::table::prefetch::prefetch_at;
 
 /// Packets whose memory is fetched together.
@@ -9,91 +10,129 @@ const AHEAD: usize = 32;
 /// Flows that are looked at for one with packets.
 const LOOKS: usize = 8;
 
+/// Where a packet is likely to go, found ahead.
+#[derive(Clone, Copy)]
+struct Guess {
+    /// The leaf, or the host's.
+    leaf: u32,
+    flow: u32,
+    /// A hash, of the host first and then of the flow.
+    hash: u64,
+}
+
+const NO_GUESS: Guess = Guess { leaf: NONE, flow: NONE, hash: 0 };
+
 impl<T> Shaper<T> {
     /// Takes a packet in at the time `now`. If there is no room for it, or it takes another's, `sink` gets the one that is
     /// dropped.
     #[inline]
     pub fn enqueue(&mut self, now: u64, packet: Packet<T>, sink: &mut impl Sink<T>) {
+        self.enqueue_guessed(now, packet, NO_GUESS, sink);
+    }
+
+    /// Takes packets in, all at the time `now`, with the memory that they need fetched ahead of its use. Leaves `packets`
+    /// empty. What finds no room, or has to make some for others, goes to `sink`.
+    pub fn enqueue_burst(&mut self, now: u64, packets: &mut Vec<Packet<T>>, sink: &mut impl Sink<T>) {
+        while !packets.is_empty() {
+            let mut guesses = [NO_GUESS; AHEAD];
+            let many = self.look_ahead(packets, &mut guesses);
+            for (packet, guess) in packets.drain(..many).zip(guesses) {
+                self.enqueue_guessed(now, packet, guess, sink);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn enqueue_guessed(&mut self, now: u64, packet: Packet<T>, guess: Guess, sink: &mut impl Sink<T>) {
         let Packet { class, host, flow: hash, len, item } = packet;
         let place = self.nodes.get(class.0 as usize).map_or(NONE, |node| node.class);
         let Some(of) = self.classes.get(place as usize).filter(|of| of.node == class) else {
-            self.count_drop(0, Cause::Full);
-            return sink.drop(item, class, Cause::Full);
+            return self.refuse(0, item, class, Cause::Full, sink);
         };
-        let leaf = if of.hosts.is_some() { self.host(place, host) } else { Some(class.0) };
+        let leaf = if of.has_hosts() { self.host(place, host, guess.leaf) } else { Some(class.0) };
         let Some(leaf) = leaf else {
-            self.count_drop(class.0, Cause::Hosts);
-            return sink.drop(item, class, Cause::Hosts);
+            return self.refuse(class.0, item, class, Cause::Hosts, sink);
         };
-        let queued = match self.make_room(place, now, sink) {
-            Ok(()) => self.queue(now, leaf, hash, len, item),
-            Err(cause) => Err((item, cause)),
+        let of = &self.classes[place as usize];
+        if of.used >= of.reserved && self.shared_used >= self.shared || of.used >= of.limit {
+            if let Err(cause) = self.make_room(place, now, sink) {
+                return self.refuse(leaf, item, class, cause, sink);
+            }
+        }
+        let Some((flow, in_use)) = self.flow(guess.flow, leaf, hash) else {
+            return self.refuse(leaf, item, class, Cause::Full, sink);
         };
-        match queued {
-            Ok(()) => {
-                let node = &mut self.nodes[leaf as usize];
-                node.packets += 1;
-                if node.packets == 1 {
-                    self.wake(leaf, now);
-                }
-                self.has_grown(leaf, place);
-            }
-            Err((item, cause)) => {
-                self.count_drop(leaf, cause);
-                if self.is_host(leaf) && self.nodes[leaf as usize].packets == 0 {
-                    self.host_is_idle(leaf, now);
-                }
-                sink.drop(item, class, cause);
-            }
+        let wire = self.overhead.wire(len);
+        let slot = match self.slots.put(item, now, wire) {
+            Ok(slot) => slot,
+            Err(item) => return self.refuse(leaf, item, class, Cause::Full, sink),
+        };
+        self.chain(leaf, flow, in_use, slot, wire);
+        let of = &mut self.classes[place as usize];
+        self.shared_used += u32::from(of.used >= of.reserved);
+        of.used += 1;
+        of.bytes += u64::from(wire);
+        let level = fat::level(of.excess());
+        let node = &mut self.nodes[class.0 as usize];
+        if level > node.fat {
+            self.greedy.move_to(&mut self.links, class.0, &mut node.fat, level);
+        }
+        if leaf != class.0 {
+            self.host_has_grown(leaf, place);
+        }
+        if self.nodes[leaf as usize].packets == 1 {
+            self.wake(leaf, now);
         }
     }
 
-    /// Puts a packet at the end of its flow's queue, and counts its bytes.
-    #[inline]
-    fn queue(&mut self, now: u64, leaf: u32, hash: u32, len: u32, item: T) -> Result<(), (T, Cause)> {
-        let wire = self.overhead.wire(len);
+    /// The queue of a flow, and whether it has been in use. Where all are in use, it shares one of the same leaf.
+    #[inline(always)]
+    fn flow(&mut self, guess: u32, leaf: u32, hash: u32) -> Option<(u32, bool)> {
+        let found = self.flows.find_or_make(self.seed, guess, (leaf, hash), &self.nodes);
+        found.or_else(|| {
+            let node = &self.nodes[leaf as usize];
+            let shared = [node.stale[1], node.fresh[1]].into_iter().find(|&flow| flow != NONE);
+            shared.map(|flow| (flow, true))
+        })
+    }
+
+    /// Puts a slot at the end of a flow's queue, and a flow that has not been in use among the new ones.
+    #[inline(always)]
+    fn chain(&mut self, leaf: u32, id: u32, in_use: bool, slot: u32, wire: u32) {
         let node = &mut self.nodes[leaf as usize];
-        let name = Flows::hash(self.seed, leaf, hash);
-        // Where all are in use, it shares one of the same leaf.
-        let (id, in_use) = match self.flows.find_or_make(self.seed, name, leaf, hash, node.epoch) {
-            Some(found) => found,
-            None if node.stale[1] != NONE => (node.stale[1], true),
-            None if node.fresh[1] != NONE => (node.fresh[1], true),
-            None => return Err((item, Cause::Full)),
-        };
-        let slot = match self.slots.put(item, now, wire) {
-            Ok(slot) => slot,
-            Err(item) => return Err((item, Cause::Full)),
-        };
         if !in_use {
             self.flows.push(&mut node.fresh, id);
         }
-        let mtu = self.mtu;
-        if let Some(flow) = self.flows.get_mut(id) {
-            if !in_use {
-                flow.deficit = mtu as i32;
-            }
-            if flow.packets == 0 {
-                flow.head = slot
-            } else {
-                self.slots.chain(flow.tail, slot)
-            }
-            flow.tail = slot;
-            flow.packets += 1;
-            flow.bytes += wire;
-            if flow.bytes > node.fattest_bytes || node.packets == 0 {
-                (node.fattest, node.fattest_bytes) = (id, flow.bytes);
-            }
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        if !in_use {
+            flow.deficit = self.mtu as i32;
         }
-        let class = &mut self.classes[node.class as usize];
-        self.shared_used += u32::from(class.used >= class.reserved);
-        class.used += 1;
-        class.bytes += u64::from(wire);
-        Ok(())
+        if flow.packets == 0 {
+            flow.head = slot;
+        } else {
+            self.slots.chain(flow.tail, slot);
+        }
+        flow.tail = slot;
+        flow.packets += 1;
+        flow.bytes += wire;
+        if flow.bytes > node.fattest_bytes || node.packets == 0 {
+            (node.fattest, node.fattest_bytes) = (id, flow.bytes);
+        }
+        node.packets += 1;
+    }
+
+    /// Drops a packet that is not taken in, and counts it at a node and all that it is in.
+    #[cold]
+    fn refuse(&mut self, node: u32, item: T, class: NodeId, cause: Cause, sink: &mut impl Sink<T>) {
+        self.count_drop(node, cause);
+        if self.is_host(node) && self.nodes[node as usize].packets == 0 {
+            self.host_is_idle(node, 0);
+        }
+        sink.drop(item, class, cause);
     }
 
     /// Sees to it that a packet of this class finds a slot.
-    #[inline(always)]
+    #[cold]
     fn make_room(&mut self, place: u32, now: u64, sink: &mut impl Sink<T>) -> Result<(), Cause> {
         let class = &self.classes[place as usize];
         if class.used >= class.limit && !self.push_out_of(place, now, Cause::Limit, sink) {
@@ -123,21 +162,9 @@ impl<T> Shaper<T> {
 
     /// Drops a packet of a class: of its fattest host's fattest flow, and there the one that has waited longest.
     fn push_out_of(&mut self, place: u32, now: u64, cause: Cause, sink: &mut impl Sink<T>) -> bool {
-        let class = &mut self.classes[place as usize];
-        let leaf = match class.hosts {
-            None => class.node.0,
-            Some(_) => {
-                let nodes = &mut *self.nodes;
-                let host = class.fat.fattest(
-                    &mut self.links,
-                    nodes,
-                    |nodes, host| nodes[host as usize].packets,
-                    |nodes, host| &mut nodes[host as usize].fat,
-                );
-                let Some(host) = host else { return false };
-                host
-            }
-        };
+        let class = &self.classes[place as usize];
+        let leaf = if class.has_hosts() { self.fattest_host(place) } else { Some(class.node.0) };
+        let Some(leaf) = leaf else { return false };
         let Some(flow) = self.fattest_flow(leaf) else { return false };
         let Some((slot, ..)) = self.unchain(flow, leaf) else { return false };
         self.lose(slot, leaf, cause, sink);
@@ -151,16 +178,15 @@ impl<T> Shaper<T> {
     fn fattest_flow(&mut self, leaf: u32) -> Option<u32> {
         let node = &mut self.nodes[leaf as usize];
         let epoch = node.epoch;
-        let is_known = |flow: &Flow| flow.packets > 0 && flow.leaf == leaf && flow.epoch == epoch;
+        let is_known = |flow: &Flow| flow.packets > 0 && flow.is_of(leaf, epoch);
         if self.flows.get(node.fattest).is_some_and(is_known) {
             return Some(node.fattest);
         }
         // Those without packets are in nobody's way then.
         for list in [&mut node.fresh, &mut node.stale] {
             while self.flows.get(list[0]).is_some_and(|flow| flow.packets == 0) {
-                let empty = list[0];
-                self.flows.remove(list, empty);
-                self.flows.give_back(empty);
+                self.flows.give_back(list[0]);
+                self.flows.pop(list);
             }
         }
         let next = |&id: &u32| self.flows.get(id).map(|flow| flow.next);
@@ -170,47 +196,40 @@ impl<T> Shaper<T> {
         of(stale).chain(of(fresh)).max_by_key(held)
     }
 
-    /// Puts a class and a host among the fat ones, if they have come to be.
-    #[inline(always)]
-    fn has_grown(&mut self, leaf: u32, place: u32) {
-        let class = &self.classes[place as usize];
-        let (level, id) = (fat::level(class.excess()), class.node.0);
-        let at = &mut self.nodes[id as usize].fat;
-        if level > *at {
-            self.greedy.move_to(&mut self.links, id, at, level);
-        }
-        if leaf != id {
-            self.host_has_grown(leaf, place);
-        }
-    }
-
-    /// Fetches what the first of these packets need, in steps whose misses overlap; returns how many packets that was for.
-    pub(super) fn look_ahead(&self, packets: &[Packet<T>]) -> usize {
+    /// Fetches what the first of these packets need, in steps whose misses overlap, and guesses where they go; returns how many
+    /// packets that was done for. No step asks for much: CPUs drop what is too much at once.
+    fn look_ahead(&self, packets: &[Packet<T>], guesses: &mut [Guess; AHEAD]) -> usize {
         let packets = packets.get(..AHEAD).unwrap_or(packets);
-        let (mut names, mut leaves) = ([0; AHEAD], [NONE; AHEAD]);
-        for (packet, name) in packets.iter().zip(&mut names) {
-            let Some(place) = self.hosts_of(packet) else {
-                prefetch_at(&self.nodes, packet.class.0 as usize);
-                continue;
-            };
-            *name = self.host_hash(place, packet.host);
-            self.prefetch_host(*name);
+        for (packet, guess) in packets.iter().zip(&mut *guesses) {
+            guess.leaf = packet.class.0;
+            if let Some(place) = self.hosts_of(packet) {
+                guess.hash = self.host_hash(place, packet.host);
+                self.prefetch_host(guess.hash);
+            } else {
+                guess.hash = Flows::name(self.seed, guess.leaf, packet.flow);
+                self.flows.prefetch(guess.hash);
+            }
+            Node::prefetch_links(&self.nodes, packet.class.0);
         }
-        for ((packet, name), leaf) in packets.iter().zip(&mut names).zip(&mut leaves) {
-            *leaf = if self.hosts_of(packet).is_some() { self.host_candidate(*name) } else { packet.class.0 };
-            *name = Flows::hash(self.seed, *leaf, packet.flow);
-            self.flows.prefetch(*name);
+        for (packet, guess) in packets.iter().zip(&mut *guesses) {
+            if self.hosts_of(packet).is_some() {
+                guess.leaf = self.host_candidate(guess.hash);
+                guess.hash = Flows::name(self.seed, guess.leaf, packet.flow);
+                self.flows.prefetch(guess.hash);
+                Node::prefetch_links(&self.nodes, guess.leaf);
+            } else {
+                let place = self.nodes.get(guess.leaf as usize).map_or(NONE, |node| node.class);
+                prefetch_at(&self.classes, place as usize);
+            }
         }
         self.slots.prefetch_free(packets.len());
-        let mut flows = [NONE; AHEAD];
-        for (flow, &name) in flows.iter_mut().zip(&names).take(packets.len()) {
-            *flow = self.flows.candidate(name);
+        for (_, guess) in packets.iter().zip(&mut *guesses) {
+            guess.flow = self.flows.candidate(guess.hash);
+            Node::prefetch_rates(&self.nodes, guess.leaf);
         }
-        for (&flow, &leaf) in flows.iter().zip(&leaves).take(packets.len()) {
-            if self.nodes.get(leaf as usize).is_some_and(|node| node.packets > 0) {
-                if let Some(flow) = self.flows.get(flow) {
-                    self.slots.prefetch(flow.tail);
-                }
+        for (_, guess) in packets.iter().zip(&*guesses) {
+            if let Some(flow) = self.flows.get(guess.flow).filter(|flow| flow.packets > 0) {
+                self.slots.prefetch(flow.tail);
             }
         }
         packets.len()
@@ -219,7 +238,7 @@ impl<T> Shaper<T> {
     /// The class of a packet, by place, if it has hosts.
     #[inline(always)]
     fn hosts_of(&self, packet: &Packet<T>) -> Option<u32> {
-        let place = self.nodes.get(packet.class.0 as usize)?.class;
-        self.classes.get(place as usize)?.hosts.map(|_| place)
+        let place = self.hosts.class_with(packet.class)?;
+        Some(place)
     }
 }

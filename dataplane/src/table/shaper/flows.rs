@@ -1,8 +1,8 @@
 //! Queues of flows: from one pool, made when a flow's first packet comes.
 //!
-//! A queue that is given back keeps its name until it is taken for another flow, the one that was given back first ahead of
-//! others. So a flow that comes back finds it, and giving back costs nothing. When a leaf gets empty all of its queues
-//! are given back at once: they go by the leaf's epoch, which is then another.
+//! A queue belongs to its leaf for as long as it goes by the leaf's epoch. When a leaf gets empty its epoch is another: so all of
+//! its queues are given back at once. One that was given back keeps its name until it is taken for another flow, by a hand that
+//! goes round (as the clock of page replacement does); so a flow that comes back before that finds it.
 
 use crate::arena::HugeVec;
 use crate::table::index::Index;
@@ -12,6 +12,10 @@ use crate::table::prefetch::prefetch_at;
 use super::NONE;
 use super::codel;
 use super::config::room;
+use super::node::Node;
+
+/// Queues that are looked at for one that has been given back.
+const LOOKS: usize = 32;
 
 /// A flow's queue, one cache line.
 #[derive(Clone, Copy, Debug)]
@@ -20,12 +24,11 @@ pub(super) struct Flow {
     pub(super) leaf: u32,
     hash: u32,
     /// The leaf's when it was made; another if it has been given back.
-    pub(super) epoch: u32,
+    epoch: u32,
     /// Slots of the first and the last packet.
     pub(super) head: u32,
     pub(super) tail: u32,
-    /// Neighbours in its list.
-    prev: u32,
+    /// The one behind it in its list.
     pub(super) next: u32,
     /// What it may send in this turn, bytes.
     pub(super) deficit: i32,
@@ -43,23 +46,46 @@ pub(super) type Ends = [u32; 2];
 pub(super) struct Flows {
     flows: HugeVec<Flow>,
     index: Index,
-    /// Given back, longest ago first.
-    free: Ends,
+    hand: u32,
     capacity: u32,
+}
+
+impl Flow {
+    fn new(leaf: u32, hash: u32, epoch: u32) -> Self {
+        Self {
+            leaf,
+            hash,
+            epoch,
+            head: NONE,
+            tail: NONE,
+            next: NONE,
+            deficit: 0,
+            packets: 0,
+            bytes: 0,
+            codel: codel::State::default(),
+        }
+    }
+
+    /// Whether it is a queue of this leaf, whose epoch this is.
+    #[inline(always)]
+    pub(super) fn is_of(&self, leaf: u32, epoch: u32) -> bool {
+        self.leaf == leaf && self.epoch == epoch
+    }
 }
 
 impl Flows {
     pub(super) fn new(capacity: u32) -> Self {
         let capacity = capacity.clamp(1, 1 << 23);
-        Self { flows: room(capacity), index: Index::with_capacity(capacity), free: [NONE; 2], capacity }
+        Self { flows: room(capacity), index: Index::with_capacity(capacity), hand: 0, capacity }
     }
 
     pub(super) fn bytes(&self) -> usize {
         self.flows.capacity() * size_of::<Flow>() + self.index.bytes()
     }
 
+    /// A flow's name: what it is found by.
     #[inline(always)]
-    pub(super) fn hash(seed: u64, leaf: u32, hash: u32) -> u64 {
+    pub(super) fn name(seed: u64, leaf: u32, hash: u32) -> u64 {
         hash_words(&[u64::from(leaf) << 32 | u64::from(hash)], seed)
     }
 
@@ -79,6 +105,12 @@ impl Flows {
         self.index.prefetch(name);
     }
 
+    /// Starts to fetch a queue.
+    #[inline(always)]
+    pub(super) fn prefetch_queue(&self, flow: u32) {
+        prefetch_at(&self.flows, flow as usize);
+    }
+
     /// The likely queue of this name, which starts to be fetched.
     #[inline(always)]
     pub(super) fn candidate(&self, name: u64) -> u32 {
@@ -87,61 +119,63 @@ impl Flows {
         found
     }
 
-    /// The queue of a flow, and whether it has been in use; made if there is none. `None` if all are in use. `name` is its
-    /// [`hash`](Self::hash).
-    #[inline]
+    /// The queue of a flow, and whether it has been in use; made if there is none. `None` if all that are looked at are in use.
+    /// `candidate` is what [`candidate`](Self::candidate) said, or `NONE`.
+    #[inline(always)]
     pub(super) fn find_or_make(
         &mut self,
         seed: u64,
-        name: u64,
-        leaf: u32,
-        hash: u32,
-        epoch: u32,
+        candidate: u32,
+        (leaf, hash): (u32, u32),
+        nodes: &[Node],
     ) -> Option<(u32, bool)> {
-        let flows = &self.flows;
-        let is_it =
-            |flow: u32| flows.get(flow as usize).is_some_and(|flow| flow.leaf == leaf && flow.hash == hash);
-        let fresh = Flow {
-            leaf,
-            hash,
-            epoch,
-            head: NONE,
-            tail: NONE,
-            prev: NONE,
-            next: NONE,
-            deficit: 0,
-            packets: 0,
-            bytes: 0,
-            codel: codel::State::default(),
+        let is_it = |flow: &Flow| flow.leaf == leaf && flow.hash == hash;
+        let found = match self.get(candidate) {
+            Some(flow) if is_it(flow) => candidate,
+            _ => self.search(Self::name(seed, leaf, hash), is_it),
         };
-        if let Some(found) = self.index.find(name, is_it) {
-            if self.get(found)?.epoch == epoch {
-                return Some((found, true));
-            }
-            let mut free = self.free;
-            self.remove(&mut free, found);
-            self.free = free;
-            *self.get_mut(found)? = fresh;
-            return Some((found, false));
+        let epoch = nodes[leaf as usize].epoch;
+        let Some(flow) = self.get_mut(found) else { return self.make(seed, leaf, hash, nodes) };
+        let in_use = flow.epoch == epoch;
+        if !in_use {
+            *flow = Flow::new(leaf, hash, epoch);
         }
+        Some((found, in_use))
+    }
+
+    #[inline]
+    fn search(&self, name: u64, is_it: impl Fn(&Flow) -> bool) -> u32 {
+        self.index.find(name, |flow| self.get(flow).is_some_and(&is_it)).unwrap_or(NONE)
+    }
+
+    #[cold]
+    fn make(&mut self, seed: u64, leaf: u32, hash: u32, nodes: &[Node]) -> Option<(u32, bool)> {
+        let fresh = Flow::new(leaf, hash, nodes[leaf as usize].epoch);
         let made = if (self.flows.len() as u32) < self.capacity {
             self.flows.push(fresh);
             self.flows.len() as u32 - 1
         } else {
-            let mut free = self.free;
-            let taken = free[0];
-            let old = *self.get(taken)?;
-            self.remove(&mut free, taken);
-            self.free = free;
+            let taken = self.given_back(nodes)?;
             let flows = &self.flows;
             let name_of =
-                |flow: u32| flows.get(flow as usize).map_or(0, |flow| Self::hash(seed, flow.leaf, flow.hash));
-            self.index.remove(Self::hash(seed, old.leaf, old.hash), taken, name_of);
+                |flow: u32| flows.get(flow as usize).map_or(0, |flow| Self::name(seed, flow.leaf, flow.hash));
+            self.index.remove(name_of(taken), taken, name_of);
             *self.get_mut(taken)? = fresh;
             taken
         };
-        self.index.insert(name, made);
+        self.index.insert(Self::name(seed, leaf, hash), made);
         Some((made, false))
+    }
+
+    /// The next queue that has been given back.
+    fn given_back(&mut self, nodes: &[Node]) -> Option<u32> {
+        (0..LOOKS).find_map(|_| {
+            let flow = self.hand;
+            self.hand = if flow + 1 < self.capacity { flow + 1 } else { 0 };
+            let of = self.get(flow)?;
+            let leaf = nodes.get(of.leaf as usize)?;
+            (leaf.epoch != of.epoch).then_some(flow)
+        })
     }
 
     /// Gives a queue back that is in no list.
@@ -149,22 +183,6 @@ impl Flows {
         if let Some(flow) = self.get_mut(flow) {
             flow.epoch = 0;
         }
-        let mut free = self.free;
-        self.push(&mut free, flow);
-        self.free = free;
-    }
-
-    /// Gives all of a list back, whose leaf has another epoch from now on.
-    pub(super) fn give_back_all(&mut self, list: &mut Ends) {
-        let [first, last] = std::mem::replace(list, [NONE; 2]);
-        let end = self.free[1];
-        let Some(link) = self.get_mut(first) else { return };
-        link.prev = end;
-        match self.get_mut(end) {
-            Some(end) => end.next = first,
-            None => self.free[0] = first,
-        }
-        self.free[1] = last;
     }
 
     /// No queue that was given back is known by this leaf any more: its epochs begin anew.
@@ -182,27 +200,22 @@ impl Flows {
     /// Puts a queue at the end of a list.
     #[inline]
     pub(super) fn push(&mut self, list: &mut Ends, flow: u32) {
-        let last = list[1];
-        let Some(link) = self.get_mut(flow) else { return };
-        (link.prev, link.next) = (last, NONE);
+        let last = std::mem::replace(&mut list[1], flow);
+        if let Some(flow) = self.get_mut(flow) {
+            flow.next = NONE;
+        }
         match self.get_mut(last) {
             Some(last) => last.next = flow,
             None => list[0] = flow,
         }
-        list[1] = flow;
     }
 
-    /// Takes a queue out of its list.
+    /// Takes the first queue out of a list.
     #[inline]
-    pub(super) fn remove(&mut self, list: &mut Ends, flow: u32) {
-        let Some(&Flow { prev, next, .. }) = self.get(flow) else { return };
-        match self.get_mut(prev) {
-            Some(prev) => prev.next = next,
-            None => list[0] = next,
-        }
-        match self.get_mut(next) {
-            Some(next) => next.prev = prev,
-            None => list[1] = prev,
+    pub(super) fn pop(&mut self, list: &mut Ends) {
+        list[0] = self.get(list[0]).map_or(NONE, |flow| flow.next);
+        if list[0] == NONE {
+            list[1] = NONE;
         }
     }
 }

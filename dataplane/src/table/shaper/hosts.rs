@@ -7,13 +7,13 @@ use crate::table::index::Index;
 use crate::table::key::hash_words;
 use crate::table::prefetch::prefetch_at;
 
-use super::config::room;
+use super::config::{filled, room};
 use super::node::Node;
 use super::stats::Counts;
-use super::{CAUSES, NONE, NodeId, Rates, Shaper, fat};
+use super::{CAUSES, Hosts, NONE, NodeId, Rates, Shaper, fat};
 
 /// A host without packets is known for so long at least, ns.
-const LINGERS: u64 = 100_000_000;
+const LINGERS: u64 = 250_000_000;
 
 #[derive(Clone, Copy, Debug)]
 struct Host {
@@ -22,6 +22,18 @@ struct Host {
     class: u32,
     /// The next free one.
     next: u32,
+}
+
+/// What is known of a class that has hosts.
+#[derive(Clone, Copy, Debug)]
+struct Hosted {
+    hosts: Hosts,
+    /// Its place among all classes that packets wait in.
+    place: u32,
+    /// Hosts at present.
+    known: u32,
+    /// They, by how much they hold.
+    fat: fat::Lists,
 }
 
 #[derive(Debug)]
@@ -33,12 +45,16 @@ pub(super) struct HostPool {
     free: u32,
     used: u32,
     capacity: u32,
+    classes: HugeVec<Hosted>,
+    /// For each class: its place in `classes`, or `NONE`.
+    places: HugeVec<u32>,
 }
 
 impl HostPool {
     pub(super) fn new(base: u32, capacity: u32) -> Self {
         let index = Index::with_capacity(capacity);
-        Self { base, hosts: room(capacity), index, free: NONE, used: 0, capacity }
+        let (hosts, classes, places) = (room(capacity), room(base), filled(base, NONE));
+        Self { base, hosts, index, free: NONE, used: 0, capacity, classes, places }
     }
 
     pub(super) fn used(&self) -> u32 {
@@ -46,7 +62,32 @@ impl HostPool {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.hosts.capacity() * size_of::<Host>() + self.index.bytes()
+        self.hosts.capacity() * size_of::<Host>()
+            + self.index.bytes()
+            + self.classes.capacity() * size_of::<Hosted>()
+            + self.places.capacity() * size_of::<u32>()
+    }
+
+    /// Adds a class with hosts, and gives its place among those.
+    pub(super) fn add_class(&mut self, node: NodeId, place: u32, hosts: Hosts) -> u32 {
+        self.classes.push(Hosted { hosts, place, known: 0, fat: fat::Lists::new() });
+        let hosted = self.classes.len() as u32 - 1;
+        if let Some(of) = self.places.get_mut(node.0 as usize) {
+            *of = hosted;
+        }
+        hosted
+    }
+
+    /// The place of a class among all that packets wait in, if it has hosts.
+    #[inline(always)]
+    pub(super) fn class_with(&self, node: NodeId) -> Option<u32> {
+        let hosted = *self.places.get(node.0 as usize)?;
+        self.classes.get(hosted as usize).map(|class| class.place)
+    }
+
+    /// What each host of a class gets.
+    pub(super) fn rates(&self, hosted: u32) -> Option<Rates> {
+        self.classes.get(hosted as usize).map(|class| class.hosts.rates)
     }
 
     /// A free host, for this key.
@@ -93,28 +134,34 @@ impl<T> Shaper<T> {
         let HostPool { base, hosts, index, .. } = &self.hosts;
         let Some(number) = index.find(hash, |_| true) else { return NONE };
         prefetch_at(hosts, number as usize);
-        prefetch_at(&self.nodes, (base + number) as usize);
         base + number
     }
 
-    /// The leaf of a host, made if there is none; `None` if there is no room for it.
-    #[inline]
-    pub(super) fn host(&mut self, place: u32, host: u128) -> Option<u32> {
+    /// The leaf of a host, made if there is none; `None` if there is no room for it. `guess` is its likely leaf, or `NONE`.
+    #[inline(always)]
+    pub(super) fn host(&mut self, place: u32, host: u128, guess: u32) -> Option<u32> {
+        let guessed = self.hosts.hosts.get(guess.wrapping_sub(self.hosts.base) as usize);
+        if guessed.is_some_and(|of| of.key == host && of.class == place) {
+            return Some(guess);
+        }
         let hash = self.host_hash(place, host);
         self.find_host(place, host, hash).or_else(|| self.make_host(place, host, hash))
     }
 
+    #[cold]
     fn make_host(&mut self, place: u32, host: u128, hash: u64) -> Option<u32> {
         let class = self.classes.get_mut(place as usize)?;
-        let hosts = class.hosts.filter(|hosts| class.known < hosts.most)?;
+        let of = self.hosts.classes.get_mut(class.hosted as usize)?;
+        let rates = (of.known < of.hosts.most).then_some(of.hosts.rates)?;
         let number = self.hosts.take(place, host)?;
-        class.known += 1;
+        self.hosts.classes[class.hosted as usize].known += 1;
         self.hosts.used += 1;
         self.hosts.index.insert(hash, number);
         let id = self.hosts.base + number;
+        let up = self.nodes[class.node.0 as usize].lists;
         let node = &mut self.nodes[id as usize];
         let epoch = node.epoch;
-        *node = Node { class: place, epoch, ..Node::new(class.node.0, 0, self.mtu, &hosts.rates, self.mtu) };
+        *node = Node { class: place, epoch, ..Node::new(class.node.0, up, &rates, self.mtu) };
         self.sent[id as usize] = Counts::default();
         self.drops[id as usize] = [0; CAUSES];
         Some(id)
@@ -127,16 +174,22 @@ impl<T> Shaper<T> {
     }
 
     /// A host has no packets any more.
-    #[inline]
+    #[inline(always)]
     pub(super) fn host_is_idle(&mut self, host: u32, now: u64) {
-        self.wheel.arm_by(host, now.saturating_add(LINGERS));
+        let node = &mut self.nodes[host as usize];
+        if !node.is_idle {
+            node.is_idle = true;
+            self.wheel.arm_by(host, now.saturating_add(LINGERS));
+        }
     }
 
-    /// Gives an idle host back, or waits until it has saved all that it can.
+    /// Gives an idle host back; or waits until it has been without packets for long enough, and has saved all that it can.
     pub(super) fn give_host_back(&mut self, id: u32, now: u64) {
-        let full = self.nodes[id as usize].buckets.full();
-        if full > now {
-            self.wheel.arm(id, full);
+        let node = &mut self.nodes[id as usize];
+        let due = node.buckets.full().max(node.buckets.last().saturating_add(LINGERS));
+        if due > now {
+            node.is_idle = true;
+            self.wheel.arm(id, due);
             return;
         }
         let number = id - self.hosts.base;
@@ -155,18 +208,29 @@ impl<T> Shaper<T> {
             host.class = NONE;
         }
         self.hosts.used -= 1;
-        let class = &mut self.classes[place as usize];
+        let hosted = self.classes[place as usize].hosted;
+        let class = &mut self.hosts.classes[hosted as usize];
         class.known -= 1;
         class.fat.move_to(&mut self.links, id, &mut self.nodes[id as usize].fat, 0);
     }
 
+    /// One of the hosts of a class that hold the most.
+    pub(super) fn fattest_host(&mut self, place: u32) -> Option<u32> {
+        let hosted = self.classes.get(place as usize)?.hosted;
+        let fat = &mut self.hosts.classes.get_mut(hosted as usize)?.fat;
+        fat.fattest(
+            &mut self.links,
+            &mut *self.nodes,
+            |nodes, host| nodes[host as usize].packets,
+            |nodes, host| &mut nodes[host as usize].fat,
+        )
+    }
+
     /// Changes what each host of a class gets. Takes a time in proportion to the number of hosts that are known.
     pub fn set_host_rates(&mut self, now: u64, class: NodeId, rates: &Rates) {
-        let Some(place) = self.nodes.get(class.0 as usize).map(|node| node.class) else { return };
-        let Some(hosts) = self.classes.get_mut(place as usize).and_then(|class| class.hosts.as_mut()) else {
-            return;
-        };
-        hosts.rates = *rates;
+        let Some(place) = self.hosts.class_with(class) else { return };
+        let hosted = self.classes[place as usize].hosted;
+        self.hosts.classes[hosted as usize].hosts.rates = *rates;
         for number in 0..self.hosts.hosts.len() as u32 {
             if self.hosts.hosts[number as usize].class == place {
                 self.change_rates(now, self.hosts.base + number, rates);
@@ -180,7 +244,8 @@ impl<T> Shaper<T> {
         let node = &mut self.nodes[id as usize];
         let level = fat::level(node.packets);
         if level > node.fat {
-            self.classes[place as usize].fat.move_to(&mut self.links, id, &mut node.fat, level);
+            let hosted = self.classes[place as usize].hosted;
+            self.hosts.classes[hosted as usize].fat.move_to(&mut self.links, id, &mut node.fat, level);
         }
     }
 }

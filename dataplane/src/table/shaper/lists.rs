@@ -5,40 +5,38 @@
 
 use super::NONE;
 use super::config::PRIORITIES;
-use super::node::{Mode, Node};
+use super::node::{Mode, Node, UNLINKED};
 
 /// Modes times priorities.
 const GROUPS: usize = 2 * PRIORITIES as usize;
+/// One list of a group is for this round, and one for the next.
+const LISTS: usize = 2 * GROUPS;
 
 /// Children that may be sent from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lists {
-    /// Which lists are in use, a bit each: two for each group of equals, one for this round and one for the next.
+    /// Which lists are in use, a bit each.
     used: u32,
-    /// Which of the two is this round's, a bit for each group.
+    /// Which of its two lists is this round's, a bit for each group.
     phases: u32,
     rounds: [u8; GROUPS],
-    ends: [[u32; 2]; 2 * GROUPS],
+    ends: [[u32; 2]; LISTS],
+}
+
+/// The mode in which the children of a list send.
+#[inline(always)]
+pub(super) fn mode_of(list: u8) -> Mode {
+    if usize::from(list) < GROUPS { Mode::Own } else { Mode::Borrowed }
 }
 
 impl Lists {
     pub(super) const fn new() -> Self {
-        Self { used: 0, phases: 0, rounds: [0; GROUPS], ends: [[NONE; 2]; 2 * GROUPS] }
+        Self { used: 0, phases: 0, rounds: [0; GROUPS], ends: [[NONE; 2]; LISTS] }
     }
 
     #[inline(always)]
     pub(super) fn is_empty(&self) -> bool {
         self.used == 0
-    }
-
-    fn group(mode: Mode, priority: u8) -> usize {
-        usize::from(mode as u8 * PRIORITIES + priority) % GROUPS
-    }
-
-    /// The number of a group's list, of this round or the next.
-    fn list(&self, group: usize, is_next: bool) -> usize {
-        let phase = (self.phases >> group) & 1;
-        2 * group + (phase as usize ^ usize::from(is_next))
     }
 
     /// The first of those that go first.
@@ -60,28 +58,26 @@ impl Lists {
     #[inline]
     pub(super) fn push(&mut self, nodes: &mut [Node], child: u32, mode: Mode) {
         let node = &mut nodes[child as usize];
-        let group = Self::group(mode, node.priority);
-        let number = self.list(group, node.round[mode as usize] == self.rounds[group]);
-        let [first, last] = &mut self.ends[number];
-        (node.prev, node.next) = (*last, NONE);
-        (node.linked, node.list) = (Some(mode), number as u8);
-        match nodes.get_mut(*last as usize) {
-            Some(last) => last.next = child,
+        let group = usize::from(mode as u8 * PRIORITIES + node.priority) % GROUPS;
+        let has_had_turn = node.round[mode as usize] == self.rounds[group];
+        let list = 2 * group + (((self.phases >> group) & 1) as usize ^ usize::from(has_had_turn));
+        let [first, last] = &mut self.ends[list];
+        let before = std::mem::replace(last, child);
+        (node.prev, node.next, node.list) = (before, NONE, list as u8);
+        self.used |= 1 << list;
+        match nodes.get_mut(before as usize) {
+            Some(before) => before.next = child,
             None => *first = child,
         }
-        *last = child;
-        self.used |= 1 << number;
     }
 
     /// Unlinks a child, if it is linked.
     #[inline]
     pub(super) fn remove(&mut self, nodes: &mut [Node], child: u32) {
         let node = &mut nodes[child as usize];
-        if node.linked.take().is_none() {
-            return;
-        }
-        let (prev, next, number) = (node.prev, node.next, usize::from(node.list) % (2 * GROUPS));
-        let [first, last] = &mut self.ends[number];
+        let list = usize::from(std::mem::replace(&mut node.list, UNLINKED));
+        let (prev, next) = (node.prev, node.next);
+        let Some([first, last]) = self.ends.get_mut(list) else { return };
         match nodes.get_mut(prev as usize) {
             Some(prev) => prev.next = next,
             None => *first = next,
@@ -90,16 +86,14 @@ impl Lists {
             Some(next) => next.prev = prev,
             None => *last = prev,
         }
-        if *first == NONE {
-            self.used &= !(1 << number);
-        }
+        self.used &= !(u32::from(*first == NONE) << list);
     }
 
     /// The child, which is linked, has had its turn in this round.
     #[inline(always)]
     pub(super) fn mark(&self, node: &mut Node) {
-        if let Some(mode) = node.linked {
-            node.round[mode as usize] = self.rounds[usize::from(node.list) / 2 % GROUPS];
+        if let Some(&round) = self.rounds.get(usize::from(node.list) / 2) {
+            node.round[mode_of(node.list) as usize] = round;
         }
     }
 
@@ -107,10 +101,9 @@ impl Lists {
     #[inline]
     pub(super) fn rotate(&mut self, nodes: &mut [Node], child: u32) {
         let node = &mut nodes[child as usize];
-        if let Some(mode) = node.linked {
-            self.mark(node);
-            self.remove(nodes, child);
-            self.push(nodes, child, mode);
-        }
+        let mode = mode_of(node.list);
+        self.mark(node);
+        self.remove(nodes, child);
+        self.push(nodes, child, mode);
     }
 }

@@ -3,6 +3,7 @@
 use super::NONE;
 use super::bucket::Buckets;
 use super::config::Rates;
+use crate::table::prefetch::prefetch_line;
 
 /// Whether a node sends within its own rate; the index of what is kept apart for either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +14,9 @@ pub(super) enum Mode {
     /// What its parent has left.
     Borrowed = 1,
 }
+
+/// In [`Node::list`]: it is in none.
+pub(super) const UNLINKED: u8 = u8::MAX;
 
 /// Two cache lines: where it is linked and what waits in it; its rates.
 #[derive(Clone, Copy, Debug)]
@@ -26,18 +30,21 @@ pub(super) struct Node {
     pub(super) class: u32,
     /// Its lists of children, if it has children.
     pub(super) lists: u32,
-    /// What its equals and it send in turn, bytes.
-    pub(super) quantum: u32,
-    /// What is left of that, in each mode.
+    /// The lists that it can be in: its parent's.
+    pub(super) up: u32,
+    /// What it may send in this turn, bytes, in each mode.
     pub(super) deficit: [i32; 2],
+    /// Its share among equals.
+    pub(super) weight: u16,
     pub(super) priority: u8,
-    /// Whether it is in a list, and which one.
-    pub(super) linked: Option<Mode>,
+    /// The list that it is in, or `UNLINKED`.
     pub(super) list: u8,
     /// The round in which it had its last turn, in each mode.
     pub(super) round: [u8; 2],
     /// Where it is among the fat: one more than the list's number, or 0.
     pub(super) fat: u8,
+    /// Whether it is a host whose timer is set for when it may be forgotten.
+    pub(super) is_idle: bool,
     /// Flows with packets that are new, and that have had their turn: first and last.
     pub(super) fresh: [u32; 2],
     pub(super) stale: [u32; 2],
@@ -52,20 +59,21 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn new(parent: u32, priority: u8, quantum: u32, rates: &Rates, mtu: u32) -> Self {
+    pub(super) fn new(parent: u32, up: u32, rates: &Rates, mtu: u32) -> Self {
         Self {
             parent,
             prev: NONE,
             next: NONE,
             class: NONE,
             lists: NONE,
-            quantum,
+            up,
             deficit: [0; 2],
-            priority,
-            linked: None,
-            list: 0,
+            weight: 1,
+            priority: 0,
+            list: UNLINKED,
             round: [u8::MAX; 2],
             fat: 0,
+            is_idle: false,
             fresh: [NONE; 2],
             stale: [NONE; 2],
             packets: 0,
@@ -73,6 +81,28 @@ impl Node {
             buckets: Buckets::new(rates, mtu),
             fattest: NONE,
             fattest_bytes: 0,
+        }
+    }
+
+    /// Whether it is in a list.
+    #[inline(always)]
+    pub(super) fn is_linked(&self) -> bool {
+        self.list != UNLINKED
+    }
+
+    /// Starts to fetch where it is linked and what waits in it.
+    #[inline(always)]
+    pub(super) fn prefetch_links(nodes: &[Self], node: u32) {
+        if let Some(node) = nodes.get(node as usize) {
+            prefetch_line(node);
+        }
+    }
+
+    /// Starts to fetch its rates.
+    #[inline(always)]
+    pub(super) fn prefetch_rates(nodes: &[Self], node: u32) {
+        if let Some(node) = nodes.get(node as usize) {
+            prefetch_line(&node.buckets);
         }
     }
 

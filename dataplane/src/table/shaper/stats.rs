@@ -1,6 +1,7 @@
 //! What is counted for each node.
 
 use super::{NodeId, Shaper};
+use crate::table::prefetch::prefetch_at;
 
 /// Why a packet was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,8 +98,8 @@ impl Histogram {
     }
 
     #[inline(always)]
-    pub(super) fn record(&mut self, waited: u64) {
-        if let Some(count) = self.counts.get_mut(Self::bucket(waited)) {
+    fn record(&mut self, bucket: usize) {
+        if let Some(count) = self.counts.get_mut(bucket) {
             *count = count.wrapping_add(1);
         }
     }
@@ -127,6 +128,45 @@ impl Histogram {
             seen >= wanted
         });
         reached.map(Self::end)
+    }
+}
+
+/// Waits that are yet to be recorded, while what is counted there is fetched.
+pub(super) struct Waits {
+    /// Class, by place, and bucket.
+    waits: [(u32, u32); 32],
+    len: usize,
+}
+
+impl Waits {
+    pub(super) fn new() -> Self {
+        Self { waits: [(0, 0); 32], len: 0 }
+    }
+
+    /// Notes that a packet of a class has waited so long.
+    #[inline(always)]
+    pub(super) fn note(&mut self, sojourns: &mut [Histogram], place: u32, waited: u64) {
+        let bucket = Histogram::bucket(waited);
+        if let Some(of) = sojourns.get(place as usize) {
+            prefetch_at(&of.counts, bucket);
+        }
+        if let Some(wait) = self.waits.get_mut(self.len) {
+            *wait = (place, bucket as u32);
+        }
+        self.len += 1;
+        if self.len == self.waits.len() {
+            self.record(sojourns);
+        }
+    }
+
+    /// Records them.
+    #[inline]
+    pub(super) fn record(&mut self, sojourns: &mut [Histogram]) {
+        for &(place, bucket) in self.waits.iter().take(std::mem::take(&mut self.len)) {
+            if let Some(of) = sojourns.get_mut(place as usize) {
+                of.record(bucket as usize);
+            }
+        }
     }
 }
 
@@ -206,10 +246,10 @@ mod tests {
     fn quantiles_are_of_what_was_recorded_since() {
         let mut histogram = Histogram::new();
         assert_eq!(histogram.quantile(500), None);
-        histogram.record(1 << 30);
+        histogram.record(Histogram::bucket(1 << 30));
         let before = histogram.clone();
         for wait in 1..=100 {
-            histogram.record(wait * 1_000_000);
+            histogram.record(Histogram::bucket(wait * 1_000_000));
         }
         let since = histogram.since(&before);
         let [half, most] = [500, 990].map(|permille| since.quantile(permille).unwrap());

@@ -7,10 +7,10 @@ use super::{Cause, NONE, NodeId, Shaper, Sink};
 const TIDIED: usize = 2;
 
 impl<T> Shaper<T> {
-    /// Takes a packet from a leaf, with its bytes on the wire. `None` if CoDel has dropped all that it had; the leaf is still
+    /// Takes a packet from a leaf, with its bytes on the wire and how long it has waited. `None` if CoDel has dropped all that it had; the leaf is still
     /// linked then.
     #[inline]
-    pub(super) fn take(&mut self, leaf: u32, now: u64, sink: &mut impl Sink<T>) -> Option<(T, u32)> {
+    pub(super) fn take(&mut self, leaf: u32, now: u64, sink: &mut impl Sink<T>) -> Option<(T, u32, u64)> {
         let law = self.law(leaf);
         while self.nodes[leaf as usize].packets > 0 {
             let node = &mut self.nodes[leaf as usize];
@@ -19,11 +19,8 @@ impl<T> Shaper<T> {
             let id = list[0];
             let flow = self.flows.get_mut(id)?;
             if flow.packets > 0 && flow.deficit > 0 {
-                if let Some((item, len)) = self.take_of(id, leaf, &law, now, sink) {
-                    if let Some(flow) = self.flows.get_mut(id) {
-                        flow.deficit -= len as i32;
-                    }
-                    return Some((item, len));
+                if let Some(taken) = self.take_of(id, leaf, &law, now, sink) {
+                    return Some(taken);
                 }
                 continue;
             }
@@ -33,7 +30,7 @@ impl<T> Shaper<T> {
                 flow.codel.empty();
             }
             let goes_on = flow.packets > 0 || is_fresh;
-            self.flows.remove(list, id);
+            self.flows.pop(list);
             if goes_on {
                 self.flows.push(&mut node.stale, id);
             } else {
@@ -52,13 +49,13 @@ impl<T> Shaper<T> {
             if id == stale[1] || self.flows.get(id).is_none_or(|flow| flow.packets > 0) {
                 return;
             }
-            self.flows.remove(stale, id);
+            self.flows.pop(stale);
             self.flows.give_back(id);
         }
     }
 
     /// Takes the next packet of a flow that CoDel lets go.
-    #[inline]
+    #[inline(always)]
     fn take_of(
         &mut self,
         id: u32,
@@ -66,29 +63,39 @@ impl<T> Shaper<T> {
         law: &Law,
         now: u64,
         sink: &mut impl Sink<T>,
-    ) -> Option<(T, u32)> {
+    ) -> Option<(T, u32, u64)> {
         let mut again = false;
         while let Some((slot, len, since)) = self.unchain(id, leaf) {
             let waited = now.saturating_sub(since);
             let flow = self.flows.get_mut(id)?;
-            if flow.codel.drops(law, now, waited, flow.bytes, again) {
-                let class = self.class_of(leaf);
-                let is_marked =
-                    class.codel.ecn && self.slots.item_mut(slot).is_some_and(|item| sink.mark(item));
-                if !is_marked {
-                    self.lose(slot, leaf, Cause::Codel, sink);
-                    again = true;
-                    continue;
+            flow.deficit -= len as i32;
+            if flow.codel.drops(law, now, waited, flow.bytes, again)
+                && !self.mark(slot, id, leaf, law, now, sink)
+            {
+                if let Some(flow) = self.flows.get_mut(id) {
+                    flow.deficit += len as i32;
                 }
-                self.flows.get_mut(id)?.codel.go_on(law, now);
-                self.count_mark(leaf);
+                self.lose(slot, leaf, Cause::Codel, sink);
+                again = true;
+                continue;
             }
-            let place = self.nodes[leaf as usize].class;
-            self.sojourns[place as usize].record(waited);
-            return Some((self.slots.take(slot)?, len));
+            return Some((self.slots.take(slot)?, len, waited));
         }
         self.flows.get_mut(id)?.codel.empty();
         None
+    }
+
+    /// Marks a packet in place of its drop, if that is understood.
+    #[cold]
+    fn mark(&mut self, slot: u32, id: u32, leaf: u32, law: &Law, now: u64, sink: &mut impl Sink<T>) -> bool {
+        if !self.class_of(leaf).ecn || !self.slots.item_mut(slot).is_some_and(|item| sink.mark(item)) {
+            return false;
+        }
+        if let Some(flow) = self.flows.get_mut(id) {
+            flow.codel.go_on(law, now);
+        }
+        self.count_mark(leaf);
+        true
     }
 
     /// Takes a packet of a leaf whatever it is due, and says its class.
@@ -102,14 +109,14 @@ impl<T> Shaper<T> {
                 return self.slots.take(slot).map(|item| (item, class));
             }
             let node = &mut self.nodes[leaf as usize];
-            self.flows.remove(if is_fresh { &mut node.fresh } else { &mut node.stale }, id);
+            self.flows.pop(if is_fresh { &mut node.fresh } else { &mut node.stale });
             self.flows.give_back(id);
         }
         None
     }
 
     /// Takes the first packet out of a flow's queue, whose slot it leaves in use: with its bytes, and when it came.
-    #[inline]
+    #[inline(always)]
     pub(super) fn unchain(&mut self, id: u32, leaf: u32) -> Option<(u32, u32, u64)> {
         let flow = self.flows.get_mut(id)?;
         let slot = flow.head;
@@ -169,10 +176,10 @@ impl<T> Shaper<T> {
     #[cold]
     fn reckon(&mut self, place: u32) {
         let class = &self.classes[place as usize];
-        let of_host = class.hosts.and_then(|hosts| hosts.rates.max);
+        let of_host = self.hosts.rates(class.hosted).and_then(|rates| rates.max);
         let rates = self.parents(class.node.0).filter_map(|node| self.nodes[node as usize].buckets.rate());
         let rate = rates.chain(of_host).min_by_key(|rate| rate.bits_per_second);
-        let (target, interval) = class.codel.at(rate, self.mtu);
+        let (target, interval) = self.codels[place as usize].at(rate, self.mtu);
         let class = &mut self.classes[place as usize];
         (class.target, class.interval, class.reckoned) = (target, interval, self.rates_changed);
     }

@@ -1,23 +1,37 @@
 //! What may be sent from now is linked, from the port down; what has to wait for its rate is on the wheel.
 
 use super::config::{Class, DEPTH};
+use super::lists::mode_of;
 use super::node::Mode;
-use super::{NONE, NodeId, ROOT, Rates, Shaper};
+use super::stats::Waits;
+use super::{NONE, NodeId, ROOT, Rates, Shaper, Sink};
+use crate::table::prefetch::prefetch_at;
 
-/// From the child of the port to a leaf.
+/// From the child of the port to what holds a leaf whose turn it is: each node, and the lists that it is in.
 pub(super) struct Path {
-    nodes: [u32; DEPTH],
+    nodes: [(u32, u32); DEPTH],
     len: usize,
+    /// The lists of the leaf.
+    pub(super) lists: u32,
+    /// Bytes that may begin to be sent before anything changes on it.
+    pub(super) bytes: u64,
 }
 
-impl Path {
-    fn nodes(&self) -> &[u32] {
-        self.nodes.get(..self.len).unwrap_or_default()
-    }
+/// Leaves that are fetched ahead of their turn, each a step further than the one behind it.
+struct Ahead {
+    nodes: [u32; 3],
+}
 
-    pub(super) fn leaf(&self) -> u32 {
-        self.nodes().last().copied().unwrap_or(0)
+impl Default for Ahead {
+    fn default() -> Self {
+        Self { nodes: [NONE; 3] }
     }
+}
+
+/// What a node may send in a turn, bytes.
+#[inline(always)]
+fn quantum(weight: u16, mtu: u32) -> i32 {
+    (u32::from(weight) * mtu).min(i32::MAX as u32 / 2) as i32
 }
 
 impl<T> Shaper<T> {
@@ -36,76 +50,153 @@ impl<T> Shaper<T> {
 
     /// The way to the leaf whose turn it is.
     #[inline]
-    pub(super) fn select(&mut self) -> Option<Path> {
-        let mut path = Path { nodes: [NONE; DEPTH], len: 0 };
-        let mut lists = 0;
-        while lists != NONE {
-            let lists_of = &mut self.lists[lists as usize];
-            let mut first = lists_of.first()?;
-            loop {
-                let node = &mut self.nodes[first as usize];
-                let deficit = &mut node.deficit[node.linked.unwrap_or(Mode::Own) as usize];
-                if *deficit > 0 {
-                    lists = node.lists;
-                    break;
-                }
-                // Its turn is over.
-                *deficit = deficit.saturating_add_unsigned(node.quantum);
-                lists_of.rotate(&mut self.nodes, first);
-                first = lists_of.first()?;
+    pub(super) fn select(&mut self, now: u64) -> Option<Path> {
+        let bytes = self.nodes[0].buckets.may_begin(false);
+        let mut path = Path { nodes: [(NONE, NONE); DEPTH], len: 0, lists: 0, bytes };
+        loop {
+            let child = self.first(path.lists)?;
+            let node = &mut self.nodes[child as usize];
+            if node.lists == NONE {
+                return Some(path);
             }
-            *path.nodes.get_mut(path.len)? = first;
+            let mode = mode_of(node.list);
+            node.buckets.earn(now);
+            let may_begin = node.buckets.may_begin(mode == Mode::Own);
+            path.bytes = path.bytes.min(may_begin).min(node.deficit[mode as usize].max(0) as u64);
+            *path.nodes.get_mut(path.len)? = (child, path.lists);
             path.len += 1;
+            path.lists = node.lists;
         }
-        Some(path)
     }
 
-    /// A packet of `len` bytes was taken from the leaf at the end of the path: charges all on it, and unlinks those that have
-    /// no more, or have to wait now.
-    #[inline]
-    pub(super) fn settle(&mut self, path: &Path, len: u32, now: u64) {
-        for &id in path.nodes().iter().rev() {
-            let node = &mut self.nodes[id as usize];
-            let mode = node.linked.unwrap_or(Mode::Borrowed);
-            node.buckets.earn(now);
-            node.buckets.charge(len, mode == Mode::Own);
-            node.deficit[mode as usize] -= len as i32;
-            let sent = &mut self.sent[id as usize];
-            sent.packets += 1;
-            sent.bytes += u64::from(len);
-            sent.borrowed += u64::from(len) * (mode as u64);
-            if !self.has_some(id) {
-                self.unlink_empty(id, now);
-                continue;
+    /// The child in these lists whose turn it is.
+    #[inline(always)]
+    pub(super) fn first(&mut self, lists: u32) -> Option<u32> {
+        let of = self.lists.get_mut(lists as usize)?;
+        loop {
+            let first = of.first()?;
+            let node = &mut self.nodes[first as usize];
+            let deficit = &mut node.deficit[mode_of(node.list) as usize];
+            if *deficit > 0 {
+                return Some(first);
             }
-            let node = &mut self.nodes[id as usize];
-            let turn_is_over = node.deficit[mode as usize] <= 0;
-            if turn_is_over {
-                node.deficit[mode as usize] += node.quantum as i32;
-            }
-            let parent = node.parent;
-            let lists = self.nodes[parent as usize].lists;
-            let lists = &mut self.lists[lists as usize];
-            let node = &mut self.nodes[id as usize];
-            let goes_on = node.buckets.may_send() && node.mode() == mode;
-            if !goes_on {
-                if turn_is_over {
-                    lists.mark(node);
-                }
-                lists.remove(&mut self.nodes, id);
-                self.link_or_wait(id);
-            } else if turn_is_over {
-                lists.rotate(&mut self.nodes, id);
-            }
+            // Its last packet was larger than what it may send in a turn.
+            *deficit += quantum(node.weight, self.mtu);
+            of.rotate(&mut self.nodes, first);
         }
+    }
+
+    /// Takes up to `budget` packets from the leaves at the end of a path, and gives them to `sink`: until something changes on
+    /// the path.
+    #[inline]
+    pub(super) fn take_from(
+        &mut self,
+        path: &Path,
+        now: u64,
+        budget: usize,
+        sink: &mut impl Sink<T>,
+    ) -> usize {
+        let (mut given, mut bytes) = (0, 0);
+        let (mut before, mut ahead) = (NONE, Ahead::default());
+        let mut waits = Waits::new();
+        while given < budget && bytes < path.bytes {
+            let Some(leaf) = self.first(path.lists) else { break };
+            if self.nodes[leaf as usize].lists != NONE {
+                break;
+            }
+            if leaf != before {
+                self.look_further(leaf, &mut ahead);
+                before = leaf;
+            }
+            let Some((item, len, waited)) = self.take(leaf, now, sink) else {
+                self.unlink_empty(leaf, now);
+                continue;
+            };
+            let place = self.nodes[leaf as usize].class;
+            let class = self.classes[place as usize].node;
+            waits.note(&mut self.sojourns, place, waited);
+            let has_some = self.nodes[leaf as usize].packets > 0;
+            self.settle(leaf, path.lists, (1, len.into()), has_some, now);
+            sink.send(item, class);
+            given += 1;
+            bytes += u64::from(len);
+        }
+        waits.record(&mut self.sojourns);
+        self.settle_path(path, (given as u64, bytes), now);
+        given
+    }
+
+    /// Fetches what the leaves need whose turns are next, in steps whose misses overlap.
+    #[inline(always)]
+    fn look_further(&self, leaf: u32, ahead: &mut Ahead) {
+        let steps = if ahead.nodes[0] == NONE {
+            ahead.nodes[0] = leaf;
+            ahead.nodes.len()
+        } else {
+            1
+        };
+        for _ in 0..steps {
+            let [first, second, third] = ahead.nodes;
+            let flow = |id: u32| {
+                let node = self.nodes.get(id as usize)?;
+                Some(if node.fresh[0] == NONE { node.stale[0] } else { node.fresh[0] })
+            };
+            if let Some(flow) = flow(third).and_then(|flow| self.flows.get(flow)) {
+                self.slots.prefetch(flow.head);
+            }
+            if let Some(flow) = flow(second) {
+                self.flows.prefetch_queue(flow);
+            }
+            let next = self.nodes.get(first as usize).map_or(NONE, |node| node.next);
+            prefetch_at(&self.nodes, next as usize);
+            prefetch_at(&self.sent, next as usize);
+            ahead.nodes = [next, first, second];
+        }
+    }
+
+    /// Charges the nodes of a path for what was taken from its leaves, and unlinks those that have no more.
+    fn settle_path(&mut self, path: &Path, sent: (u64, u64), now: u64) {
+        for (at, &(id, lists)) in path.nodes.iter().enumerate().take(path.len).rev() {
+            let inside =
+                path.nodes.get(at + 1).filter(|_| at + 1 < path.len).map_or(path.lists, |&(_, lists)| lists);
+            let has_some = !self.lists[inside as usize].is_empty();
+            self.settle(id, lists, sent, has_some, now);
+        }
+        let (packets, bytes) = sent;
         let port = &mut self.nodes[0].buckets;
-        port.charge(len, false);
+        port.charge(bytes, false);
         if !port.may_send() {
             self.port_due = port.due();
         }
         let sent = &mut self.sent[0];
-        sent.packets += 1;
-        sent.bytes += u64::from(len);
+        sent.packets += packets;
+        sent.bytes += bytes;
+    }
+
+    /// Charges a node that is in these lists for what was taken from it, and sees to where it belongs then.
+    #[inline(always)]
+    fn settle(&mut self, id: u32, lists: u32, (packets, bytes): (u64, u64), has_some: bool, now: u64) {
+        let node = &mut self.nodes[id as usize];
+        let mode = mode_of(node.list);
+        node.buckets.earn(now);
+        node.buckets.charge(bytes, mode == Mode::Own);
+        let deficit = &mut node.deficit[mode as usize];
+        *deficit -= bytes as i32;
+        let turn_is_over = *deficit <= 0;
+        let sent = &mut self.sent[id as usize];
+        sent.packets += packets;
+        sent.bytes += bytes;
+        sent.borrowed += if mode == Mode::Own { 0 } else { bytes };
+        if !has_some {
+            self.unlink_empty(id, now);
+        } else if turn_is_over || !node.buckets.may_send() || node.mode() != mode {
+            if turn_is_over {
+                node.deficit[mode as usize] += quantum(node.weight, self.mtu);
+                self.lists[lists as usize].mark(node);
+            }
+            self.lists[lists as usize].remove(&mut self.nodes, id);
+            self.link_or_wait(id);
+        }
     }
 
     /// Whether something in a node may be sent, as far as its children are concerned.
@@ -118,10 +209,10 @@ impl<T> Shaper<T> {
         }
     }
 
+    #[inline(always)]
     fn unlink(&mut self, id: u32) {
-        let parent = self.nodes[id as usize].parent;
-        let lists = self.nodes[parent as usize].lists;
-        self.lists[lists as usize].remove(&mut self.nodes, id);
+        let up = self.nodes[id as usize].up;
+        self.lists[up as usize].remove(&mut self.nodes, id);
     }
 
     /// Links a node, unless it has to wait for its rate; false if it has.
@@ -138,42 +229,42 @@ impl<T> Shaper<T> {
     }
 
     /// Links a node by what its rates allow, and sees to it that it gets its own when it is due.
+    #[inline(always)]
     fn link(&mut self, id: u32) {
         let node = &mut self.nodes[id as usize];
         let mode = node.mode();
-        let (parent, own_due) = (node.parent, node.buckets.own_due());
-        let deficit = &mut node.deficit[mode as usize];
-        if *deficit <= 0 {
-            *deficit = deficit.saturating_add_unsigned(node.quantum);
+        if node.deficit[mode as usize] <= 0 {
+            node.deficit[mode as usize] += quantum(node.weight, self.mtu);
         }
-        let lists = self.nodes[parent as usize].lists;
-        self.lists[lists as usize].push(&mut self.nodes, id, mode);
-        if let Some(due) = own_due.filter(|_| mode == Mode::Borrowed) {
-            self.wheel.arm_by(id, due);
+        if mode == Mode::Borrowed {
+            if let Some(due) = node.buckets.own_due() {
+                self.wheel.arm_by(id, due);
+            }
         }
+        self.lists[node.up as usize].push(&mut self.nodes, id, mode);
     }
 
     /// Unlinks a node that has nothing to send.
     #[inline]
     fn unlink_empty(&mut self, id: u32, now: u64) {
-        let parent = self.nodes[id as usize].parent;
-        let lists = self.nodes[parent as usize].lists;
         let node = &mut self.nodes[id as usize];
-        self.lists[lists as usize].mark(node);
-        self.unlink(id);
         // It comes back with a turn like a new one's, less what it has sent in excess.
-        let node = &mut self.nodes[id as usize];
-        node.deficit = node.deficit.map(|deficit| deficit.min(0));
-        if node.lists == NONE {
+        let deficit = &mut node.deficit[mode_of(node.list) as usize];
+        *deficit = (*deficit).min(0);
+        let is_leaf = node.lists == NONE;
+        let lists = &mut self.lists[node.up as usize];
+        lists.mark(node);
+        lists.remove(&mut self.nodes, id);
+        if is_leaf {
             self.leaf_is_empty(id, now);
         }
     }
 
+    #[inline(always)]
     fn leaf_is_empty(&mut self, id: u32, now: u64) {
         let node = &mut self.nodes[id as usize];
         node.epoch = node.epoch.wrapping_add(1);
-        self.flows.give_back_all(&mut node.fresh);
-        self.flows.give_back_all(&mut node.stale);
+        (node.fresh, node.stale) = ([NONE; 2], [NONE; 2]);
         if node.epoch == 0 {
             node.epoch = 1;
             self.flows.forget(id);
@@ -185,7 +276,7 @@ impl<T> Shaper<T> {
 
     /// A leaf has lost its last packet otherwise than by sending it.
     pub(super) fn emptied(&mut self, leaf: u32, now: u64) {
-        if self.nodes[leaf as usize].linked.is_none() {
+        if !self.nodes[leaf as usize].is_linked() {
             // It waits for its rate.
             self.leaf_is_empty(leaf, now);
         }
@@ -194,7 +285,7 @@ impl<T> Shaper<T> {
 
     /// Unlinks a node if it has nothing to send, and likewise what it is in.
     fn unlink_up(&mut self, mut id: u32, now: u64) {
-        while id != ROOT.0 && self.nodes[id as usize].linked.is_some() && !self.has_some(id) {
+        while id != ROOT.0 && self.nodes[id as usize].is_linked() && !self.has_some(id) {
             self.unlink_empty(id, now);
             id = self.nodes[id as usize].parent;
         }
@@ -203,7 +294,7 @@ impl<T> Shaper<T> {
     /// A node has something to send: links it, unless it has to wait, and what it is in.
     #[inline]
     pub(super) fn wake(&mut self, mut id: u32, now: u64) {
-        while id != ROOT.0 && self.nodes[id as usize].linked.is_none() {
+        while id != ROOT.0 && !self.nodes[id as usize].is_linked() {
             let node = &mut self.nodes[id as usize];
             let parent = node.parent;
             node.buckets.earn(now);
@@ -216,19 +307,25 @@ impl<T> Shaper<T> {
 
     /// A node's timer has fired: it may send, or may send within its own rate, or is a host that is idle.
     pub(super) fn expired(&mut self, id: u32, now: u64) {
+        let has_some = self.has_some(id);
         let node = &mut self.nodes[id as usize];
+        node.is_idle = false;
+        if !has_some {
+            if self.is_host(id) {
+                self.give_host_back(id, now);
+            }
+            return;
+        }
         node.buckets.earn(now);
-        if node.linked == Some(Mode::Borrowed) {
+        if !node.is_linked() {
+            self.wake(id, now);
+        } else if mode_of(node.list) == Mode::Borrowed {
             if node.buckets.within_own() {
                 self.unlink(id);
                 self.link(id);
             } else if let Some(due) = node.buckets.own_due() {
                 self.wheel.arm(id, due);
             }
-        } else if self.has_some(id) {
-            self.wake(id, now);
-        } else if self.is_host(id) {
-            self.give_host_back(id, now);
         }
     }
 
