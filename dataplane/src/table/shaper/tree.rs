@@ -17,15 +17,10 @@ pub(super) struct Path {
     pub(super) bytes: u64,
 }
 
-/// Leaves that are fetched ahead of their turn, each a step further than the one behind it.
+/// How far what is needed has been fetched ahead: a leaf, and the flow of the one ahead of that.
 struct Ahead {
-    nodes: [u32; 3],
-}
-
-impl Default for Ahead {
-    fn default() -> Self {
-        Self { nodes: [NONE; 3] }
-    }
+    leaf: u32,
+    flow: u32,
 }
 
 /// What a node may send in a turn, bytes.
@@ -97,7 +92,10 @@ impl<T> Shaper<T> {
         sink: &mut impl Sink<T>,
     ) -> usize {
         let (mut given, mut bytes) = (0, 0);
-        let (mut before, mut ahead) = (NONE, Ahead::default());
+        let (mut before, mut ahead) = (NONE, Ahead { leaf: NONE, flow: NONE });
+        if let Some(leaf) = self.first(path.lists) {
+            self.look_further(leaf, &mut ahead);
+        }
         let mut waits = Waits::new();
         while given < budget && bytes < path.bytes {
             let Some(leaf) = self.first(path.lists) else { break };
@@ -126,32 +124,19 @@ impl<T> Shaper<T> {
         given
     }
 
-    /// Fetches what the leaves need whose turns are next, in steps whose misses overlap.
+    /// Fetches what the leaves behind this one need, each time a step further: first the leaf, then its flow, then the packet.
     #[inline(always)]
     fn look_further(&self, leaf: u32, ahead: &mut Ahead) {
-        let steps = if ahead.nodes[0] == NONE {
-            ahead.nodes[0] = leaf;
-            ahead.nodes.len()
-        } else {
-            1
-        };
-        for _ in 0..steps {
-            let [first, second, third] = ahead.nodes;
-            let flow = |id: u32| {
-                let node = self.nodes.get(id as usize)?;
-                Some(if node.fresh[0] == NONE { node.stale[0] } else { node.fresh[0] })
-            };
-            if let Some(flow) = flow(third).and_then(|flow| self.flows.get(flow)) {
-                self.slots.prefetch(flow.head);
-            }
-            if let Some(flow) = flow(second) {
-                self.flows.prefetch_queue(flow);
-            }
-            let next = self.nodes.get(first as usize).map_or(NONE, |node| node.next);
-            prefetch_at(&self.nodes, next as usize);
-            prefetch_at(&self.sent, next as usize);
-            ahead.nodes = [next, first, second];
+        if let Some(flow) = self.flows.get(ahead.flow) {
+            self.slots.prefetch(flow.head);
         }
+        let from = if ahead.leaf == NONE { leaf } else { ahead.leaf };
+        let Some(node) = self.nodes.get(from as usize) else { return };
+        let [fresh, stale] = [node.fresh[0], node.stale[0]];
+        *ahead = Ahead { leaf: node.next, flow: if fresh == NONE { stale } else { fresh } };
+        self.flows.prefetch_queue(ahead.flow);
+        prefetch_at(&self.nodes, ahead.leaf as usize);
+        prefetch_at(&self.sent, ahead.leaf as usize);
     }
 
     /// Charges the nodes of a path for what was taken from its leaves, and unlinks those that have no more.
