@@ -36,7 +36,7 @@ impl<T> Shaper<T> {
         while !packets.is_empty() {
             let mut guesses = [NO_GUESS; AHEAD];
             let many = self.look_ahead(packets, &mut guesses);
-            for (packet, guess) in packets.drain(..many).zip(guesses) {
+            for (packet, &guess) in packets.drain(..many).zip(&guesses) {
                 self.enqueue_guessed(now, packet, guess, sink);
             }
         }

@@ -106,18 +106,28 @@ impl<T> Shaper<T> {
                 self.look_further(leaf, &mut ahead);
                 before = leaf;
             }
-            let Some((item, len, waited)) = self.take(leaf, now, sink) else {
-                self.unlink_empty(leaf, now);
-                continue;
+            let node = &mut self.nodes[leaf as usize];
+            let (mode, place) = (mode_of(node.list), node.class);
+            let most = if node.packets == 1 {
+                1
+            } else {
+                node.buckets.earn(now);
+                let may_begin = node.buckets.may_begin(mode == Mode::Own);
+                may_begin.min(path.bytes - bytes).min(node.deficit[mode as usize].max(0) as u64)
             };
-            let place = self.nodes[leaf as usize].class;
             let class = self.classes[place as usize].node;
-            waits.note(&mut self.sojourns, place, waited);
+            let (mut count, mut taken) = (0, 0);
+            while given < budget && taken < most {
+                let Some((item, len, waited)) = self.take(leaf, now, sink) else { break };
+                waits.note(&mut self.sojourns, place, waited);
+                sink.send(item, class);
+                given += 1;
+                count += 1;
+                taken += u64::from(len);
+            }
+            bytes += taken;
             let has_some = self.nodes[leaf as usize].packets > 0;
-            self.settle(leaf, path.lists, (1, len.into()), has_some, now);
-            sink.send(item, class);
-            given += 1;
-            bytes += u64::from(len);
+            self.settle(leaf, path.lists, (count, taken), has_some, now);
         }
         waits.record(&mut self.sojourns);
         self.settle_path(path, (given as u64, bytes), now);
@@ -140,6 +150,7 @@ impl<T> Shaper<T> {
     }
 
     /// Charges the nodes of a path for what was taken from its leaves, and unlinks those that have no more.
+    #[inline(never)]
     fn settle_path(&mut self, path: &Path, sent: (u64, u64), now: u64) {
         for (at, &(id, lists)) in path.nodes.iter().enumerate().take(path.len).rev() {
             let inside =
@@ -201,7 +212,7 @@ impl<T> Shaper<T> {
     }
 
     /// Links a node, unless it has to wait for its rate; false if it has.
-    #[inline]
+    #[inline(always)]
     fn link_or_wait(&mut self, id: u32) -> bool {
         let buckets = &self.nodes[id as usize].buckets;
         let may_send = buckets.may_send();
@@ -230,7 +241,7 @@ impl<T> Shaper<T> {
     }
 
     /// Unlinks a node that has nothing to send.
-    #[inline]
+    #[inline(always)]
     fn unlink_empty(&mut self, id: u32, now: u64) {
         let node = &mut self.nodes[id as usize];
         // It comes back with a turn like a new one's, less what it has sent in excess.
