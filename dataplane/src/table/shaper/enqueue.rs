@@ -3,7 +3,7 @@
 use super::flows::{Flow, Flows};
 use super::node::Node;
 use super::{Cause, NONE, NodeId, Packet, Shaper, Sink, fat};
-use crate::table::prefetch::prefetch_at;
+use crate::table::prefetch::{prefetch_at, prefetch_line};
 
 /// Packets whose memory is fetched together.
 const AHEAD: usize = 32;
@@ -36,7 +36,7 @@ impl<T> Shaper<T> {
         while !packets.is_empty() {
             let mut guesses = [NO_GUESS; AHEAD];
             let many = self.look_ahead(packets, &mut guesses);
-            for (packet, guess) in packets.drain(..many).zip(guesses) {
+            for (packet, &guess) in packets.drain(..many).zip(&guesses) {
                 self.enqueue_guessed(now, packet, guess, sink);
             }
         }
@@ -198,47 +198,45 @@ impl<T> Shaper<T> {
 
     /// Fetches what the first of these packets need, in steps whose misses overlap, and guesses where they go; returns how many
     /// packets that was done for. No step asks for much: CPUs drop what is too much at once.
+    #[inline(always)]
     fn look_ahead(&self, packets: &[Packet<T>], guesses: &mut [Guess; AHEAD]) -> usize {
         let packets = packets.get(..AHEAD).unwrap_or(packets);
+        let mut has_hosts = false;
         for (packet, guess) in packets.iter().zip(&mut *guesses) {
             guess.leaf = packet.class.0;
-            if let Some(place) = self.hosts_of(packet) {
+            Node::prefetch_links(&self.nodes, packet.class.0);
+            if let Some(place) = self.hosts.class_with(packet.class) {
+                has_hosts = true;
                 guess.hash = self.host_hash(place, packet.host);
                 self.prefetch_host(guess.hash);
             } else {
                 guess.hash = Flows::name(self.seed, guess.leaf, packet.flow);
                 self.flows.prefetch(guess.hash);
             }
-            Node::prefetch_links(&self.nodes, packet.class.0);
         }
-        for (packet, guess) in packets.iter().zip(&mut *guesses) {
-            if self.hosts_of(packet).is_some() {
-                guess.leaf = self.host_candidate(guess.hash);
-                guess.hash = Flows::name(self.seed, guess.leaf, packet.flow);
-                self.flows.prefetch(guess.hash);
-                Node::prefetch_links(&self.nodes, guess.leaf);
-            } else {
-                let place = self.nodes.get(guess.leaf as usize).map_or(NONE, |node| node.class);
-                prefetch_at(&self.classes, place as usize);
-            }
+        if has_hosts {
+            self.look_for_hosts(packets, guesses);
         }
-        self.slots.prefetch_free(packets.len());
         for (_, guess) in packets.iter().zip(&mut *guesses) {
             guess.flow = self.flows.candidate(guess.hash);
-            Node::prefetch_rates(&self.nodes, guess.leaf);
-        }
-        for (_, guess) in packets.iter().zip(&*guesses) {
-            if let Some(flow) = self.flows.get(guess.flow).filter(|flow| flow.packets > 0) {
-                self.slots.prefetch(flow.tail);
+            if let Some(node) = self.nodes.get(guess.leaf as usize) {
+                prefetch_line(&node.buckets);
+                prefetch_at(&self.classes, node.class as usize);
             }
         }
         packets.len()
     }
 
-    /// The class of a packet, by place, if it has hosts.
-    #[inline(always)]
-    fn hosts_of(&self, packet: &Packet<T>) -> Option<u32> {
-        let place = self.hosts.class_with(packet.class)?;
-        Some(place)
+    /// The same for those of hosts, whose leaves are to be found first.
+    #[inline]
+    fn look_for_hosts(&self, packets: &[Packet<T>], guesses: &mut [Guess; AHEAD]) {
+        for (packet, guess) in packets.iter().zip(guesses) {
+            if self.hosts.class_with(packet.class).is_some() {
+                guess.leaf = self.host_candidate(guess.hash);
+                guess.hash = Flows::name(self.seed, guess.leaf, packet.flow);
+                self.flows.prefetch(guess.hash);
+                Node::prefetch_links(&self.nodes, guess.leaf);
+            }
+        }
     }
 }

@@ -81,6 +81,9 @@ impl HostPool {
     /// The place of a class among all that packets wait in, if it has hosts.
     #[inline(always)]
     pub(super) fn class_with(&self, node: NodeId) -> Option<u32> {
+        if self.capacity == 0 {
+            return None;
+        }
         let hosted = *self.places.get(node.0 as usize)?;
         self.classes.get(hosted as usize).map(|class| class.place)
     }

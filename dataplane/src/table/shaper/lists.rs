@@ -55,7 +55,7 @@ impl Lists {
     }
 
     /// Links a child at the end of this round, or of the next if it has had its turn.
-    #[inline]
+    #[inline(always)]
     pub(super) fn push(&mut self, nodes: &mut [Node], child: u32, mode: Mode) {
         let node = &mut nodes[child as usize];
         let group = usize::from(mode as u8 * PRIORITIES + node.priority) % GROUPS;
@@ -72,7 +72,7 @@ impl Lists {
     }
 
     /// Unlinks a child, if it is linked.
-    #[inline]
+    #[inline(always)]
     pub(super) fn remove(&mut self, nodes: &mut [Node], child: u32) {
         let node = &mut nodes[child as usize];
         let list = usize::from(std::mem::replace(&mut node.list, UNLINKED));

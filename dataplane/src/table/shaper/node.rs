@@ -98,14 +98,6 @@ impl Node {
         }
     }
 
-    /// Starts to fetch its rates.
-    #[inline(always)]
-    pub(super) fn prefetch_rates(nodes: &[Self], node: u32) {
-        if let Some(node) = nodes.get(node as usize) {
-            prefetch_line(&node.buckets);
-        }
-    }
-
     /// The mode that its rates allow now.
     #[inline(always)]
     pub(super) fn mode(&self) -> Mode {

@@ -92,14 +92,4 @@ impl<T> Slots<T> {
     pub(super) fn prefetch(&self, slot: u32) {
         crate::table::prefetch::prefetch_at(&self.slots, slot as usize);
     }
-
-    /// Starts to fetch the slots that the next `count` packets take.
-    pub(super) fn prefetch_free(&self, count: usize) {
-        let mut free = self.free;
-        for _ in 0..count {
-            let Some(slot) = self.slots.get(free as usize) else { return };
-            free = slot.next;
-            self.prefetch(free);
-        }
-    }
 }

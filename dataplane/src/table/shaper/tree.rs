@@ -17,15 +17,10 @@ pub(super) struct Path {
     pub(super) bytes: u64,
 }
 
-/// Leaves that are fetched ahead of their turn, each a step further than the one behind it.
+/// How far what is needed has been fetched ahead: a leaf, and the flow of the one ahead of that.
 struct Ahead {
-    nodes: [u32; 3],
-}
-
-impl Default for Ahead {
-    fn default() -> Self {
-        Self { nodes: [NONE; 3] }
-    }
+    leaf: u32,
+    flow: u32,
 }
 
 /// What a node may send in a turn, bytes.
@@ -97,7 +92,10 @@ impl<T> Shaper<T> {
         sink: &mut impl Sink<T>,
     ) -> usize {
         let (mut given, mut bytes) = (0, 0);
-        let (mut before, mut ahead) = (NONE, Ahead::default());
+        let (mut before, mut ahead) = (NONE, Ahead { leaf: NONE, flow: NONE });
+        if let Some(leaf) = self.first(path.lists) {
+            self.look_further(leaf, &mut ahead);
+        }
         let mut waits = Waits::new();
         while given < budget && bytes < path.bytes {
             let Some(leaf) = self.first(path.lists) else { break };
@@ -108,53 +106,51 @@ impl<T> Shaper<T> {
                 self.look_further(leaf, &mut ahead);
                 before = leaf;
             }
-            let Some((item, len, waited)) = self.take(leaf, now, sink) else {
-                self.unlink_empty(leaf, now);
-                continue;
+            let node = &mut self.nodes[leaf as usize];
+            let (mode, place) = (mode_of(node.list), node.class);
+            let most = if node.packets == 1 {
+                1
+            } else {
+                node.buckets.earn(now);
+                let may_begin = node.buckets.may_begin(mode == Mode::Own);
+                may_begin.min(path.bytes - bytes).min(node.deficit[mode as usize].max(0) as u64)
             };
-            let place = self.nodes[leaf as usize].class;
             let class = self.classes[place as usize].node;
-            waits.note(&mut self.sojourns, place, waited);
+            let (mut count, mut taken) = (0, 0);
+            while given < budget && taken < most {
+                let Some((item, len, waited)) = self.take(leaf, now, sink) else { break };
+                waits.note(&mut self.sojourns, place, waited);
+                sink.send(item, class);
+                given += 1;
+                count += 1;
+                taken += u64::from(len);
+            }
+            bytes += taken;
             let has_some = self.nodes[leaf as usize].packets > 0;
-            self.settle(leaf, path.lists, (1, len.into()), has_some, now);
-            sink.send(item, class);
-            given += 1;
-            bytes += u64::from(len);
+            self.settle(leaf, path.lists, (count, taken), has_some, now);
         }
         waits.record(&mut self.sojourns);
         self.settle_path(path, (given as u64, bytes), now);
         given
     }
 
-    /// Fetches what the leaves need whose turns are next, in steps whose misses overlap.
+    /// Fetches what the leaves behind this one need, each time a step further: first the leaf, then its flow, then the packet.
     #[inline(always)]
     fn look_further(&self, leaf: u32, ahead: &mut Ahead) {
-        let steps = if ahead.nodes[0] == NONE {
-            ahead.nodes[0] = leaf;
-            ahead.nodes.len()
-        } else {
-            1
-        };
-        for _ in 0..steps {
-            let [first, second, third] = ahead.nodes;
-            let flow = |id: u32| {
-                let node = self.nodes.get(id as usize)?;
-                Some(if node.fresh[0] == NONE { node.stale[0] } else { node.fresh[0] })
-            };
-            if let Some(flow) = flow(third).and_then(|flow| self.flows.get(flow)) {
-                self.slots.prefetch(flow.head);
-            }
-            if let Some(flow) = flow(second) {
-                self.flows.prefetch_queue(flow);
-            }
-            let next = self.nodes.get(first as usize).map_or(NONE, |node| node.next);
-            prefetch_at(&self.nodes, next as usize);
-            prefetch_at(&self.sent, next as usize);
-            ahead.nodes = [next, first, second];
+        if let Some(flow) = self.flows.get(ahead.flow) {
+            self.slots.prefetch(flow.head);
         }
+        let from = if ahead.leaf == NONE { leaf } else { ahead.leaf };
+        let Some(node) = self.nodes.get(from as usize) else { return };
+        let [fresh, stale] = [node.fresh[0], node.stale[0]];
+        *ahead = Ahead { leaf: node.next, flow: if fresh == NONE { stale } else { fresh } };
+        self.flows.prefetch_queue(ahead.flow);
+        prefetch_at(&self.nodes, ahead.leaf as usize);
+        prefetch_at(&self.sent, ahead.leaf as usize);
     }
 
     /// Charges the nodes of a path for what was taken from its leaves, and unlinks those that have no more.
+    #[inline(never)]
     fn settle_path(&mut self, path: &Path, sent: (u64, u64), now: u64) {
         for (at, &(id, lists)) in path.nodes.iter().enumerate().take(path.len).rev() {
             let inside =
@@ -216,7 +212,7 @@ impl<T> Shaper<T> {
     }
 
     /// Links a node, unless it has to wait for its rate; false if it has.
-    #[inline]
+    #[inline(always)]
     fn link_or_wait(&mut self, id: u32) -> bool {
         let buckets = &self.nodes[id as usize].buckets;
         let may_send = buckets.may_send();
@@ -245,7 +241,7 @@ impl<T> Shaper<T> {
     }
 
     /// Unlinks a node that has nothing to send.
-    #[inline]
+    #[inline(always)]
     fn unlink_empty(&mut self, id: u32, now: u64) {
         let node = &mut self.nodes[id as usize];
         // It comes back with a turn like a new one's, less what it has sent in excess.
