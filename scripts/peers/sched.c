@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* rte_sched: into a queue and out again, with rates that no packet has to wait for.  sched ... -- PIPES SEED */
+/* rte_sched.h takes in rte_pie.h. */
+#define ALLOW_EXPERIMENTAL_API
 #include "peer.h"
 
 #include <rte_mbuf.h>

@@ -203,6 +203,45 @@ pub(super) struct Class {
 }
 
 impl<T> Shaper<T> {
+    /// Empty, with its port alone.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let room_for = config.classes.min(1 << 22) + 1;
+        let hosts = config.hosts.min(1 << 22);
+        let all = room_for + hosts;
+        let mtu = config.mtu.clamp(64, 1 << 20);
+        let mut nodes = filled(all, Node::new(NONE, NONE, &Rates::default(), 0));
+        nodes[0] = Node::new(NONE, NONE, &config.rates, mtu);
+        nodes[0].lists = 0;
+        let mut lists = room(room_for);
+        lists.push(Lists::new());
+        Self {
+            mtu,
+            overhead: config.overhead,
+            // Of all seeds, 0 would be the worst, and is what somebody who needs none gives.
+            seed: config.seed ^ SEED,
+            nodes,
+            lists,
+            classes: room(room_for),
+            codels: room(room_for),
+            configured: 1,
+            room: room_for,
+            hosts: super::HostPool::new(room_for, hosts),
+            flows: super::Flows::new(config.flows),
+            slots: super::Slots::new(config.slots),
+            wheel: super::Wheel::new(all),
+            greedy: fat::Lists::new(),
+            links: filled(all, fat::Link::default()),
+            shared: config.slots,
+            shared_used: 0,
+            port_due: 0,
+            rates_changed: 0,
+            sent: filled(all, Counts::default()),
+            drops: filled(all, [0; CAUSES]),
+            sojourns: room(room_for),
+        }
+    }
+
     /// Adds a class below `parent`.
     ///
     /// # Errors
@@ -246,12 +285,6 @@ impl<T> Shaper<T> {
         self.nodes[id.0 as usize] = node;
         self.configured += 1;
         Ok(id)
-    }
-
-    /// Empty, with its port alone.
-    #[must_use]
-    pub fn new(config: &Config) -> Self {
-        Self::with_memory(config)
     }
 
     /// A node, and what it is in, up to the port.
@@ -299,45 +332,6 @@ pub(super) fn filled<V: Clone>(count: u32, value: V) -> crate::arena::HugeVec<V>
     let mut values = room(count);
     values.resize(count as usize, value);
     values
-}
-
-impl<T> Shaper<T> {
-    fn with_memory(config: &Config) -> Self {
-        let room_for = config.classes.min(1 << 22) + 1;
-        let hosts = config.hosts.min(1 << 22);
-        let all = room_for + hosts;
-        let mtu = config.mtu.clamp(64, 1 << 20);
-        let mut nodes = filled(all, Node::new(NONE, NONE, &Rates::default(), 0));
-        nodes[0] = Node::new(NONE, NONE, &config.rates, mtu);
-        nodes[0].lists = 0;
-        let mut lists = room(room_for);
-        lists.push(Lists::new());
-        Self {
-            mtu,
-            overhead: config.overhead,
-            // Of all seeds, 0 would be the worst, and is what somebody who needs none gives.
-            seed: config.seed ^ SEED,
-            nodes,
-            lists,
-            classes: room(room_for),
-            codels: room(room_for),
-            configured: 1,
-            room: room_for,
-            hosts: super::HostPool::new(room_for, hosts),
-            flows: super::Flows::new(config.flows),
-            slots: super::Slots::new(config.slots),
-            wheel: super::Wheel::new(all),
-            greedy: fat::Lists::new(),
-            links: filled(all, fat::Link::default()),
-            shared: config.slots,
-            shared_used: 0,
-            port_due: 0,
-            rates_changed: 0,
-            sent: filled(all, Counts::default()),
-            drops: filled(all, [0; CAUSES]),
-            sojourns: room(room_for),
-        }
-    }
 }
 
 #[cfg(test)]
