@@ -3,9 +3,12 @@
 
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
+use sluice_dataplane::counters::Counters;
 use sluice_dataplane::port::af_xdp::DeviceControl;
+use sluice_dataplane::snapshot::Snapshot;
 use sluice_dataplane::verdict::DropReason;
 
+use crate::export::SinkStatus;
 use crate::state::State;
 use crate::watch::{Health, Loop};
 
@@ -85,18 +88,20 @@ pub fn text(state: &State) -> String {
         "The version that runs; the value is 1.",
         vec![(vec![("version", env!("CARGO_PKG_VERSION"))], 1.0)],
     );
-    packets(&mut page, state);
-    sessions(&mut page, state);
-    policy(&mut page, state);
+    // Read once, so that all of them are of one moment.
+    let (snapshot, counters) = state.totals();
+    let counters = state.with_kernel(counters);
+    packets(&mut page, &snapshot, &counters);
+    sessions(&mut page, &snapshot, &counters);
+    nat_log(&mut page, &counters, &state.nat_log());
+    policy(&mut page, &snapshot, &counters);
     devices(&mut page, state);
     workers(&mut page, &state.watch().loops());
     page.text()
 }
 
 /// What every packet is accounted for by.
-fn packets(page: &mut Page, state: &State) {
-    let (snapshot, counters) = state.totals();
-    let counters = state.with_kernel(counters);
+fn packets(page: &mut Page, snapshot: &Snapshot, counters: &Counters) {
     let ports: Vec<_> = snapshot.ports.iter().map(|port| [("port", port.name.as_str())]).collect();
     let ports = || ports.iter().map(|labels| labels.as_slice()).zip(&counters.ports);
     page.counters(
@@ -149,8 +154,7 @@ fn packets(page: &mut Page, state: &State) {
     );
 }
 
-fn sessions(page: &mut Page, state: &State) {
-    let (snapshot, counters) = state.totals();
+fn sessions(page: &mut Page, snapshot: &Snapshot, counters: &Counters) {
     page.gauge(
         "sluice_config_generation",
         "The configuration that all workers have adopted.",
@@ -170,13 +174,15 @@ fn sessions(page: &mut Page, state: &State) {
         counters.sessions_ended_by_policy,
     );
     page.gauge("sluice_nat_bindings", "Live NAT bindings.", counters.bindings as f64);
+}
+
+fn nat_log(page: &mut Page, counters: &Counters, sinks: &[SinkStatus]) {
     page.counter("sluice_nat_log_records_total", "Records for the NAT log.", counters.nat_recorded);
     page.counter(
         "sluice_nat_log_records_lost_total",
         "Records for the NAT log that found no room on their way to it.",
         counters.nat_unrecorded,
     );
-    let sinks = state.nat_log();
     let labels: Vec<_> = sinks.iter().map(|sink| [("sink", sink.sink.as_str())]).collect();
     page.counters(
         "sluice_nat_log_sink_lost_total",
@@ -185,8 +191,7 @@ fn sessions(page: &mut Page, state: &State) {
     );
 }
 
-fn policy(page: &mut Page, state: &State) {
-    let (snapshot, counters) = state.totals();
+fn policy(page: &mut Page, snapshot: &Snapshot, counters: &Counters) {
     let rules: Vec<_> = snapshot
         .rules
         .iter()

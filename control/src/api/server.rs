@@ -21,7 +21,7 @@ use hyper_util::service::TowerToHyperService;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_io_timeout::TimeoutStream;
 use utoipa::OpenApi;
 
@@ -145,13 +145,7 @@ async fn accept_local(listener: tokio::net::UnixListener, routes: Router, places
     loop {
         match listener.accept().await {
             Ok((stream, _)) => match places.clone().try_acquire_owned() {
-                Ok(place) => {
-                    let talk = converse(stream, routes.clone());
-                    tokio::spawn(async move {
-                        talk.await;
-                        drop(place);
-                    });
-                }
+                Ok(place) => talk(stream, routes.clone(), place),
                 Err(_) => drop(stream.try_write(BUSY)),
             },
             Err(_) => out_of_descriptors().await,
@@ -163,18 +157,20 @@ async fn accept_remote(listener: tokio::net::TcpListener, routes: Router, places
     loop {
         match listener.accept().await {
             Ok((stream, _)) => match places.clone().try_acquire_owned() {
-                Ok(place) => {
-                    let talk = converse(stream, routes.clone());
-                    tokio::spawn(async move {
-                        talk.await;
-                        drop(place);
-                    });
-                }
+                Ok(place) => talk(stream, routes.clone(), place),
                 Err(_) => drop(stream.try_write(BUSY)),
             },
             Err(_) => out_of_descriptors().await,
         }
     }
+}
+
+/// Serves a client in a task of its own, for as long as it keeps its place.
+fn talk(stream: impl AsyncRead + AsyncWrite + Send + 'static, routes: Router, place: OwnedSemaphorePermit) {
+    tokio::spawn(async move {
+        converse(stream, routes).await;
+        drop(place);
+    });
 }
 
 /// They come back when clients leave.

@@ -110,7 +110,7 @@ struct Way {
 
 fn choose<A: Family>(way: Way, tuple: &Tuple<A>, snapshot: &Snapshot) -> u16 {
     let port = snapshot.interfaces.get(usize::from(way.egress)).map(|interface| interface.port);
-    let shaper = port.and_then(|port| snapshot.shapers.iter().find(|shaper| shaper.port == port));
+    let shaper = port.and_then(|port| snapshot.shapers.get(snapshot.shaper_of(port)?));
     let Some(shaper) = shaper else { return NONE16 };
     let fits = |class: u16| {
         let parent = |class: &&Class| snapshot.classes.get(usize::from(class.parent?));
