@@ -23,11 +23,12 @@ use sluice_dataplane::snapshot::Snapshot;
 use sluice_dataplane::verdict::DropReason;
 use sluice_dataplane::worker::{Closed, Worker};
 
+use crate::accounting::{self, Accounting};
 use crate::alarm::Alarm;
 use crate::api::{self, ApiError};
 use crate::config::{self, Poll, Report};
 use crate::device::machine::Machine;
-use crate::export::{Logger, SinkStatus};
+use crate::export::{Logger, SinkStatus, wall};
 use crate::host::{self, Follower, HostError};
 use crate::intake::{self, Intake, IntakeError};
 use crate::plan::{self, Plan, TooFewCores};
@@ -248,7 +249,9 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
         let (kept, statuses) = started.map_err(system("cannot start the thread of NAT's log"))?;
         (logger, state) = (Some(kept), state.with_nat_log(statuses));
     }
-    let state = Arc::new(state);
+    let (accounts, said) = Accounting::open(config.accounting.clone());
+    said.iter().for_each(|line| say(log, format_args!("{line}")));
+    let state = Arc::new(state.with_accounting(accounts));
     let server = api::serve(listener, &socket, metrics, state.clone())?;
     let on = on_cores(&plan);
     say(log, format_args!("ready: {on}; `sluice show counters --socket {}`", socket.display()));
@@ -331,9 +334,25 @@ fn attend(
             thread::park_timeout(TEND);
         }
     };
+    let told_of_accounts = tell.clone();
+    let accounting = || {
+        let mut last = None;
+        while !ends.load(Ordering::Relaxed) {
+            let (now, due) = accounting_turn(state, &mut last);
+            let line = due.then(|| state.accounting().save(now, false)).flatten();
+            line.into_iter().for_each(|line| drop(told_of_accounts.send(line)));
+            thread::park_timeout(TEND);
+        }
+        let now = wall::now() / 1_000_000;
+        state.account(now);
+        // Said by the next start, which finds what there is.
+        state.accounting().save(now, true);
+    };
     let (mut alarm, mut counted) = (Alarm::default(), 0);
     thread::scope(|scope| {
         let tender = thread::Builder::new().name("sluice-devices".into()).spawn_scoped(scope, tending)?;
+        let accountant =
+            thread::Builder::new().name("sluice-accounts".into()).spawn_scoped(scope, accounting)?;
         let died = loop {
             let mut wants_end = false;
             for signal in signals.pending() {
@@ -363,8 +382,21 @@ fn attend(
         };
         ends.store(true, Ordering::Relaxed);
         tender.thread().unpark();
+        accountant.thread().unpark();
         Ok(died)
     })
+}
+
+/// Takes in the accounts, if ten seconds on the wall are over. Returns the time, and whether it did.
+fn accounting_turn(state: &State, last: &mut Option<u64>) -> (u64, bool) {
+    let now = wall::now() / 1_000_000;
+    let turn = now / accounting::EVERY;
+    let is_due = last.replace(turn) != Some(turn);
+    if is_due {
+        // As of the full ten seconds, so that what is taken in at the end of a sample or a period is its.
+        state.account(turn * accounting::EVERY);
+    }
+    (now, is_due)
 }
 
 /// What there is to say of what has run short, or was lost.

@@ -14,7 +14,7 @@ use crate::local::neighbor::Neighbor;
 use crate::nat::{Binding, BlockRow, SubscriberRow};
 use crate::session::{Family, FlowAction, KeyFacts, NONE, Session, State, ticks};
 use crate::shard::Shard;
-use crate::stage::shape::ClassRow;
+use crate::stage::shape::{ClassRow, OctetRow, Spent};
 
 /// Table slots that are looked at between two bursts.
 const SLOTS_PER_POLL: u32 = 64;
@@ -41,6 +41,10 @@ pub enum Question {
     Neighbors,
     /// Classes of ports with a shaper.
     Classes,
+    /// Octets by class and host, each handed out once.
+    Octets,
+    /// No listing: notes whose quota is used up, if the worker goes by the configuration of this generation.
+    Spent(u32, Spent),
 }
 
 /// One direction of a session.
@@ -91,6 +95,8 @@ pub enum Row {
     Neighbor(Neighbor),
     /// For [`Question::Classes`].
     Class(ClassRow),
+    /// For [`Question::Octets`], with the generation of the configuration whose class it is.
+    Octets(u32, OctetRow),
     /// The listing is complete.
     End,
 }
@@ -140,7 +146,7 @@ impl Inspector {
 
 impl Inspected {
     /// Goes on with the listing that was asked for, by a few slots. Returns whether there is more to do.
-    pub fn serve(&mut self, shard: &Shard, now: Nanos) -> bool {
+    pub fn serve(&mut self, shard: &mut Shard, now: Nanos) -> bool {
         if self.current.is_none() {
             self.current = self.questions.try_pop().map(|question| (question, 0));
         }
@@ -150,6 +156,13 @@ impl Inspected {
             Question::Bindings => shard.nat.slots(),
             Question::Blocks => shard.nat.block_slots(),
             Question::Subscribers => shard.nat.subscriber_slots(),
+            Question::Octets => return self.serve_octets(from, shard),
+            Question::Spent(generation, spent) => {
+                if shard.sessions.policy == generation {
+                    shard.shapers.set_spent(spent);
+                }
+                return self.finish(question, 0, true);
+            }
             Question::Externals | Question::Neighbors | Question::Holders(..) | Question::Classes => {
                 return self.serve_short(question, from, shard);
             }
@@ -170,6 +183,15 @@ impl Inspected {
             at += 1;
         }
         self.finish(question, at, at >= slots)
+    }
+
+    fn serve_octets(&mut self, from: u32, shard: &mut Shard) -> bool {
+        let room = self.rows.vacant_len().min(SLOTS_PER_POLL as usize);
+        let (generation, rows) = (shard.sessions.policy, &mut self.rows);
+        let next = shard.shapers.take_octets(from, room, |row| {
+            let _ = rows.try_push(Row::Octets(generation, row));
+        });
+        self.finish(Question::Octets, next.unwrap_or(from), next.is_none())
     }
 
     fn serve_short(&mut self, question: Question, from: u32, shard: &Shard) -> bool {
@@ -299,7 +321,7 @@ mod tests {
                 ports
             });
             while !asker.is_finished() {
-                inspected.serve(&shard, 0);
+                inspected.serve(&mut shard, 0);
             }
             asker.join().unwrap()
         });

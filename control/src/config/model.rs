@@ -57,6 +57,8 @@ pub struct Config {
     pub control_access: Access,
     /// Where metrics can be had over TCP.
     pub metrics: Option<SocketAddr>,
+    /// The file in which accounts outlive the process.
+    pub accounting: Option<PathBuf>,
 }
 
 /// Who may use the control socket.

@@ -25,6 +25,7 @@ pub const FILE: Section = Section {
         "timeouts",
         "control",
         "metrics",
+        "accounting",
     ],
 };
 /// `[interfaces.NAME]`
@@ -187,6 +188,10 @@ pub const CLASS: Section = Section {
         "interval",
         "ecn",
         "mark",
+        "quota",
+        "each-quota",
+        "period",
+        "over-quota",
     ],
 };
 /// `[icmp]`
@@ -209,8 +214,11 @@ pub const CONTROL: Section = Section { name: "[control]", keys: &["socket", "mod
 /// `[metrics]`
 pub const METRICS: Section = Section { name: "[metrics]", keys: &["listen"] };
 
+/// `[accounting]`
+pub const ACCOUNTING: Section = Section { name: "[accounting]", keys: &["file"] };
+
 /// All of them, in the order of the reference.
-pub const SECTIONS: [&Section; 23] = [
+pub const SECTIONS: [&Section; 24] = [
     &FILE,
     &INTERFACE,
     &ROUTE,
@@ -234,4 +242,5 @@ pub const SECTIONS: [&Section; 23] = [
     &TIMEOUTS,
     &CONTROL,
     &METRICS,
+    &ACCOUNTING,
 ];
