@@ -14,7 +14,13 @@ fn at(text: &str) -> u64 {
 fn snapshot(quota: Quota, generation: u32) -> Snapshot {
     let class = |name: &str, quota| Class { name: name.into(), quota, ..Class::default() };
     Snapshot {
-        ports: vec![PortConfig { name: "wan".into(), ..PortConfig::default() }],
+        ports: vec![PortConfig {
+            name: "wan".into(),
+            complete_checksums: false,
+            any_mac: false,
+            invent_neighbors: false,
+            host_is_kernel: false,
+        }],
         classes: vec![class("guests", quota), class("slow", Quota::default())],
         shapers: vec![Shaper {
             port: 0,
