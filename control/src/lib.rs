@@ -24,5 +24,6 @@ pub mod replay;
 pub mod service;
 pub mod state;
 pub mod table;
+pub mod tech_support;
 pub mod watch;
 pub mod words;
