@@ -201,6 +201,7 @@ fn wants_restart(old: &Config, new: &Config, socket_of_config: bool) -> Option<S
             (old.workers != new.workers, "[workers]"),
             (old.tables != new.tables, "[tables]"),
             (old.nat_log != new.nat_log, "[nat.log]"),
+            (old.port_rest.most != new.port_rest.most, "[nat.port-rest] most"),
             (socket_of_config && old.control_socket != new.control_socket, "control.socket"),
             (old.control_access != new.control_access, "[control]"),
             (old.metrics != new.metrics, "[metrics]"),
