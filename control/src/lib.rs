@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod device;
 pub mod doctor;
+pub mod drops;
 pub mod export;
 pub mod figures;
 pub mod gateway;
