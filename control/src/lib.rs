@@ -10,6 +10,7 @@ pub mod config;
 pub mod device;
 pub mod diff;
 pub mod doctor;
+pub mod drops;
 pub mod export;
 pub mod figures;
 pub mod gateway;

@@ -17,11 +17,12 @@ use sluice_dataplane::snapshot::{Allocation, NONE16, Pool, Snapshot};
 use sluice_dataplane::stage::shape::ClassRow;
 
 use crate::config::protocol_name;
+use crate::drops::Rates;
 use crate::export::{SinkStatus, Statuses};
 use crate::nat_query::Query;
 use crate::plan::Plan;
 use crate::watch::Watch;
-use crate::{figures, nat_view, qos_view};
+use crate::{drops, figures, nat_view, qos_view};
 
 /// How long a worker may take for a listing.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,6 +41,8 @@ pub enum Topic {
     Acl,
     /// Interfaces: device, XDP mode, addresses, counters
     Interfaces,
+    /// Why packets died: count, rate, the last of each reason, and what to do about it
+    Drops,
     /// Neighbours (ARP and ND)
     Neighbors,
     /// The route table
@@ -90,6 +93,7 @@ pub struct State {
     plan: Plan,
     watch: Watch,
     nat_log: Statuses,
+    drop_rates: Mutex<Rates>,
 }
 
 impl State {
@@ -105,7 +109,8 @@ impl State {
         let (counters, inspectors): (_, Vec<_>) = ends.unzip();
         let current = RwLock::new(Arc::new(Current { snapshot, counters }));
         let nat_log = Statuses::default();
-        Self { current, inspectors: Mutex::new(inspectors), devices, plan, watch, nat_log }
+        let (inspectors, drop_rates) = (Mutex::new(inspectors), Mutex::default());
+        Self { current, inspectors, devices, plan, watch, nat_log, drop_rates }
     }
 
     fn current(&self) -> Arc<Current> {
@@ -143,6 +148,12 @@ impl State {
     /// All workers' counters together.
     pub fn counters(&self) -> Counters {
         self.current().counters()
+    }
+
+    /// Looks how many packets have died of what; to be called once a second, for the rates of `show drops`.
+    pub fn sample_drops(&self) {
+        let (now, drops) = (self.watch.now(), self.counters().drops);
+        self.drop_rates.lock().unwrap_or_else(PoisonError::into_inner).sample(now, &drops);
     }
 
     /// The configuration, and all workers' counters together, which are of that one.
@@ -194,6 +205,13 @@ impl State {
             Topic::Routes => figures::routes(snapshot),
             Topic::Interfaces => self.interfaces(&self.with_kernel(counters), snapshot),
             Topic::Flows => rows(self.list(Question::Sessions)?),
+            Topic::Drops => {
+                let last = self.list(Question::Drops)?;
+                let now = self.watch.now();
+                let mut rates = self.drop_rates.lock().unwrap_or_else(PoisonError::into_inner);
+                rates.sample(now, &counters.drops);
+                drops::show(snapshot, &counters.drops, &last, &rates, now)
+            }
             Topic::Neighbors => rows(merged(self.list(Question::Neighbors)?)),
             Topic::Nat => self.nat(snapshot, &counters)?,
         })
@@ -315,7 +333,7 @@ impl State {
                 "state": neighbor.state.name(),
                 "packets_held": neighbor.held,
             }),
-            Row::Class(_) | Row::End => Value::Null,
+            Row::Class(_) | Row::Dropped(_) | Row::End => Value::Null,
         }
     }
 

@@ -12,6 +12,7 @@ use sluice_pkt::ipv4;
 use crate::clock::Nanos;
 use crate::local::neighbor::Neighbor;
 use crate::nat::{Binding, BlockRow, SubscriberRow};
+use crate::recorder::Dropped;
 use crate::session::{Family, FlowAction, KeyFacts, NONE, Session, State, ticks};
 use crate::shard::Shard;
 use crate::stage::shape::ClassRow;
@@ -41,6 +42,8 @@ pub enum Question {
     Neighbors,
     /// Classes of ports with a shaper.
     Classes,
+    /// The last packets of each drop reason.
+    Drops,
 }
 
 /// One direction of a session.
@@ -91,6 +94,8 @@ pub enum Row {
     Neighbor(Neighbor),
     /// For [`Question::Classes`].
     Class(ClassRow),
+    /// For [`Question::Drops`].
+    Dropped(Dropped),
     /// The listing is complete.
     End,
 }
@@ -150,6 +155,7 @@ impl Inspected {
             Question::Bindings => shard.nat.slots(),
             Question::Blocks => shard.nat.block_slots(),
             Question::Subscribers => shard.nat.subscriber_slots(),
+            Question::Drops => shard.counters.recorder.places(),
             Question::Externals | Question::Neighbors | Question::Holders(..) | Question::Classes => {
                 return self.serve_short(question, from, shard);
             }
@@ -161,6 +167,7 @@ impl Inspected {
                     shard.sessions.get(at).map(|s| Row::Session(session_row(s, shard, now)))
                 }
                 Question::Blocks => shard.nat.block(at).map(Row::Block),
+                Question::Drops => shard.counters.recorder.get(at).copied().map(Row::Dropped),
                 Question::Subscribers => shard.nat.subscriber(at).map(Row::Subscriber),
                 _ => binding_row(at, shard),
             };
