@@ -24,5 +24,7 @@ pub mod replay;
 pub mod service;
 pub mod state;
 pub mod table;
+pub mod top;
+mod top_view;
 pub mod watch;
 pub mod words;
