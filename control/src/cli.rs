@@ -18,7 +18,7 @@ use crate::doctor;
 use crate::export::wall;
 use crate::nat_query::Query;
 use crate::state::Topic;
-use crate::{gateway, replay, table, tech_support};
+use crate::{gateway, replay, table, tech_support, top};
 
 /// Exit codes: 0 fine, 1 the thing asked about is wrong or did not work, 2 the question was (clap's own).
 const FAILED: u8 = 1;
@@ -60,6 +60,9 @@ enum Command {
     /// Ask a running gateway
     #[command(after_help = "Example: sluice show counters --json")]
     Show(ShowArgs),
+    /// Watch a running gateway on the whole screen: ports, workers, top flows and hosts, drops, classes
+    #[command(after_help = "Example: sluice top --interval 2")]
+    Top(TopArgs),
     /// Find out which inside address has, or has had, an external port, and the other way round
     Nat(NatArgs),
     /// Measure
@@ -153,6 +156,16 @@ struct ShowArgs {
     /// Print it anew each second, until interrupted
     #[arg(long)]
     watch: bool,
+    /// The control socket
+    #[arg(long, value_name = "PATH", default_value = config::DEFAULT_SOCKET)]
+    socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct TopArgs {
+    /// Seconds between two looks at the gateway
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    interval: u64,
     /// The control socket
     #[arg(long, value_name = "PATH", default_value = config::DEFAULT_SOCKET)]
     socket: PathBuf,
@@ -295,6 +308,9 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => return run_doctor(&args),
         Command::Replay(args) => return run_replay(args),
         Command::Show(args) => show(&args),
+        Command::Top(args) => {
+            top::run(&top::Options { socket: args.socket, interval: Duration::from_secs(args.interval) })
+        }
         Command::Nat(args) => nat(&args.what),
         Command::Bench(args) => run_bench(&args),
         Command::TechSupport(args) => write_tech_support(args),

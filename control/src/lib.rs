@@ -28,5 +28,7 @@ pub mod service;
 pub mod state;
 pub mod table;
 pub mod tech_support;
+pub mod top;
+mod top_view;
 pub mod watch;
 pub mod words;

@@ -12,7 +12,7 @@ use sluice_dataplane::inspect::{FlowRow, Inspector, Question, Row, SessionRow};
 use sluice_dataplane::local::neighbor;
 use sluice_dataplane::nat::NatLog;
 use sluice_dataplane::port::af_xdp::DeviceControl;
-use sluice_dataplane::session::FlowAction;
+use sluice_dataplane::session::{By, FlowAction};
 use sluice_dataplane::snapshot::{Allocation, NONE16, Pool, Snapshot};
 use sluice_dataplane::stage::shape::ClassRow;
 
@@ -22,7 +22,7 @@ use crate::export::{SinkStatus, Statuses};
 use crate::nat_query::Query;
 use crate::plan::Plan;
 use crate::watch::Watch;
-use crate::{drops, figures, nat_view, qos_view};
+use crate::{drops, figures, nat_view, qos_view, top_view};
 
 /// How long a worker may take for a listing.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -268,6 +268,23 @@ impl State {
         Ok(json!(hits))
     }
 
+    /// The sessions that move the most, the largest first.
+    pub fn top_flows(&self, by: By, limit: usize) -> Result<Value, String> {
+        let snapshot = self.snapshot();
+        let row = |(session, rates): &_| {
+            let mut row = Self::session(session, &snapshot);
+            top_view::rates(rates).into_iter().for_each(|(key, value)| row[key] = value);
+            row
+        };
+        Ok(top_view::largest(self.list(Question::Top(by))?, by, limit).iter().map(row).collect())
+    }
+
+    /// The hosts whose sessions move the most, of those that are the largest.
+    pub fn top_hosts(&self, by: By, limit: usize) -> Result<Value, String> {
+        let sessions = top_view::largest(self.list(Question::Top(by))?, by, usize::MAX);
+        Ok(top_view::hosts(&sessions, by, limit))
+    }
+
     /// The rows of all workers, one after the other.
     fn list(&self, question: Question) -> Result<Vec<Row>, String> {
         let mut inspectors = self.inspectors.lock().unwrap_or_else(PoisonError::into_inner);
@@ -333,7 +350,7 @@ impl State {
                 "state": neighbor.state.name(),
                 "packets_held": neighbor.held,
             }),
-            Row::Class(_) | Row::Dropped(_) | Row::End => Value::Null,
+            Row::Class(_) | Row::Dropped(_) | Row::Top(..) | Row::End => Value::Null,
         }
     }
 

@@ -87,6 +87,14 @@ pub struct Counters {
     pub nat_recorded: u64,
     /// Of these, those that found no room.
     pub nat_unrecorded: u64,
+    /// Records made of what passed by flows.
+    pub flows_recorded: u64,
+    /// Of these, those that found no room.
+    pub flows_unrecorded: u64,
+    /// Packets sampled.
+    pub samples: u64,
+    /// Of these, those that found no room.
+    pub samples_lost: u64,
     /// How many workers these are the counters of. A gauge.
     pub workers: u64,
     /// Packets lent to the worker that owns their session.
@@ -204,6 +212,10 @@ impl Counters {
             &mut self.port_control_refused,
             &mut self.nat_recorded,
             &mut self.nat_unrecorded,
+            &mut self.flows_recorded,
+            &mut self.flows_unrecorded,
+            &mut self.samples,
+            &mut self.samples_lost,
             &mut self.workers,
             &mut self.crossed,
             &mut self.parked,

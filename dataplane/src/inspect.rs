@@ -13,7 +13,7 @@ use crate::clock::Nanos;
 use crate::local::neighbor::Neighbor;
 use crate::nat::{Binding, BlockRow, SubscriberRow};
 use crate::recorder::Dropped;
-use crate::session::{Family, FlowAction, KeyFacts, NONE, Session, State, ticks};
+use crate::session::{By, Family, FlowAction, KeyFacts, NONE, Rates, Session, State, ticks};
 use crate::shard::Shard;
 use crate::stage::shape::ClassRow;
 
@@ -44,6 +44,8 @@ pub enum Question {
     Classes,
     /// The last packets of each drop reason.
     Drops,
+    /// The sessions that move the most.
+    Top(By),
 }
 
 /// One direction of a session.
@@ -92,6 +94,8 @@ pub enum Row {
     Subscriber(SubscriberRow),
     /// For [`Question::Neighbors`].
     Neighbor(Neighbor),
+    /// For [`Question::Top`].
+    Top(SessionRow, Rates),
     /// For [`Question::Classes`].
     Class(ClassRow),
     /// For [`Question::Drops`].
@@ -156,8 +160,12 @@ impl Inspected {
             Question::Blocks => shard.nat.block_slots(),
             Question::Subscribers => shard.nat.subscriber_slots(),
             Question::Drops => shard.counters.recorder.places(),
-            Question::Externals | Question::Neighbors | Question::Holders(..) | Question::Classes => {
-                return self.serve_short(question, from, shard);
+            Question::Externals
+            | Question::Neighbors
+            | Question::Holders(..)
+            | Question::Classes
+            | Question::Top(_) => {
+                return self.serve_short(question, from, shard, now);
             }
         };
         let mut at = from;
@@ -179,7 +187,7 @@ impl Inspected {
         self.finish(question, at, at >= slots)
     }
 
-    fn serve_short(&mut self, question: Question, from: u32, shard: &Shard) -> bool {
+    fn serve_short(&mut self, question: Question, from: u32, shard: &Shard, now: Nanos) -> bool {
         let room = self.rows.vacant_len().min(SLOTS_PER_POLL as usize);
         let mut sent = 0;
         match question {
@@ -200,6 +208,12 @@ impl Inspected {
             Question::Classes => {
                 for row in shard.shapers.rows().skip(from as usize).take(room) {
                     let _ = self.rows.try_push(Row::Class(row));
+                    sent += 1;
+                }
+            }
+            Question::Top(by) => {
+                for (session, rates) in shard.sessions.top(by).skip(from as usize).take(room) {
+                    let _ = self.rows.try_push(Row::Top(session_row(session, shard, now), rates));
                     sent += 1;
                 }
             }

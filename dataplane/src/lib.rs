@@ -19,6 +19,7 @@ pub mod port;
 pub mod probe;
 pub mod pulse;
 pub mod recorder;
+pub mod sample;
 pub mod session;
 pub mod shard;
 pub mod snapshot;
