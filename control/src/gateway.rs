@@ -376,6 +376,7 @@ fn attend(
             manager.feed(now, |since| state.watch().all_turned_since(since));
             if now.saturating_sub(counted) >= SECOND {
                 counted = now;
+                state.sample_drops();
                 shortages(&mut alarm, state, now).iter().for_each(|line| say(log, format_args!("{line}")));
             }
             thread::sleep(LOOK);

@@ -129,12 +129,7 @@ impl Reload {
         let mut next = config::compile(&planned, &running.facts);
         (next.generation, next.seed) = (present.generation.wrapping_add(1), present.seed);
         let workers = running.adopters.len();
-        if workers > 1 && Owners::new(&present, workers) != Owners::new(&next, workers) {
-            let what =
-                "nat.source: the number of `ports` decides how several workers share them, and changed";
-            return Err(ReloadError::Restart(what.into()));
-        }
-        if let Some(what) = changed_way(&present, &next).filter(|_| workers > 1) {
+        if let Some(what) = changed_sharing(&present, &next, workers) {
             return Err(ReloadError::Restart(what));
         }
         let next = Arc::new(next);
@@ -189,7 +184,7 @@ fn packet_buffers(config: &Config) -> u32 {
 }
 
 /// What of a configuration cannot take the place of another's while the gateway runs.
-fn wants_restart(old: &Config, new: &Config, socket_of_config: bool) -> Option<String> {
+pub(crate) fn wants_restart(old: &Config, new: &Config, socket_of_config: bool) -> Option<String> {
     let names = |config: &Config| config.interfaces.iter().map(|i| i.name.clone()).collect::<Vec<_>>();
     if names(old) != names(new) {
         let (old, new) = (names(old).join(", "), names(new).join(", "));
@@ -201,6 +196,7 @@ fn wants_restart(old: &Config, new: &Config, socket_of_config: bool) -> Option<S
             (old.workers != new.workers, "[workers]"),
             (old.tables != new.tables, "[tables]"),
             (old.nat_log != new.nat_log, "[nat.log]"),
+            (old.port_rest.most != new.port_rest.most, "[nat.port-rest] most"),
             (socket_of_config && old.control_socket != new.control_socket, "control.socket"),
             (old.control_access != new.control_access, "[control]"),
             (old.metrics != new.metrics, "[metrics]"),
@@ -208,6 +204,18 @@ fn wants_restart(old: &Config, new: &Config, socket_of_config: bool) -> Option<S
         ];
         sections.into_iter().find(|(changed, _)| *changed).map(|(_, name)| format!("{name} changed"))
     })
+}
+
+/// Whether several workers would share the ports of NAT otherwise.
+pub(crate) fn changed_sharing(old: &Snapshot, new: &Snapshot, workers: usize) -> Option<String> {
+    if workers < 2 {
+        return None;
+    }
+    if Owners::new(old, workers) != Owners::new(new, workers) {
+        let what = "nat.source: the number of `ports` decides how several workers share them, and changed";
+        return Some(what.into());
+    }
+    changed_way(old, new)
 }
 
 /// Whether an external address is given out in another way, by which several workers would share its ports otherwise.

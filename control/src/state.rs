@@ -12,17 +12,18 @@ use sluice_dataplane::inspect::{FlowRow, Inspector, Question, Row, SessionRow};
 use sluice_dataplane::local::neighbor;
 use sluice_dataplane::nat::NatLog;
 use sluice_dataplane::port::af_xdp::DeviceControl;
-use sluice_dataplane::session::FlowAction;
+use sluice_dataplane::session::{By, FlowAction};
 use sluice_dataplane::snapshot::{Allocation, NONE16, Pool, Snapshot};
 use sluice_dataplane::stage::shape::ClassRow;
 
 use crate::accounting::Accounting;
 use crate::config::protocol_name;
+use crate::drops::Rates;
 use crate::export::{SinkStatus, Statuses};
 use crate::nat_query::Query;
 use crate::plan::Plan;
 use crate::watch::Watch;
-use crate::{figures, nat_view, qos_view};
+use crate::{drops, figures, nat_view, qos_view, top_view};
 
 /// How long a worker may take for a listing.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -43,6 +44,8 @@ pub enum Topic {
     Acl,
     /// Interfaces: device, XDP mode, addresses, counters
     Interfaces,
+    /// Why packets died: count, rate, the last of each reason, and what to do about it
+    Drops,
     /// Neighbours (ARP and ND)
     Neighbors,
     /// The route table
@@ -96,6 +99,7 @@ pub struct State {
     watch: Watch,
     nat_log: Statuses,
     accounting: Mutex<Accounting>,
+    drop_rates: Mutex<Rates>,
 }
 
 impl State {
@@ -111,8 +115,9 @@ impl State {
         let (counters, inspectors): (_, Vec<_>) = ends.unzip();
         let current = RwLock::new(Arc::new(Current { snapshot, counters }));
         let nat_log = Statuses::default();
+        let (inspectors, drop_rates) = (Mutex::new(inspectors), Mutex::default());
         let accounting = Mutex::default();
-        Self { current, inspectors: Mutex::new(inspectors), devices, plan, watch, nat_log, accounting }
+        Self { current, inspectors, devices, plan, watch, nat_log, accounting, drop_rates }
     }
 
     fn current(&self) -> Arc<Current> {
@@ -189,6 +194,12 @@ impl State {
         self.current().counters()
     }
 
+    /// Looks how many packets have died of what; to be called once a second, for the rates of `show drops`.
+    pub fn sample_drops(&self) {
+        let (now, drops) = (self.watch.now(), self.counters().drops);
+        self.drop_rates.lock().unwrap_or_else(PoisonError::into_inner).sample(now, &drops);
+    }
+
     /// The configuration, and all workers' counters together, which are of that one.
     pub fn totals(&self) -> (Arc<Snapshot>, Counters) {
         let current = self.current();
@@ -239,6 +250,13 @@ impl State {
             Topic::Routes => figures::routes(snapshot),
             Topic::Interfaces => self.interfaces(&self.with_kernel(counters), snapshot),
             Topic::Flows => rows(self.list(Question::Sessions)?),
+            Topic::Drops => {
+                let last = self.list(Question::Drops)?;
+                let now = self.watch.now();
+                let mut rates = self.drop_rates.lock().unwrap_or_else(PoisonError::into_inner);
+                rates.sample(now, &counters.drops);
+                drops::show(snapshot, &counters.drops, &last, &rates, now)
+            }
             Topic::Neighbors => rows(merged(self.list(Question::Neighbors)?)),
             Topic::Nat => self.nat(snapshot, &counters)?,
         })
@@ -293,6 +311,23 @@ impl State {
             });
         }
         Ok(json!(hits))
+    }
+
+    /// The sessions that move the most, the largest first.
+    pub fn top_flows(&self, by: By, limit: usize) -> Result<Value, String> {
+        let snapshot = self.snapshot();
+        let row = |(session, rates): &_| {
+            let mut row = Self::session(session, &snapshot);
+            top_view::rates(rates).into_iter().for_each(|(key, value)| row[key] = value);
+            row
+        };
+        Ok(top_view::largest(self.list(Question::Top(by))?, by, limit).iter().map(row).collect())
+    }
+
+    /// The hosts whose sessions move the most, of those that are the largest.
+    pub fn top_hosts(&self, by: By, limit: usize) -> Result<Value, String> {
+        let sessions = top_view::largest(self.list(Question::Top(by))?, by, usize::MAX);
+        Ok(top_view::hosts(&sessions, by, limit))
     }
 
     /// The rows of all workers, one after the other.
@@ -360,7 +395,7 @@ impl State {
                 "state": neighbor.state.name(),
                 "packets_held": neighbor.held,
             }),
-            Row::Class(_) | Row::Octets(..) | Row::End => Value::Null,
+            Row::Class(_) | Row::Octets(..) | Row::Dropped(_) | Row::Top(..) | Row::End => Value::Null,
         }
     }
 

@@ -25,10 +25,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_io_timeout::TimeoutStream;
 use utoipa::OpenApi;
 
-use super::ApiError;
+use super::{ApiError, TopBy};
 use crate::metrics;
 use crate::nat_query::Query;
 use crate::state::{State, Topic};
+use sluice_dataplane::session::By;
 
 /// Clients that are served at once; more are sent away.
 const CLIENTS: usize = 512;
@@ -55,7 +56,7 @@ type Gateway = Weak<State>;
         contact(),
         version = "1"
     ),
-    paths(show, nat_who, nat_where, metrics_page)
+    paths(show, top_flows, top_hosts, nat_who, nat_where, metrics_page)
 )]
 struct Api;
 
@@ -123,6 +124,8 @@ pub fn serve(
 fn routes(gateway: Gateway) -> Router {
     Router::new()
         .route("/v1/show/{topic}", get(show))
+        .route("/v1/top/flows", get(top_flows))
+        .route("/v1/top/hosts", get(top_hosts))
         .route("/v1/nat/who", get(nat_who))
         .route("/v1/nat/where", get(nat_where))
         .route("/v1/openapi.json", get(|| async { Json(openapi()) }))
@@ -224,6 +227,45 @@ async fn show(Of(gateway): Of<Gateway>, Place(topic): Place<String>) -> Response
             StatusCode::NOT_FOUND,
             &format!("there is no topic {topic}; `sluice show --help` lists them"),
         ),
+    }
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+struct Largest {
+    /// By what; bits a second if it is left out.
+    #[serde(default)]
+    by: TopBy,
+    /// How many at most; 50 if it is left out.
+    limit: Option<u32>,
+}
+
+impl Largest {
+    fn parts(&self) -> (By, usize) {
+        let by = match self.by {
+            TopBy::Bps => By::Bits,
+            TopBy::Pps => By::Packets,
+        };
+        (by, self.limit.unwrap_or(50) as usize)
+    }
+}
+
+type Wrong = axum::extract::rejection::QueryRejection;
+
+/// The sessions that move the most now, the largest first, of the 256 that each worker has in view.
+#[utoipa::path(get, path = "/v1/top/flows", params(Largest), responses((status = 200, description = "As /v1/show/flows, with rates", body = [Object])))]
+async fn top_flows(Of(gateway): Of<Gateway>, asked: Result<Asked<Largest>, Wrong>) -> Response {
+    match asked.map(|Asked(asked)| asked.parts()) {
+        Ok((by, limit)) => answer(gateway, move |state| state.top_flows(by, limit).map(Json)).await,
+        Err(wrong) => error(StatusCode::BAD_REQUEST, &wrong.body_text()),
+    }
+}
+
+/// The hosts that began the sessions that move the most now, the largest first.
+#[utoipa::path(get, path = "/v1/top/hosts", params(Largest), responses((status = 200, description = "Hosts with their rates", body = [Object])))]
+async fn top_hosts(Of(gateway): Of<Gateway>, asked: Result<Asked<Largest>, Wrong>) -> Response {
+    match asked.map(|Asked(asked)| asked.parts()) {
+        Ok((by, limit)) => answer(gateway, move |state| state.top_hosts(by, limit).map(Json)).await,
+        Err(wrong) => error(StatusCode::BAD_REQUEST, &wrong.body_text()),
     }
 }
 

@@ -27,6 +27,7 @@ pub use dscp::code_point_name;
 pub use model::*;
 pub use protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name, protocol_number};
 pub use report::{Diagnostic, Place, Related, Report, Severity};
+pub(crate) use units::{Magnitude, magnitude};
 
 use report::Sink;
 
