@@ -18,7 +18,7 @@ use crate::doctor;
 use crate::export::wall;
 use crate::nat_query::Query;
 use crate::state::Topic;
-use crate::{gateway, replay, table, tech_support, top};
+use crate::{control, gateway, replay, table, tech_support, top};
 
 /// Exit codes: 0 fine, 1 the thing asked about is wrong or did not work, 2 the question was (clap's own).
 const FAILED: u8 = 1;
@@ -44,6 +44,12 @@ enum Command {
     /// Run the gateway until SIGTERM or SIGINT
     #[command(after_help = "Example: sluice run /etc/sluice/sluice.toml")]
     Run(RunArgs),
+    /// The control process of a gateway, which `run` starts
+    #[command(hide = true)]
+    Control {
+        /// The configuration file, for who lists the processes
+        file: PathBuf,
+    },
     /// Say what is wrong with a configuration, with line and column, and what would be right
     #[command(after_help = "Example: sluice check configs/home-gateway.toml")]
     Check(CheckArgs),
@@ -304,6 +310,7 @@ pub fn main() -> ExitCode {
     };
     let done = match Cli::parse().command {
         Command::Run(args) => run(args),
+        Command::Control { .. } => control::run(&mut io::stderr()).map_err(|error| error.to_string()),
         Command::Check(args) => return check(&args),
         Command::Doctor(args) => return run_doctor(&args),
         Command::Replay(args) => return run_replay(args),

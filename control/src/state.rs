@@ -16,13 +16,14 @@ use sluice_dataplane::session::{By, FlowAction};
 use sluice_dataplane::snapshot::{Allocation, NONE16, Pool, Snapshot};
 use sluice_dataplane::stage::shape::ClassRow;
 
+use crate::api::TopBy;
 use crate::config::protocol_name;
 use crate::drops::Rates;
-use crate::export::{SinkStatus, Statuses};
+use crate::export::SinkStatus;
 use crate::nat_query::Query;
 use crate::plan::Plan;
 use crate::watch::Watch;
-use crate::{drops, figures, nat_view, qos_view, top_view};
+use crate::{drops, figures, metrics, nat_view, qos_view, top_view};
 
 /// How long a worker may take for a listing.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -92,7 +93,7 @@ pub struct State {
     devices: Vec<DeviceControl>,
     plan: Plan,
     watch: Watch,
-    nat_log: Statuses,
+    nat_log: Mutex<Vec<SinkStatus>>,
     drop_rates: Mutex<Rates>,
 }
 
@@ -108,8 +109,7 @@ impl State {
         let ends = workers.into_iter().map(|ends| (ends.counters, ends.inspector));
         let (counters, inspectors): (_, Vec<_>) = ends.unzip();
         let current = RwLock::new(Arc::new(Current { snapshot, counters }));
-        let nat_log = Statuses::default();
-        let (inspectors, drop_rates) = (Mutex::new(inspectors), Mutex::default());
+        let (inspectors, nat_log, drop_rates) = (Mutex::new(inspectors), Mutex::default(), Mutex::default());
         Self { current, inspectors, devices, plan, watch, nat_log, drop_rates }
     }
 
@@ -117,15 +117,19 @@ impl State {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// With a log of NAT.
-    #[must_use]
-    pub fn with_nat_log(self, nat_log: Statuses) -> Self {
-        Self { nat_log, ..self }
+    /// How the sinks of NAT's log do, as control told last.
+    pub fn nat_log(&self) -> Vec<SinkStatus> {
+        self.nat_log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How the sinks of NAT's log do.
-    pub fn nat_log(&self) -> Vec<SinkStatus> {
-        self.nat_log.read()
+    /// Control tells how the sinks of NAT's log do.
+    pub fn set_nat_log(&self, sinks: Vec<SinkStatus>) {
+        *self.nat_log.lock().unwrap_or_else(PoisonError::into_inner) = sinks;
+    }
+
+    /// Everything that is counted, for Prometheus.
+    pub fn metrics(&self) -> Result<String, String> {
+        Ok(metrics::text(self))
     }
 
     /// The configuration.
@@ -269,8 +273,8 @@ impl State {
     }
 
     /// The sessions that move the most, the largest first.
-    pub fn top_flows(&self, by: By, limit: usize) -> Result<Value, String> {
-        let snapshot = self.snapshot();
+    pub fn top_flows(&self, by: TopBy, limit: u32) -> Result<Value, String> {
+        let (by, limit, snapshot) = (By::from(by), limit as usize, self.snapshot());
         let row = |(session, rates): &_| {
             let mut row = Self::session(session, &snapshot);
             top_view::rates(rates).into_iter().for_each(|(key, value)| row[key] = value);
@@ -280,9 +284,10 @@ impl State {
     }
 
     /// The hosts whose sessions move the most, of those that are the largest.
-    pub fn top_hosts(&self, by: By, limit: usize) -> Result<Value, String> {
+    pub fn top_hosts(&self, by: TopBy, limit: u32) -> Result<Value, String> {
+        let by = By::from(by);
         let sessions = top_view::largest(self.list(Question::Top(by))?, by, usize::MAX);
-        Ok(top_view::hosts(&sessions, by, limit))
+        Ok(top_view::hosts(&sessions, by, limit as usize))
     }
 
     /// The rows of all workers, one after the other.
