@@ -229,6 +229,7 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
         let readers = workers.iter_mut().map(Worker::nat_events).collect::<Vec<_>>();
         (log, readers)
     });
+    let sources = devices::sources(&config, &mut workers, seed());
     let clock = Clock::monotonic();
     let habit = if config.workers.poll == Poll::Busy { Habit::Busy } else { Habit::Adaptive };
     let cores = || plan.workers.iter().map(|worker| worker.core);
@@ -248,7 +249,10 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
         let (kept, statuses) = started.map_err(system("cannot start the thread of NAT's log"))?;
         (logger, state) = (Some(kept), state.with_nat_log(statuses));
     }
-    let state = Arc::new(state);
+    let statuses = sources.statuses();
+    let state = Arc::new(state.with_exports(statuses.clone()));
+    let exporters =
+        sources.start(&statuses, &state, clock).map_err(system("cannot start the threads of exporters"))?;
     let server = api::serve(listener, &socket, metrics, state.clone())?;
     let on = on_cores(&plan);
     say(log, format_args!("ready: {on}; `sluice show counters --socket {}`", socket.display()));
@@ -261,6 +265,7 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     drop((server, reload));
     let ended = running.stop();
     drop(logger);
+    drop(exporters);
     if let Some(worker) = died?.or(ended.iter().position(Option::is_none)) {
         return Err(RunError::WorkerDied(worker));
     }

@@ -90,6 +90,7 @@ pub struct State {
     plan: Plan,
     watch: Watch,
     nat_log: Statuses,
+    exports: Statuses,
 }
 
 impl State {
@@ -105,7 +106,15 @@ impl State {
         let (counters, inspectors): (_, Vec<_>) = ends.unzip();
         let current = RwLock::new(Arc::new(Current { snapshot, counters }));
         let nat_log = Statuses::default();
-        Self { current, inspectors: Mutex::new(inspectors), devices, plan, watch, nat_log }
+        Self {
+            current,
+            inspectors: Mutex::new(inspectors),
+            devices,
+            plan,
+            watch,
+            nat_log,
+            exports: Statuses::default(),
+        }
     }
 
     fn current(&self) -> Arc<Current> {
@@ -116,6 +125,17 @@ impl State {
     #[must_use]
     pub fn with_nat_log(self, nat_log: Statuses) -> Self {
         Self { nat_log, ..self }
+    }
+
+    /// With exporters of flows and samples.
+    #[must_use]
+    pub fn with_exports(self, exports: Statuses) -> Self {
+        Self { exports, ..self }
+    }
+
+    /// How the exporters of flows and samples do.
+    pub fn exports(&self) -> Vec<SinkStatus> {
+        self.exports.read()
     }
 
     /// How the sinks of NAT's log do.

@@ -1,11 +1,16 @@
-//! The log of NAT: what the workers record of blocks and bindings, handed on to a file, to syslog and to an IPFIX collector.
+//! What is told to others. The log of NAT: what the workers record of blocks and bindings, handed on to a file, to syslog and to an IPFIX collector.
 //!
-//! A thread of its own empties the workers' rings, and hands what is in them to a thread for each sink (`outlet.rs`). No sink is
+//! What passes by flows, and samples of packets, go to collectors (`collect.rs`).
+//!
+//! For the log, a thread of its own empties the workers' rings, and hands what is in them to a thread for each sink (`outlet.rs`). No sink is
 //! waited for: what one does not take at once is lost to it, and counted; one that hangs, in a write to a dead disk, holds up no
 //! other. If the first thread itself gets no time, the rings fill, and the workers count what is lost.
 
+pub mod collect;
+mod flows;
 pub mod ipfix;
 mod outlet;
+mod sflow;
 mod sink;
 pub mod syslog;
 pub mod wall;
