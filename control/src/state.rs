@@ -270,6 +270,17 @@ impl State {
         Ok(json!(hits))
     }
 
+    /// What each class of a shaper has done; of none if a worker does not answer.
+    pub(crate) fn class_sums(&self, snapshot: &Snapshot) -> Vec<(String, String, qos_view::Sum)> {
+        if snapshot.shapers.is_empty() {
+            return Vec::new();
+        }
+        let rows = self.list(Question::Classes).unwrap_or_default().into_iter();
+        let classes: Vec<ClassRow> =
+            rows.filter_map(|row| if let Row::Class(row) = row { Some(row) } else { None }).collect();
+        qos_view::sums(snapshot, &classes, self.watch.now())
+    }
+
     /// The sessions that move the most, the largest first.
     pub fn top_flows(&self, by: By, limit: usize) -> Result<Value, String> {
         let snapshot = self.snapshot();
