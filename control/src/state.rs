@@ -199,6 +199,16 @@ impl State {
                 let mut figures = figures::counters(snapshot, &self.with_kernel(counters.clone()));
                 figures["generation"] = snapshot.generation.into();
                 figures["sessions_ended_by_policy"] = counters.sessions_ended_by_policy.into();
+                let exporters = self.exports();
+                if !exporters.is_empty() {
+                    figures["export"] = json!({
+                        "flow_records": counters.flows_recorded,
+                        "flow_records_lost": counters.flows_unrecorded,
+                        "packet_samples": counters.samples,
+                        "packet_samples_lost": counters.samples_lost,
+                        "exporters": exporters,
+                    });
+                }
                 figures
             }
             Topic::Acl => figures::rules(snapshot, &counters),
