@@ -226,6 +226,7 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let ends = |worker: &mut Worker| Ends { counters: worker.reader(), inspector: worker.inspector() };
     let ends: Vec<Ends> = workers.iter_mut().map(ends).collect();
 
+    let sources = devices::sources(&config, &mut workers, seed());
     let clock = Clock::monotonic();
     let records =
         config.nat_log.is_some().then(|| workers.iter_mut().map(Worker::nat_events).collect::<Vec<_>>());
@@ -240,7 +241,11 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     }
     let counters = ends.iter().map(|ends| ends.counters.clone());
     let watch = Watch::new(clock, cores().zip(running.signs().iter().cloned()).zip(counters));
-    let state = Arc::new(State::new(snapshot, ends, controls, plan.clone(), watch));
+    let state = State::new(snapshot, ends, controls, plan.clone(), watch);
+    let statuses = sources.statuses();
+    let state = Arc::new(state.with_exports(statuses.clone()));
+    let exporters =
+        sources.start(&statuses, &state, clock).map_err(system("cannot start the threads of exporters"))?;
     let greeting = Greeting { file: path.to_owned(), socket: socket.clone(), text, ..Greeting::default() };
     let (errands, to_do) = mpsc::channel();
     let desk = Arc::new(Desk::new(&state, greeting, records, errands));
@@ -258,6 +263,7 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let Gateway { reload, supervisor, .. } = gateway;
     drop(reload);
     let ended = running.stop();
+    drop(exporters);
     supervisor.end();
     if let Some(worker) = died?.or(ended.iter().position(Option::is_none)) {
         return Err(RunError::WorkerDied(worker));

@@ -19,7 +19,7 @@ use sluice_dataplane::stage::shape::ClassRow;
 use crate::api::TopBy;
 use crate::config::protocol_name;
 use crate::drops::Rates;
-use crate::export::SinkStatus;
+use crate::export::{SinkStatus, Statuses};
 use crate::nat_query::Query;
 use crate::plan::Plan;
 use crate::watch::Watch;
@@ -94,6 +94,7 @@ pub struct State {
     plan: Plan,
     watch: Watch,
     nat_log: Mutex<Vec<SinkStatus>>,
+    exports: Statuses,
     drop_rates: Mutex<Rates>,
 }
 
@@ -109,8 +110,16 @@ impl State {
         let ends = workers.into_iter().map(|ends| (ends.counters, ends.inspector));
         let (counters, inspectors): (_, Vec<_>) = ends.unzip();
         let current = RwLock::new(Arc::new(Current { snapshot, counters }));
-        let (inspectors, nat_log, drop_rates) = (Mutex::new(inspectors), Mutex::default(), Mutex::default());
-        Self { current, inspectors, devices, plan, watch, nat_log, drop_rates }
+        Self {
+            current,
+            inspectors: Mutex::new(inspectors),
+            devices,
+            plan,
+            watch,
+            nat_log: Mutex::default(),
+            exports: Statuses::default(),
+            drop_rates: Mutex::default(),
+        }
     }
 
     fn current(&self) -> Arc<Current> {
@@ -125,6 +134,17 @@ impl State {
     /// Control tells how the sinks of NAT's log do.
     pub fn set_nat_log(&self, sinks: Vec<SinkStatus>) {
         *self.nat_log.lock().unwrap_or_else(PoisonError::into_inner) = sinks;
+    }
+
+    /// With exporters of flows and samples.
+    #[must_use]
+    pub fn with_exports(self, exports: Statuses) -> Self {
+        Self { exports, ..self }
+    }
+
+    /// How the exporters of flows and samples do.
+    pub fn exports(&self) -> Vec<SinkStatus> {
+        self.exports.read()
     }
 
     /// Everything that is counted, for Prometheus.
@@ -194,6 +214,16 @@ impl State {
                 let mut figures = figures::counters(snapshot, &self.with_kernel(counters.clone()));
                 figures["generation"] = snapshot.generation.into();
                 figures["sessions_ended_by_policy"] = counters.sessions_ended_by_policy.into();
+                let exporters = self.exports();
+                if !exporters.is_empty() {
+                    figures["export"] = json!({
+                        "flow_records": counters.flows_recorded,
+                        "flow_records_lost": counters.flows_unrecorded,
+                        "packet_samples": counters.samples,
+                        "packet_samples_lost": counters.samples_lost,
+                        "exporters": exporters,
+                    });
+                }
                 figures
             }
             Topic::Acl => figures::rules(snapshot, &counters),
@@ -270,6 +300,17 @@ impl State {
             });
         }
         Ok(json!(hits))
+    }
+
+    /// What each class of a shaper has done; of none if a worker does not answer.
+    pub(crate) fn class_sums(&self, snapshot: &Snapshot) -> Vec<(String, String, qos_view::Sum)> {
+        if snapshot.shapers.is_empty() {
+            return Vec::new();
+        }
+        let rows = self.list(Question::Classes).unwrap_or_default().into_iter();
+        let classes: Vec<ClassRow> =
+            rows.filter_map(|row| if let Row::Class(row) = row { Some(row) } else { None }).collect();
+        qos_view::sums(snapshot, &classes, self.watch.now())
     }
 
     /// The sessions that move the most, the largest first.

@@ -156,7 +156,10 @@ fn metrics_are_served_by_both_sockets_and_nothing_else_over_tcp() {
 fn the_description_names_every_path() {
     let described = openapi();
     let paths: Vec<&str> = described["paths"].as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(paths, ["/metrics", "/v1/nat/where", "/v1/nat/who", "/v1/show/{topic}"]);
+    assert_eq!(
+        paths,
+        ["/metrics", "/v1/nat/where", "/v1/nat/who", "/v1/show/{topic}", "/v1/top/flows", "/v1/top/hosts"]
+    );
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A valid configuration: names resolved to indices, units to numbers, defaults filled in.
 
+mod export;
 mod limit;
 mod nat;
 mod shapers;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+pub use self::export::*;
 pub use self::limit::*;
 pub use self::nat::*;
 pub use self::shapers::*;
@@ -59,6 +61,8 @@ pub struct Config {
     pub control_access: Access,
     /// Where metrics can be had over TCP.
     pub metrics: Option<SocketAddr>,
+    /// Where it is told what passes.
+    pub export: Export,
 }
 
 /// Who may use the control socket.

@@ -25,6 +25,7 @@ pub const FILE: Section = Section {
         "timeouts",
         "control",
         "metrics",
+        "export",
     ],
 };
 /// `[interfaces.NAME]`
@@ -211,8 +212,19 @@ pub const CONTROL: Section = Section { name: "[control]", keys: &["socket", "mod
 /// `[metrics]`
 pub const METRICS: Section = Section { name: "[metrics]", keys: &["listen"] };
 
+/// `[export]`
+pub const EXPORT: Section = Section { name: "[export]", keys: &["ipfix", "sflow"] };
+/// `[export.ipfix]`
+pub const EXPORT_IPFIX: Section = Section {
+    name: "[export.ipfix]",
+    keys: &["collector", "transport", "domain", "active-timeout", "idle-timeout"],
+};
+/// `[export.sflow]`
+pub const EXPORT_SFLOW: Section =
+    Section { name: "[export.sflow]", keys: &["collector", "agent", "sampling", "counters"] };
+
 /// All of them, in the order of the reference.
-pub const SECTIONS: [&Section; 23] = [
+pub const SECTIONS: [&Section; 26] = [
     &FILE,
     &INTERFACE,
     &ROUTE,
@@ -236,4 +248,7 @@ pub const SECTIONS: [&Section; 23] = [
     &TIMEOUTS,
     &CONTROL,
     &METRICS,
+    &EXPORT,
+    &EXPORT_IPFIX,
+    &EXPORT_SFLOW,
 ];

@@ -1,13 +1,18 @@
-//! The log of NAT: what the workers record of blocks and bindings, handed on to a file, to syslog and to an IPFIX collector.
+//! What is told to others. The log of NAT: what the workers record of blocks and bindings, handed on to a file, to syslog and to an IPFIX collector.
 //!
 //! The data plane empties the workers' rings into a bounded queue (`collect.rs`). A thread of control fetches from it, and hands
 //! what there is to a thread for each sink (`outlet.rs`). No sink is waited for: what one does not take at once is lost to it, and
 //! counted; one that hangs, in a write to a dead disk, holds up no other. If nobody fetches, the queue fills and then the rings,
 //! and the workers count what is lost.
+//!
+//! What passes by flows, and samples of packets, go to collectors from threads of the data plane (`collectors.rs`).
 
 mod collect;
+pub mod collectors;
+mod flows;
 pub mod ipfix;
 mod outlet;
+mod sflow;
 mod sink;
 pub mod syslog;
 pub mod wall;

@@ -28,6 +28,18 @@ pub(super) struct Figures {
 }
 
 impl Figures {
+    /// All zero.
+    pub(super) fn named(name: String) -> Self {
+        Self { name, ..Self::default() }
+    }
+
+    /// So many records were sent, or not.
+    pub(super) fn count(&self, records: u64, sent: io::Result<()>) {
+        let which = if sent.is_ok() { &self.written } else { &self.lost };
+        which.fetch_add(records, Relaxed);
+        self.look(sent);
+    }
+
     /// As they are now.
     pub(super) fn read(&self) -> SinkStatus {
         SinkStatus {
@@ -42,7 +54,7 @@ impl Figures {
         *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
     }
 
-    fn look(&self, result: io::Result<()>) {
+    pub(super) fn look(&self, result: io::Result<()>) {
         if let Err(error) = result {
             self.note(error.to_string());
         }
