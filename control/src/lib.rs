@@ -9,6 +9,7 @@ pub mod config;
 pub mod device;
 pub mod doctor;
 pub mod drops;
+pub mod explain;
 pub mod export;
 pub mod figures;
 pub mod gateway;

@@ -55,7 +55,7 @@ type Gateway = Weak<State>;
         contact(),
         version = "1"
     ),
-    paths(show, nat_who, nat_where, metrics_page)
+    paths(show, explained, nat_who, nat_where, metrics_page)
 )]
 struct Api;
 
@@ -125,6 +125,7 @@ fn routes(gateway: Gateway) -> Router {
         .route("/v1/show/{topic}", get(show))
         .route("/v1/nat/who", get(nat_who))
         .route("/v1/nat/where", get(nat_where))
+        .route("/v1/explain", get(explained))
         .route("/v1/openapi.json", get(|| async { Json(openapi()) }))
         .route("/metrics", get(metrics_page))
         .fallback(|| async { error(StatusCode::NOT_FOUND, "there is no such path; see /v1/openapi.json") })
@@ -224,6 +225,26 @@ async fn show(Of(gateway): Of<Gateway>, Place(topic): Place<String>) -> Response
             StatusCode::NOT_FOUND,
             &format!("there is no topic {topic}; `sluice show --help` lists them"),
         ),
+    }
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+struct Explained {
+    /// The packet in words, as `sluice explain --help` has them.
+    packet: String,
+}
+
+/// What would become of a packet, stage by stage.
+#[utoipa::path(get, path = "/v1/explain", params(Explained), responses((status = 200, description = "What each stage would do", body = Object)))]
+async fn explained(
+    Of(gateway): Of<Gateway>,
+    asked: Result<Asked<Explained>, axum::extract::rejection::QueryRejection>,
+) -> Response {
+    match asked {
+        Ok(Asked(Explained { packet })) => {
+            answer(gateway, move |state| state.explain(&packet).map(Json)).await
+        }
+        Err(wrong) => error(StatusCode::BAD_REQUEST, &wrong.body_text()),
     }
 }
 
