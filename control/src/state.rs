@@ -23,7 +23,7 @@ use crate::export::{SinkStatus, Statuses};
 use crate::nat_query::Query;
 use crate::plan::Plan;
 use crate::watch::Watch;
-use crate::{drops, figures, metrics, nat_view, qos_view, top_view};
+use crate::{drops, explain, figures, metrics, nat_view, qos_view, top_view};
 
 /// How long a worker may take for a listing.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -274,6 +274,28 @@ impl State {
             nat["log_records_lost"] = counters.nat_unrecorded.into();
         }
         Ok(nat)
+    }
+
+    /// Says what would become of a packet in words under the configuration that runs, and whether it has a session.
+    ///
+    /// # Errors
+    /// The words are wrong, or a worker does not answer.
+    pub fn explain(&self, packet: String) -> Result<Value, String> {
+        let snapshot = self.snapshot();
+        let mut story = explain::explain(&packet, &snapshot, None)?;
+        let explain::FlowEnds { ends, ports, protocol, interface } = explain::flow(&packet, &snapshot)?;
+        let rows = self.list(Question::Session(ends, ports, protocol, interface))?;
+        let session = rows.iter().map(|row| Self::row(row, &snapshot)).next();
+        story["session"] = match session {
+            Some(session) => format!(
+                "there is one, {} for {} s: its packets go by what was decided then",
+                session["state"].as_str().unwrap_or_default(),
+                session["age_seconds"].as_f64().unwrap_or_default().round()
+            ),
+            None => "there is none: this would be its first packet".to_owned(),
+        }
+        .into();
+        Ok(story)
     }
 
     /// Answers who has an external port, or which ports an inside address has.

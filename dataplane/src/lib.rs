@@ -24,6 +24,7 @@ pub mod session;
 pub mod shard;
 pub mod snapshot;
 pub mod stage;
+pub mod steps;
 pub mod table;
 pub mod verdict;
 pub mod worker;

@@ -543,6 +543,8 @@ pub struct Snapshot {
     pub acls: Vec<Acl>,
     /// The rules of all ACLs.
     pub rules: Vec<RuleInfo>,
+    /// For each rule, the line of the configuration that it stands in; 0 for those that stand in none.
+    pub rule_lines: Vec<u32>,
     /// Pools for source NAT.
     pub pools: Vec<Pool>,
     /// Source NAT, first match wins.

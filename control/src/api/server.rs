@@ -55,7 +55,7 @@ type Gateway = Arc<DataPlane>;
         contact(),
         version = "1"
     ),
-    paths(show, top_flows, top_hosts, nat_who, nat_where, metrics_page)
+    paths(show, top_flows, top_hosts, explained, nat_who, nat_where, metrics_page)
 )]
 struct Api;
 
@@ -123,6 +123,7 @@ fn routes(gateway: Gateway) -> Router {
         .route("/v1/top/hosts", get(top_hosts))
         .route("/v1/nat/who", get(nat_who))
         .route("/v1/nat/where", get(nat_where))
+        .route("/v1/explain", get(explained))
         .route("/v1/openapi.json", get(|| async { Json(openapi()) }))
         .route("/metrics", get(metrics_page))
         .fallback(|| async { error(StatusCode::NOT_FOUND, "there is no such path; see /v1/openapi.json") })
@@ -254,6 +255,26 @@ async fn top_flows(Of(gateway): Of<Gateway>, asked: Result<Asked<Largest>, Wrong
 async fn top_hosts(Of(gateway): Of<Gateway>, asked: Result<Asked<Largest>, Wrong>) -> Response {
     match asked.map(|Asked(asked)| asked.parts()) {
         Ok((by, limit)) => answer(gateway, move |state| state.top_hosts(by, limit).map(Json)).await,
+        Err(wrong) => error(StatusCode::BAD_REQUEST, &wrong.body_text()),
+    }
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+struct Explained {
+    /// The packet in words, as `sluice explain --help` has them.
+    packet: String,
+}
+
+/// What would become of a packet, stage by stage.
+#[utoipa::path(get, path = "/v1/explain", params(Explained), responses((status = 200, description = "What each stage would do", body = Object)))]
+async fn explained(
+    Of(gateway): Of<Gateway>,
+    asked: Result<Asked<Explained>, axum::extract::rejection::QueryRejection>,
+) -> Response {
+    match asked {
+        Ok(Asked(Explained { packet })) => {
+            answer(gateway, move |state| state.explain(packet).map(Json)).await
+        }
         Err(wrong) => error(StatusCode::BAD_REQUEST, &wrong.body_text()),
     }
 }

@@ -206,6 +206,7 @@ fn acls(config: &Config, snapshot: &mut Snapshot) {
             let established = rule.established.then_some(true);
             v4.extend(expand::<u32>(&rule.matches, established, result));
             v6.extend(expand::<u128>(&rule.matches, established, result));
+            snapshot.rule_lines.push(rule.line);
             snapshot.rules.push(RuleInfo {
                 acl: acl.name.clone(),
                 name: rule.name.clone().unwrap_or_else(|| format!("rule {}", number + 1)),
@@ -214,6 +215,7 @@ fn acls(config: &Config, snapshot: &mut Snapshot) {
             });
         }
         let default = index(snapshot.rules.len());
+        snapshot.rule_lines.push(0);
         snapshot.rules.push(RuleInfo {
             acl: acl.name.clone(),
             name: "default".to_owned(),

@@ -80,6 +80,8 @@ of_state! {
     top_flows(by: TopBy, limit: u32) -> Box<RawValue>;
     /// The hosts whose sessions move the most, likewise.
     top_hosts(by: TopBy, limit: u32) -> Box<RawValue>;
+    /// What would become of a packet, in words.
+    explain(packet: String) -> Box<RawValue>;
     /// Everything that is counted, for Prometheus.
     metrics() -> String;
 }
