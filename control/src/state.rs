@@ -12,16 +12,18 @@ use sluice_dataplane::inspect::{FlowRow, Inspector, Question, Row, SessionRow};
 use sluice_dataplane::local::neighbor;
 use sluice_dataplane::nat::NatLog;
 use sluice_dataplane::port::af_xdp::DeviceControl;
-use sluice_dataplane::session::FlowAction;
+use sluice_dataplane::session::{By, FlowAction};
 use sluice_dataplane::snapshot::{Allocation, NONE16, Pool, Snapshot};
 use sluice_dataplane::stage::shape::ClassRow;
 
+use crate::api::TopBy;
 use crate::config::protocol_name;
-use crate::export::{SinkStatus, Statuses};
+use crate::drops::Rates;
+use crate::export::SinkStatus;
 use crate::nat_query::Query;
 use crate::plan::Plan;
 use crate::watch::Watch;
-use crate::{figures, nat_view, qos_view};
+use crate::{drops, figures, metrics, nat_view, qos_view, top_view};
 
 /// How long a worker may take for a listing.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,6 +42,8 @@ pub enum Topic {
     Acl,
     /// Interfaces: device, XDP mode, addresses, counters
     Interfaces,
+    /// Why packets died: count, rate, the last of each reason, and what to do about it
+    Drops,
     /// Neighbours (ARP and ND)
     Neighbors,
     /// The route table
@@ -89,7 +93,8 @@ pub struct State {
     devices: Vec<DeviceControl>,
     plan: Plan,
     watch: Watch,
-    nat_log: Statuses,
+    nat_log: Mutex<Vec<SinkStatus>>,
+    drop_rates: Mutex<Rates>,
 }
 
 impl State {
@@ -104,23 +109,27 @@ impl State {
         let ends = workers.into_iter().map(|ends| (ends.counters, ends.inspector));
         let (counters, inspectors): (_, Vec<_>) = ends.unzip();
         let current = RwLock::new(Arc::new(Current { snapshot, counters }));
-        let nat_log = Statuses::default();
-        Self { current, inspectors: Mutex::new(inspectors), devices, plan, watch, nat_log }
+        let (inspectors, nat_log, drop_rates) = (Mutex::new(inspectors), Mutex::default(), Mutex::default());
+        Self { current, inspectors, devices, plan, watch, nat_log, drop_rates }
     }
 
     fn current(&self) -> Arc<Current> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// With a log of NAT.
-    #[must_use]
-    pub fn with_nat_log(self, nat_log: Statuses) -> Self {
-        Self { nat_log, ..self }
+    /// How the sinks of NAT's log do, as control told last.
+    pub fn nat_log(&self) -> Vec<SinkStatus> {
+        self.nat_log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How the sinks of NAT's log do.
-    pub fn nat_log(&self) -> Vec<SinkStatus> {
-        self.nat_log.read()
+    /// Control tells how the sinks of NAT's log do.
+    pub fn set_nat_log(&self, sinks: Vec<SinkStatus>) {
+        *self.nat_log.lock().unwrap_or_else(PoisonError::into_inner) = sinks;
+    }
+
+    /// Everything that is counted, for Prometheus.
+    pub fn metrics(&self) -> Result<String, String> {
+        Ok(metrics::text(self))
     }
 
     /// The configuration.
@@ -143,6 +152,12 @@ impl State {
     /// All workers' counters together.
     pub fn counters(&self) -> Counters {
         self.current().counters()
+    }
+
+    /// Looks how many packets have died of what; to be called once a second, for the rates of `show drops`.
+    pub fn sample_drops(&self) {
+        let (now, drops) = (self.watch.now(), self.counters().drops);
+        self.drop_rates.lock().unwrap_or_else(PoisonError::into_inner).sample(now, &drops);
     }
 
     /// The configuration, and all workers' counters together, which are of that one.
@@ -194,6 +209,13 @@ impl State {
             Topic::Routes => figures::routes(snapshot),
             Topic::Interfaces => self.interfaces(&self.with_kernel(counters), snapshot),
             Topic::Flows => rows(self.list(Question::Sessions)?),
+            Topic::Drops => {
+                let last = self.list(Question::Drops)?;
+                let now = self.watch.now();
+                let mut rates = self.drop_rates.lock().unwrap_or_else(PoisonError::into_inner);
+                rates.sample(now, &counters.drops);
+                drops::show(snapshot, &counters.drops, &last, &rates, now)
+            }
             Topic::Neighbors => rows(merged(self.list(Question::Neighbors)?)),
             Topic::Nat => self.nat(snapshot, &counters)?,
         })
@@ -248,6 +270,24 @@ impl State {
             });
         }
         Ok(json!(hits))
+    }
+
+    /// The sessions that move the most, the largest first.
+    pub fn top_flows(&self, by: TopBy, limit: u32) -> Result<Value, String> {
+        let (by, limit, snapshot) = (By::from(by), limit as usize, self.snapshot());
+        let row = |(session, rates): &_| {
+            let mut row = Self::session(session, &snapshot);
+            top_view::rates(rates).into_iter().for_each(|(key, value)| row[key] = value);
+            row
+        };
+        Ok(top_view::largest(self.list(Question::Top(by))?, by, limit).iter().map(row).collect())
+    }
+
+    /// The hosts whose sessions move the most, of those that are the largest.
+    pub fn top_hosts(&self, by: TopBy, limit: u32) -> Result<Value, String> {
+        let by = By::from(by);
+        let sessions = top_view::largest(self.list(Question::Top(by))?, by, usize::MAX);
+        Ok(top_view::hosts(&sessions, by, limit as usize))
     }
 
     /// The rows of all workers, one after the other.
@@ -315,7 +355,7 @@ impl State {
                 "state": neighbor.state.name(),
                 "packets_held": neighbor.held,
             }),
-            Row::Class(_) | Row::End => Value::Null,
+            Row::Class(_) | Row::Dropped(_) | Row::Top(..) | Row::End => Value::Null,
         }
     }
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+use crate::arena::Frame;
+use crate::recorder::Recorder;
 use crate::snapshot::Snapshot;
 use crate::verdict::DropReason;
 
@@ -85,6 +87,14 @@ pub struct Counters {
     pub nat_recorded: u64,
     /// Of these, those that found no room.
     pub nat_unrecorded: u64,
+    /// Records made of what passed by flows.
+    pub flows_recorded: u64,
+    /// Of these, those that found no room.
+    pub flows_unrecorded: u64,
+    /// Packets sampled.
+    pub samples: u64,
+    /// Of these, those that found no room.
+    pub samples_lost: u64,
     /// How many workers these are the counters of. A gauge.
     pub workers: u64,
     /// Packets lent to the worker that owns their session.
@@ -101,6 +111,8 @@ pub struct Counters {
     pub rules: Vec<Count>,
     /// By limit.
     pub limits: Vec<LimitCount>,
+    /// The last packets of each reason; with the worker's own counters alone.
+    pub recorder: Recorder,
 }
 
 impl Counters {
@@ -122,6 +134,14 @@ impl Counters {
         if let Some(slot) = self.drops.get_mut(reason as usize) {
             *slot += packets;
         }
+    }
+
+    /// Counts the drop of a packet that is at hand, and has the flight recorder look at it. `port` is where it came in, and
+    /// `rule` the ACL rule that says no; [`NONE16`](crate::snapshot::NONE16) where there is none.
+    #[inline]
+    pub fn lost(&mut self, reason: DropReason, frame: &Frame, port: u16, rule: u16) {
+        self.dropped(reason, 1);
+        self.recorder.keep(reason, frame, port, rule);
     }
 
     /// Packets received, all ports.
@@ -192,6 +212,10 @@ impl Counters {
             &mut self.port_control_refused,
             &mut self.nat_recorded,
             &mut self.nat_unrecorded,
+            &mut self.flows_recorded,
+            &mut self.flows_unrecorded,
+            &mut self.samples,
+            &mut self.samples_lost,
             &mut self.workers,
             &mut self.crossed,
             &mut self.parked,

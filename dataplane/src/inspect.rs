@@ -12,7 +12,8 @@ use sluice_pkt::ipv4;
 use crate::clock::Nanos;
 use crate::local::neighbor::Neighbor;
 use crate::nat::{Binding, BlockRow, SubscriberRow};
-use crate::session::{Family, FlowAction, KeyFacts, NONE, Session, State, ticks};
+use crate::recorder::Dropped;
+use crate::session::{By, Family, FlowAction, KeyFacts, NONE, Rates, Session, State, ticks};
 use crate::shard::Shard;
 use crate::stage::shape::ClassRow;
 
@@ -41,6 +42,10 @@ pub enum Question {
     Neighbors,
     /// Classes of ports with a shaper.
     Classes,
+    /// The last packets of each drop reason.
+    Drops,
+    /// The sessions that move the most.
+    Top(By),
 }
 
 /// One direction of a session.
@@ -89,8 +94,12 @@ pub enum Row {
     Subscriber(SubscriberRow),
     /// For [`Question::Neighbors`].
     Neighbor(Neighbor),
+    /// For [`Question::Top`].
+    Top(SessionRow, Rates),
     /// For [`Question::Classes`].
     Class(ClassRow),
+    /// For [`Question::Drops`].
+    Dropped(Dropped),
     /// The listing is complete.
     End,
 }
@@ -150,8 +159,13 @@ impl Inspected {
             Question::Bindings => shard.nat.slots(),
             Question::Blocks => shard.nat.block_slots(),
             Question::Subscribers => shard.nat.subscriber_slots(),
-            Question::Externals | Question::Neighbors | Question::Holders(..) | Question::Classes => {
-                return self.serve_short(question, from, shard);
+            Question::Drops => shard.counters.recorder.places(),
+            Question::Externals
+            | Question::Neighbors
+            | Question::Holders(..)
+            | Question::Classes
+            | Question::Top(_) => {
+                return self.serve_short(question, from, shard, now);
             }
         };
         let mut at = from;
@@ -161,6 +175,7 @@ impl Inspected {
                     shard.sessions.get(at).map(|s| Row::Session(session_row(s, shard, now)))
                 }
                 Question::Blocks => shard.nat.block(at).map(Row::Block),
+                Question::Drops => shard.counters.recorder.get(at).copied().map(Row::Dropped),
                 Question::Subscribers => shard.nat.subscriber(at).map(Row::Subscriber),
                 _ => binding_row(at, shard),
             };
@@ -172,7 +187,7 @@ impl Inspected {
         self.finish(question, at, at >= slots)
     }
 
-    fn serve_short(&mut self, question: Question, from: u32, shard: &Shard) -> bool {
+    fn serve_short(&mut self, question: Question, from: u32, shard: &Shard, now: Nanos) -> bool {
         let room = self.rows.vacant_len().min(SLOTS_PER_POLL as usize);
         let mut sent = 0;
         match question {
@@ -193,6 +208,12 @@ impl Inspected {
             Question::Classes => {
                 for row in shard.shapers.rows().skip(from as usize).take(room) {
                     let _ = self.rows.try_push(Row::Class(row));
+                    sent += 1;
+                }
+            }
+            Question::Top(by) => {
+                for (session, rates) in shard.sessions.top(by).skip(from as usize).take(room) {
+                    let _ = self.rows.try_push(Row::Top(session_row(session, shard, now), rates));
                     sent += 1;
                 }
             }
