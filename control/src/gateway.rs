@@ -12,6 +12,8 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::sched::{sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use sluice_dataplane::arena::{ArenaError, FramePool, Pages};
@@ -239,6 +241,7 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     for (worker, core) in cores().enumerate().filter(|(worker, _)| pinned.get(*worker) != Some(&true)) {
         say(log, format_args!("worker {worker}: core {core} is not ours to use; it runs unpinned"));
     }
+    keep_off(cores());
     let counters = ends.iter().map(|ends| ends.counters.clone());
     let watch = Watch::new(clock, cores().zip(running.signs().iter().cloned()).zip(counters));
     let state = State::new(snapshot, ends, controls, plan.clone(), watch);
@@ -302,6 +305,17 @@ fn workers(snapshot: &Arc<Snapshot>, ports: Vec<Vec<AfXdpPort>>, pools: Vec<Fram
     let mut workers: Vec<Worker> = ports.into_iter().zip(pools).map(worker).collect();
     crossing::connect(&mut workers);
     workers
+}
+
+/// The calling thread, and all that it starts from now on, leaves the workers' cores alone, if there are others.
+fn keep_off(cores: impl Iterator<Item = usize>) {
+    let this = Pid::from_raw(0);
+    let Ok(mut allowed) = sched_getaffinity(this) else { return };
+    for core in cores {
+        let _ = allowed.unset(core);
+    }
+    // With none left the kernel refuses, and all stays as it is.
+    let _ = sched_setaffinity(this, &allowed);
 }
 
 /// `worker 0 on core 2, worker 1 on core 3`

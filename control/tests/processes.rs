@@ -77,6 +77,8 @@ fn no_packet_is_lost_when_control_is_killed() {
         assert!(before > Some(0), "{:#}", gateway.show("counters"));
         for _ in 0..3 {
             let control = gateway.control();
+            let status = std::fs::read_to_string(format!("/proc/{control}/status")).unwrap();
+            assert!(status.contains("CapPrm:\t0000000000000000"), "it has no rights: {status}");
             signal("KILL", control);
             // A client that comes now waits for the next one.
             let now = sent(&gateway);

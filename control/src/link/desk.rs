@@ -15,7 +15,7 @@ use crate::reload::Outcome;
 use crate::state::State;
 
 /// How long control may take for the next piece of an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 5000 });
 /// Questions that are answered at once, besides the short ones.
 const ANSWERERS: usize = 3;
 /// Questions that may wait for that.

@@ -118,8 +118,6 @@ pub struct Greeting {
     pub text: String,
     /// How the sinks of NAT's log did in the end, if there was a control process before.
     pub sinks: Vec<SinkStatus>,
-    /// Cores that no worker has.
-    pub cores: Vec<usize>,
 }
 
 /// What the data plane wants of control.
@@ -330,3 +328,6 @@ fn listen(stream: &UnixStream, waiting: &Mutex<Waiting>) {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;
