@@ -16,10 +16,11 @@ use sluice_dataplane::session::FlowAction;
 use sluice_dataplane::snapshot::{Allocation, NONE16, Pool, Snapshot};
 use sluice_dataplane::stage::shape::ClassRow;
 
-use crate::config::protocol_name;
+use crate::config::{Prefix, protocol_name};
 use crate::export::{SinkStatus, Statuses};
 use crate::nat_query::Query;
 use crate::plan::Plan;
+use crate::routes::SharedRoutes;
 use crate::watch::Watch;
 use crate::{figures, nat_view, qos_view};
 
@@ -90,6 +91,7 @@ pub struct State {
     plan: Plan,
     watch: Watch,
     nat_log: Statuses,
+    routes: Option<SharedRoutes>,
 }
 
 impl State {
@@ -105,7 +107,7 @@ impl State {
         let (counters, inspectors): (_, Vec<_>) = ends.unzip();
         let current = RwLock::new(Arc::new(Current { snapshot, counters }));
         let nat_log = Statuses::default();
-        Self { current, inspectors: Mutex::new(inspectors), devices, plan, watch, nat_log }
+        Self { current, inspectors: Mutex::new(inspectors), devices, plan, watch, nat_log, routes: None }
     }
 
     fn current(&self) -> Arc<Current> {
@@ -116,6 +118,27 @@ impl State {
     #[must_use]
     pub fn with_nat_log(self, nat_log: Statuses) -> Self {
         Self { nat_log, ..self }
+    }
+
+    /// With a route table that follows the kernel.
+    #[must_use]
+    pub fn with_routes(self, routes: Option<SharedRoutes>) -> Self {
+        Self { routes, ..self }
+    }
+
+    /// The routes within a prefix (`10.0.0.0/8`), or by which an address goes.
+    ///
+    /// # Errors
+    /// The kernel's routes are not followed.
+    pub fn routes(&self, within: Option<Prefix>) -> Result<Value, String> {
+        let snapshot = self.snapshot();
+        match &self.routes {
+            Some(routes) => Ok(routes.lock().list(within, &snapshot).into()),
+            None if within.is_some() => {
+                Err("`[kernel-routes]` is not configured: all routes are listed".into())
+            }
+            None => Ok(figures::routes(&snapshot)),
+        }
     }
 
     /// How the sinks of NAT's log do.
@@ -191,7 +214,7 @@ impl State {
                 qos_view::show(snapshot, &classes, now)
             }
             Topic::Workers => self.workers(),
-            Topic::Routes => figures::routes(snapshot),
+            Topic::Routes => self.routes(None)?,
             Topic::Interfaces => self.interfaces(&self.with_kernel(counters), snapshot),
             Topic::Flows => rows(self.list(Question::Sessions)?),
             Topic::Neighbors => rows(merged(self.list(Question::Neighbors)?)),

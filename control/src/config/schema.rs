@@ -15,6 +15,7 @@ pub const FILE: Section = Section {
     keys: &[
         "interfaces",
         "routes",
+        "kernel-routes",
         "acls",
         "nat",
         "limits",
@@ -52,7 +53,10 @@ pub const INTERFACE: Section = Section {
 };
 /// `[[routes]]`
 pub const ROUTE: Section =
-    Section { name: "[[routes]]", keys: &["to", "via", "interface", "blackhole", "unreachable"] };
+    Section { name: "[[routes]]", keys: &["to", "via", "interface", "weight", "blackhole", "unreachable"] };
+/// `[kernel-routes]`
+pub const KERNEL_ROUTES: Section =
+    Section { name: "[kernel-routes]", keys: &["tables", "protocols", "most-ipv4", "most-ipv6"] };
 /// `[acls.NAME]`
 pub const ACL: Section = Section { name: "[acls.NAME]", keys: &["default", "rules"] };
 /// A rule of an ACL.
@@ -210,10 +214,11 @@ pub const CONTROL: Section = Section { name: "[control]", keys: &["socket", "mod
 pub const METRICS: Section = Section { name: "[metrics]", keys: &["listen"] };
 
 /// All of them, in the order of the reference.
-pub const SECTIONS: [&Section; 23] = [
+pub const SECTIONS: [&Section; 24] = [
     &FILE,
     &INTERFACE,
     &ROUTE,
+    &KERNEL_ROUTES,
     &ACL,
     &RULE,
     &NAT,
