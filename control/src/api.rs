@@ -15,6 +15,7 @@ use serde_json::Value;
 use sluice_dataplane::session::By;
 
 use crate::config::Access;
+use crate::config::Prefix;
 use crate::nat_query::Query;
 use crate::state::Topic;
 
@@ -28,6 +29,8 @@ const DYING: Duration = Duration::from_secs(2);
 pub enum Request {
     /// A listing.
     Show(Topic),
+    /// The routes within a prefix, or the one by which an address goes.
+    Routes(Prefix),
     /// Who has an external port, or which ports an inside address has.
     Nat(Query),
     /// The sessions that move the most, and how many of them.
@@ -74,6 +77,7 @@ impl Request {
             Self::TopFlows(by, limit) => format!("/v1/top/flows?by={}&limit={limit}", by.name()),
             Self::TopHosts(by, limit) => format!("/v1/top/hosts?by={}&limit={limit}", by.name()),
             Self::Show(topic) => format!("/v1/show/{}", topic.name()),
+            Self::Routes(within) => format!("/v1/show/routes?within={within}"),
             Self::Nat(Query::Who { address, port }) => format!("/v1/nat/who?address={address}&port={port}"),
             // The colons of IPv6 may stand in a query (RFC 3986 3.4).
             Self::Nat(Query::Where { subscriber }) => format!("/v1/nat/where?subscriber={subscriber}"),

@@ -161,6 +161,9 @@ struct ReplayArgs {
 struct ShowArgs {
     /// What to list
     topic: Topic,
+    /// Of routes: a prefix, whose more specific ones are listed too, or an address, whose route is
+    #[arg(value_parser = crate::routes::within)]
+    within: Option<config::Prefix>,
     /// Print it as JSON
     #[arg(long)]
     json: bool,
@@ -470,8 +473,15 @@ fn run_replay(args: ReplayArgs) -> ExitCode {
 }
 
 fn show(args: &ShowArgs) -> Result<(), String> {
+    let request = match (args.within, args.topic) {
+        (None, topic) => Request::Show(topic),
+        (Some(within), Topic::Routes) => Request::Routes(within),
+        (Some(within), topic) => {
+            return Err(format!("{}: there is no listing of {within} alone", topic.name()));
+        }
+    };
     loop {
-        let value = api::ask(&args.socket, Request::Show(args.topic)).map_err(|error| error.to_string())?;
+        let value = api::ask(&args.socket, request).map_err(|error| error.to_string())?;
         let text = match (args.json, args.watch) {
             (true, false) => format!("{value:#}\n"),
             // A line each time, for programs.

@@ -20,6 +20,7 @@ use sluice_dataplane::arena::{ArenaError, FramePool, Pages};
 use sluice_dataplane::clock::{Clock, Nanos, SECOND};
 use sluice_dataplane::counters::Counters;
 use sluice_dataplane::crossing;
+use sluice_dataplane::fib::FibError;
 use sluice_dataplane::live::{Habit, Post, Running};
 use sluice_dataplane::port::Port;
 use sluice_dataplane::port::af_xdp::{self, AfXdpPort, DeviceChange, DeviceControl, OpenError};
@@ -37,6 +38,7 @@ use crate::intake::{self, Intake, IntakeError};
 use crate::link::{Desk, Errand, Greeting};
 use crate::plan::{self, Plan, TooFewCores};
 use crate::reload::{self, News, Reload};
+use crate::routes::{FollowError, RouteFollower, RouteTable, SharedRoutes};
 use crate::service::{self, Manager};
 use crate::state::{Ends, State};
 use crate::supervise::Supervisor;
@@ -69,6 +71,12 @@ pub enum RunError {
     /// The kernel cannot answer for the box's addresses.
     #[error("{0}")]
     Host(#[from] HostError),
+    /// No memory for so many routes.
+    #[error("kernel-routes: {0}")]
+    Routes(FibError),
+    /// The kernel's routes.
+    #[error("{0}")]
+    Follow(#[from] FollowError),
     /// There are not enough cores.
     #[error("{0}")]
     Plan(#[from] TooFewCores),
@@ -188,6 +196,16 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     check_mtus(&config)?;
     let mut snapshot = config::compile(&config, &facts);
     snapshot.seed = seed();
+    let routes = match &config.kernel_routes {
+        Some(settings) => {
+            let mut table = RouteTable::new(settings, plan.workers.len()).map_err(RunError::Routes)?;
+            table.set_file(config::file_routes(&config));
+            snapshot.fib = Some(table.fib());
+            Some(SharedRoutes::new(table))
+        }
+        None => None,
+    };
+    let devices = devices::of_routes(&config, hosting.as_ref());
     let snapshot = Arc::new(snapshot);
     let pool = FramePool::new(snapshot.sizes.frames, false)?;
     if pool.pages() == Pages::Ordinary {
@@ -223,8 +241,25 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
         None => None,
     };
     let adopters = workers.iter_mut().filter_map(Worker::adopter).collect();
-    let reload =
-        Reload::new(reload::Running { config: configured, facts, socket_of_config, adopters, follower });
+    let shown = routes.clone();
+    let routes = match routes {
+        Some(routes) => {
+            let (follower, took) = RouteFollower::start(routes.clone(), devices)?;
+            let ([v4, v6], _, _) = routes.lock().totals();
+            let took = took.as_millis();
+            say(log, format_args!("routes: {v4} of IPv4 and {v6} of IPv6, the kernel's read in {took} ms"));
+            Some((routes, follower))
+        }
+        None => None,
+    };
+    let reload = Reload::new(reload::Running {
+        config: configured,
+        facts,
+        socket_of_config,
+        adopters,
+        follower,
+        routes,
+    });
     let ends = |worker: &mut Worker| Ends { counters: worker.reader(), inspector: worker.inspector() };
     let ends: Vec<Ends> = workers.iter_mut().map(ends).collect();
 
@@ -244,7 +279,7 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     keep_off(cores());
     let counters = ends.iter().map(|ends| ends.counters.clone());
     let watch = Watch::new(clock, cores().zip(running.signs().iter().cloned()).zip(counters));
-    let state = State::new(snapshot, ends, controls, plan.clone(), watch);
+    let state = State::new(snapshot, ends, controls, plan.clone(), watch).with_routes(shown);
     let statuses = sources.statuses();
     let state = Arc::new(state.with_exports(statuses.clone()));
     let exporters =

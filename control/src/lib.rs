@@ -27,6 +27,7 @@ pub mod plan;
 pub mod qos_view;
 pub mod reload;
 pub mod replay;
+pub mod routes;
 pub mod service;
 pub mod state;
 pub mod supervise;

@@ -19,6 +19,7 @@ use sluice_dataplane::stage::owner::Owners;
 use crate::config::{self, Config, Device, DeviceFacts, Interface, Link, Report};
 use crate::gateway::{RunError, check_mtus};
 use crate::host::{self, Follower, HostError, Narrowed};
+use crate::routes::{RouteFollower, SharedRoutes};
 use crate::state::State;
 
 /// Why a configuration is not adopted.
@@ -53,6 +54,8 @@ pub struct Running {
     pub adopters: Vec<Adopter>,
     /// Follows the kernel, where it is the host, with what it has of NAT's ports.
     pub follower: Option<(Follower, Narrowed)>,
+    /// The routes that change while it runs, and who follows the kernel's.
+    pub routes: Option<(SharedRoutes, RouteFollower)>,
 }
 
 /// Reloads, one after the other.
@@ -168,12 +171,16 @@ impl Reload {
         let present = state.snapshot();
         let mut next = config::compile(&planned, &running.facts);
         (next.generation, next.seed) = (present.generation.wrapping_add(1), present.seed);
+        next.fib.clone_from(&present.fib);
         let workers = running.adopters.len();
         if let Some(what) = changed_sharing(&present, &next, workers) {
             return Err(ReloadError::Restart(what));
         }
         let next = Arc::new(next);
         let readers = adopt::hand_over(&mut running.adopters, &next).ok_or(ReloadError::Busy)?;
+        if let Some((routes, _)) = &running.routes {
+            routes.lock().set_file(config::file_routes(&planned));
+        }
         let mut lines = Vec::new();
         if let (Some((follower, narrowed)), Some((plan, said))) = (&mut running.follower, hosting) {
             *narrowed = plan.narrowed().clone();
@@ -234,6 +241,7 @@ pub(crate) fn wants_restart(old: &Config, new: &Config, socket_of_config: bool) 
         let sections = [
             (old.workers != new.workers, "[workers]"),
             (old.tables != new.tables, "[tables]"),
+            (old.kernel_routes != new.kernel_routes, "[kernel-routes]"),
             (old.nat_log != new.nat_log, "[nat.log]"),
             (old.port_rest.most != new.port_rest.most, "[nat.port-rest] most"),
             (socket_of_config && old.control_socket != new.control_socket, "control.socket"),

@@ -17,11 +17,12 @@ use sluice_dataplane::snapshot::{Allocation, NONE16, Pool, Snapshot};
 use sluice_dataplane::stage::shape::ClassRow;
 
 use crate::api::TopBy;
-use crate::config::protocol_name;
+use crate::config::{Prefix, protocol_name};
 use crate::drops::Rates;
 use crate::export::{SinkStatus, Statuses};
 use crate::nat_query::Query;
 use crate::plan::Plan;
+use crate::routes::SharedRoutes;
 use crate::watch::Watch;
 use crate::{drops, explain, figures, metrics, nat_view, qos_view, top_view};
 
@@ -96,6 +97,7 @@ pub struct State {
     nat_log: Mutex<Vec<SinkStatus>>,
     exports: Statuses,
     drop_rates: Mutex<Rates>,
+    routes: Option<SharedRoutes>,
 }
 
 impl State {
@@ -119,6 +121,7 @@ impl State {
             nat_log: Mutex::default(),
             exports: Statuses::default(),
             drop_rates: Mutex::default(),
+            routes: None,
         }
     }
 
@@ -145,6 +148,27 @@ impl State {
     /// How the exporters of flows and samples do.
     pub fn exports(&self) -> Vec<SinkStatus> {
         self.exports.read()
+    }
+
+    /// With a route table that follows the kernel.
+    #[must_use]
+    pub fn with_routes(self, routes: Option<SharedRoutes>) -> Self {
+        Self { routes, ..self }
+    }
+
+    /// The routes within a prefix (`10.0.0.0/8`), or by which an address goes.
+    ///
+    /// # Errors
+    /// The kernel's routes are not followed.
+    pub fn routes(&self, within: Option<Prefix>) -> Result<Value, String> {
+        let snapshot = self.snapshot();
+        match &self.routes {
+            Some(routes) => Ok(routes.lock().list(within, &snapshot).into()),
+            None if within.is_some() => {
+                Err("`[kernel-routes]` is not configured: all routes are listed".into())
+            }
+            None => Ok(figures::routes(&snapshot)),
+        }
     }
 
     /// Everything that is counted, for Prometheus.
@@ -236,7 +260,7 @@ impl State {
                 qos_view::show(snapshot, &classes, now)
             }
             Topic::Workers => self.workers(),
-            Topic::Routes => figures::routes(snapshot),
+            Topic::Routes => self.routes(None)?,
             Topic::Interfaces => self.interfaces(&self.with_kernel(counters), snapshot),
             Topic::Flows => rows(self.list(Question::Sessions)?),
             Topic::Drops => {

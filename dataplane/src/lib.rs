@@ -9,6 +9,7 @@ pub mod burst;
 pub mod clock;
 pub mod counters;
 pub mod crossing;
+pub mod fib;
 mod hold;
 pub mod inspect;
 pub mod live;

@@ -203,19 +203,39 @@ async fn answer<T: IntoResponse + Send + 'static>(
     }
 }
 
+#[derive(Deserialize)]
+struct Within {
+    within: Option<String>,
+}
+
 /// A listing, as `sluice show TOPIC --json` prints it.
 #[utoipa::path(
     get,
     path = "/v1/show/{topic}",
-    params(("topic" = String, Path, description = "As `sluice show --help` lists them")),
+    params(
+        ("topic" = String, Path, description = "As `sluice show --help` lists them"),
+        ("within" = Option<String>, Query, description = "Of routes: those within a prefix, or the one of an address")
+    ),
     responses(
         (status = 200, description = "The listing; docs/counters.md has its fields", body = Object),
         (status = 404, description = "No such topic"),
         (status = 503, description = "A worker does not answer")
     )
 )]
-async fn show(Of(gateway): Of<Gateway>, Place(topic): Place<String>) -> Response {
+async fn show(
+    Of(gateway): Of<Gateway>,
+    Place(topic): Place<String>,
+    asked: Result<Asked<Within>, axum::extract::rejection::QueryRejection>,
+) -> Response {
+    let within = match asked
+        .map(|Asked(Within { within })| within.as_deref().map(crate::routes::within).transpose())
+    {
+        Ok(Ok(within)) => within,
+        Ok(Err(wrong)) => return error(StatusCode::BAD_REQUEST, &wrong),
+        Err(wrong) => return error(StatusCode::BAD_REQUEST, &wrong.body_text()),
+    };
     match Topic::from_str(&topic, false) {
+        Ok(Topic::Routes) => answer(gateway, move |gateway| gateway.routes(within).map(Json)).await,
         Ok(topic) => answer(gateway, move |gateway| gateway.show(topic).map(Json)).await,
         Err(_) => error(
             StatusCode::NOT_FOUND,

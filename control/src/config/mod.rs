@@ -22,7 +22,7 @@ pub mod schema;
 mod units;
 mod validate;
 
-pub use compile::{DeviceFacts, compile};
+pub use compile::{DeviceFacts, compile, file_routes};
 pub use dscp::code_point_name;
 pub use model::*;
 pub use protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name, protocol_number};

@@ -15,6 +15,7 @@ pub const FILE: Section = Section {
     keys: &[
         "interfaces",
         "routes",
+        "kernel-routes",
         "acls",
         "nat",
         "limits",
@@ -53,7 +54,10 @@ pub const INTERFACE: Section = Section {
 };
 /// `[[routes]]`
 pub const ROUTE: Section =
-    Section { name: "[[routes]]", keys: &["to", "via", "interface", "blackhole", "unreachable"] };
+    Section { name: "[[routes]]", keys: &["to", "via", "interface", "weight", "blackhole", "unreachable"] };
+/// `[kernel-routes]`
+pub const KERNEL_ROUTES: Section =
+    Section { name: "[kernel-routes]", keys: &["tables", "protocols", "most-ipv4", "most-ipv6"] };
 /// `[acls.NAME]`
 pub const ACL: Section = Section { name: "[acls.NAME]", keys: &["default", "rules"] };
 /// A rule of an ACL.
@@ -224,10 +228,11 @@ pub const EXPORT_SFLOW: Section =
     Section { name: "[export.sflow]", keys: &["collector", "agent", "sampling", "counters"] };
 
 /// All of them, in the order of the reference.
-pub const SECTIONS: [&Section; 26] = [
+pub const SECTIONS: [&Section; 27] = [
     &FILE,
     &INTERFACE,
     &ROUTE,
+    &KERNEL_ROUTES,
     &ACL,
     &RULE,
     &NAT,

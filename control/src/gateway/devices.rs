@@ -12,7 +12,9 @@ use sluice_pkt::ethernet::Mac;
 use super::{RunError, VIRTUAL_DRIVERS};
 use crate::config::{self, Config, Device, DeviceFacts, Host, KernelFilter, Link, Workers};
 use crate::export::collectors::Sources;
+use crate::host;
 use crate::plan::Plan;
+use crate::routes::Devices;
 
 fn devices(config: &Config) -> impl Iterator<Item = (&str, &Device)> {
     config.interfaces.iter().filter_map(|interface| match &interface.link {
@@ -139,4 +141,19 @@ pub(super) fn sources(config: &Config, workers: &mut [Worker], seed: u64) -> Sou
         (sflow.clone(), readers.map(|(worker, seed)| worker.samples(sflow.sampling, seed)).collect())
     });
     Sources { flows, samples }
+}
+
+/// By which of the kernel's devices routes lead to which interface.
+pub(super) fn of_routes(config: &Config, hosting: Option<&host::Plan>) -> Devices {
+    let named = config.interfaces.iter().zip(0u16..).filter_map(|(interface, index)| match &interface.link {
+        Link::Device(device) => Some((device.device.clone(), index)),
+        Link::Vlan { .. } => None,
+    });
+    let indexed = hosting.map(host::Plan::interfaces).unwrap_or_default();
+    let is_vlan = |index: u16| {
+        let interface = config.interfaces.get(usize::from(index));
+        interface.is_some_and(|interface| matches!(interface.link, Link::Vlan { .. }))
+    };
+    let indexed = indexed.iter().filter(|(index, _)| is_vlan(*index));
+    Devices { named: named.collect(), indexed: indexed.map(|&(index, ifindex)| (ifindex, index)).collect() }
 }

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::api::TopBy;
+use crate::config::Prefix;
 use crate::export::{Batch, SinkStatus};
 use crate::nat_query::Query;
 use crate::reload::Outcome;
@@ -80,6 +81,8 @@ of_state! {
     top_flows(by: TopBy, limit: u32) -> Box<RawValue>;
     /// The hosts whose sessions move the most, likewise.
     top_hosts(by: TopBy, limit: u32) -> Box<RawValue>;
+    /// The routes within a prefix, or by which an address goes.
+    routes(within: Option<Prefix>) -> Box<RawValue>;
     /// What would become of a packet, in words.
     explain(packet: String) -> Box<RawValue>;
     /// Everything that is counted, for Prometheus.

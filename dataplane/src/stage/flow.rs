@@ -82,10 +82,15 @@ fn look_up_all(burst: &mut Burst, mask: Mask, asked: bool, shard: &mut Shard, sn
     let sessions = &shard.sessions;
     let found = look_up(burst, v4, &sessions.v4, &mut shard.batch4, stamp, key_of4);
     let mut found = found.or(look_up(burst, v6, &sessions.v6, &mut shard.batch6, stamp, key_of6));
-    if shard.transition.is_some() && !found.stale.is_empty() {
+    let is_changing = shard.transition.is_some() || snapshot.fib.is_some();
+    if is_changing && !found.stale.is_empty() {
         // A session that is decided anew may end, or its flows lie elsewhere from then on.
-        let stale = found.stale;
-        redecide::flows_of(burst, stale, asked, shard, snapshot);
+        let mut stale = found.stale;
+        if shard.transition.is_some() {
+            redecide::flows_of(burst, stale, asked, shard, snapshot);
+        } else {
+            stale = redecide::rerouted(burst, stale, shard, snapshot);
+        }
         let sessions = &shard.sessions;
         let again = look_up(burst, stale.and(v4), &sessions.v4, &mut shard.batch4, stamp, key_of4);
         let again = again.or(look_up(burst, stale.and(v6), &sessions.v6, &mut shard.batch6, stamp, key_of6));
@@ -228,7 +233,9 @@ pub fn refresh(burst: &mut Burst, stale: Mask, shard: &mut Shard, snapshot: &Sna
         }
         let headers = burst.headers[i];
         let dst = destination_of(burst, i, &burst.actions[i]);
-        match route::next_hop(dst, snapshot, &mut shard.neighbors, burst.now) {
+        let current = shard.neighbors.who(burst.actions[i].next_hop);
+        let choice = route::choice(burst, i, dst).staying(current);
+        match route::next_hop(dst, choice, snapshot, &mut shard.neighbors, burst.now) {
             Ok((_, next_hop)) => {
                 burst.actions[i].next_hop = next_hop;
                 let stamp = shard.sessions.stamp;

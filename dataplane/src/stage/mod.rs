@@ -2,6 +2,7 @@
 
 pub mod acl;
 pub mod ahead;
+mod choice;
 pub mod class;
 pub mod fastpath;
 pub mod flow;

@@ -31,6 +31,7 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
     let acls = acls::Acls::read(&file, sink);
     let network = Network::read(&file, &acls, sink)?;
     let routes = routes::read(&file, &network, sink);
+    let kernel_routes = routes::kernel(&file, sink);
     let nat = nat::read(&file, &network, &routes, sink);
     let limits = limits::read(&file, &network, sink);
     let shapers = shapers::read(&file, &network, &acls, sink);
@@ -48,6 +49,7 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
     Some(Config {
         interfaces: network.interfaces,
         routes: routes.into_iter().map(|route| route.value).collect(),
+        kernel_routes,
         acls: acls.acls.into_iter().map(|acl| acl.value).collect(),
         source_nat: nat.sources.into_iter().map(|source| source.value).collect(),
         static_nat: nat.statics.into_iter().map(|entry| entry.value).collect(),
