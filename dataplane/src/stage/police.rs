@@ -285,3 +285,6 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
         metered::run(burst, more, shard, snapshot);
     }
 }
+
+#[cfg(test)]
+mod tests;
