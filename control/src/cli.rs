@@ -18,7 +18,7 @@ use crate::doctor;
 use crate::export::wall;
 use crate::nat_query::Query;
 use crate::state::Topic;
-use crate::{gateway, replay, table};
+use crate::{control, explain, gateway, replay, table, tech_support, top};
 
 /// Exit codes: 0 fine, 1 the thing asked about is wrong or did not work, 2 the question was (clap's own).
 const FAILED: u8 = 1;
@@ -44,6 +44,12 @@ enum Command {
     /// Run the gateway until SIGTERM or SIGINT
     #[command(after_help = "Example: sluice run /etc/sluice/sluice.toml")]
     Run(RunArgs),
+    /// The control process of a gateway, which `run` starts
+    #[command(hide = true)]
+    Control {
+        /// The configuration file, for who lists the processes
+        file: PathBuf,
+    },
     /// Say what is wrong with a configuration, with line and column, and what would be right
     #[command(after_help = "Example: sluice check configs/home-gateway.toml")]
     Check(CheckArgs),
@@ -60,10 +66,25 @@ enum Command {
     /// Ask a running gateway
     #[command(after_help = "Example: sluice show counters --json")]
     Show(ShowArgs),
+    /// Watch a running gateway on the whole screen: ports, workers, top flows and hosts, drops, classes
+    #[command(after_help = "Example: sluice top --interval 2")]
+    Top(TopArgs),
+    /// Say what would become of a packet, stage by stage, and by which rule; sends nothing
+    #[command(
+        after_help = "Examples: sluice explain \"in lan tcp 192.168.1.5:1234 > 198.51.100.7:443\"\n          sluice explain \"in wan udp [2001:db8::1]:53 > [2001:db8:1::5]:4000 ttl 1\" --config new.toml"
+    )]
+    Explain(ExplainArgs),
     /// Find out which inside address has, or has had, an external port, and the other way round
     Nat(NatArgs),
     /// Measure
     Bench(BenchArgs),
+    /// Put everything that a report of a bug needs into one text file
+    #[command(
+        after_help = "Example: sluice tech-support --mask --config /etc/sluice/sluice.toml\n\nNothing is sent anywhere. Read \
+                      the file before you give it away: names and comments of the configuration stay as they are, with \
+                      --mask too."
+    )]
+    TechSupport(TechSupportArgs),
     /// Print what makes a shell complete commands and options
     #[command(after_help = "Example: sluice completions bash >/usr/share/bash-completion/completions/sluice")]
     Completions {
@@ -152,6 +173,32 @@ struct ShowArgs {
 }
 
 #[derive(Debug, Args)]
+struct TopArgs {
+    /// Seconds between two looks at the gateway
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    interval: u64,
+    /// The control socket
+    #[arg(long, value_name = "PATH", default_value = config::DEFAULT_SOCKET)]
+    socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct ExplainArgs {
+    /// The packet: `in INTERFACE PROTOCOL SOURCE > DESTINATION`, then, where wanted, `ttl N`, `size BYTES`, `dscp N`, and TCP
+    /// flags; the protocol is tcp, udp, icmp, icmp6, gre, esp or sctp
+    packet: String,
+    /// Go by this configuration, instead of that of a running gateway
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The control socket of the gateway to ask, where no configuration is given
+    #[arg(long, value_name = "PATH", default_value = config::DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// Print it as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 struct NatArgs {
     #[command(subcommand)]
     what: NatCommand,
@@ -233,6 +280,25 @@ struct ShaperArgs {
 }
 
 #[derive(Debug, Args)]
+struct TechSupportArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The gateway's control socket
+    #[arg(long, value_name = "PATH", default_value = config::DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// Replace IPv4, IPv6 and MAC addresses: the same by the same, those of one prefix by those of one prefix
+    #[arg(long)]
+    mask: bool,
+    /// List sessions and NAT bindings, too
+    #[arg(long)]
+    tables: bool,
+    /// The file to write; `-` for standard output
+    #[arg(short, long, value_name = "FILE", default_value = "sluice-tech-support.txt")]
+    output: PathBuf,
+}
+
+#[derive(Debug, Args)]
 struct TableArgs {
     #[command(subcommand)]
     options: bench::TableOptions,
@@ -265,12 +331,18 @@ pub fn main() -> ExitCode {
     };
     let done = match Cli::parse().command {
         Command::Run(args) => run(args),
+        Command::Control { .. } => control::run(&mut io::stderr()).map_err(|error| error.to_string()),
         Command::Check(args) => return check(&args),
         Command::Doctor(args) => return run_doctor(&args),
         Command::Replay(args) => return run_replay(args),
         Command::Show(args) => show(&args),
+        Command::Top(args) => {
+            top::run(&top::Options { socket: args.socket, interval: Duration::from_secs(args.interval) })
+        }
+        Command::Explain(args) => run_explain(&args),
         Command::Nat(args) => nat(&args.what),
         Command::Bench(args) => run_bench(&args),
+        Command::TechSupport(args) => write_tech_support(args),
         Command::Completions { shell } => {
             completions(shell);
             Ok(())
@@ -279,6 +351,16 @@ pub fn main() -> ExitCode {
             .map_err(|error| format!("{}: cannot write the manual pages: {error}", folder.display())),
     };
     done.map_or_else(failed, |()| ExitCode::SUCCESS)
+}
+
+fn write_tech_support(args: TechSupportArgs) -> Result<(), String> {
+    let TechSupportArgs { config, socket, mask, tables, output } = args;
+    tech_support::write(&tech_support::Options { socket, config, tables, mask }, &output)
+        .map_err(|error| format!("{}: cannot write the file: {error}", output.display()))?;
+    if output.as_os_str() != "-" {
+        print(&format!("{}: written\n", output.display()));
+    }
+    Ok(())
 }
 
 fn completions(shell: clap_complete::Shell) {
@@ -403,6 +485,23 @@ fn show(args: &ShowArgs) -> Result<(), String> {
         }
         thread::sleep(WATCH);
     }
+}
+
+fn run_explain(args: &ExplainArgs) -> Result<(), String> {
+    let story = match &args.config {
+        Some(file) => {
+            let (config, _) = config::load(file).map_err(|report| report.to_string())?;
+            let snapshot = config::compile(&config, &[]);
+            explain::explain(&args.packet, &snapshot, Some(&file.display().to_string()))?
+        }
+        None => api::explain(&args.socket, &args.packet).map_err(|error| error.to_string())?,
+    };
+    if args.json {
+        print_json(&story);
+    } else {
+        print(&explain::render(&story));
+    }
+    Ok(())
 }
 
 fn time(text: &str) -> Result<u64, String> {

@@ -12,16 +12,18 @@ use sluice_dataplane::inspect::{FlowRow, Inspector, Question, Row, SessionRow};
 use sluice_dataplane::local::neighbor;
 use sluice_dataplane::nat::NatLog;
 use sluice_dataplane::port::af_xdp::DeviceControl;
-use sluice_dataplane::session::FlowAction;
+use sluice_dataplane::session::{By, FlowAction};
 use sluice_dataplane::snapshot::{Allocation, NONE16, Pool, Snapshot};
 use sluice_dataplane::stage::shape::ClassRow;
 
+use crate::api::TopBy;
 use crate::config::protocol_name;
+use crate::drops::Rates;
 use crate::export::{SinkStatus, Statuses};
 use crate::nat_query::Query;
 use crate::plan::Plan;
 use crate::watch::Watch;
-use crate::{figures, nat_view, qos_view};
+use crate::{drops, explain, figures, metrics, nat_view, qos_view, top_view};
 
 /// How long a worker may take for a listing.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,6 +42,8 @@ pub enum Topic {
     Acl,
     /// Interfaces: device, XDP mode, addresses, counters
     Interfaces,
+    /// Why packets died: count, rate, the last of each reason, and what to do about it
+    Drops,
     /// Neighbours (ARP and ND)
     Neighbors,
     /// The route table
@@ -89,7 +93,9 @@ pub struct State {
     devices: Vec<DeviceControl>,
     plan: Plan,
     watch: Watch,
-    nat_log: Statuses,
+    nat_log: Mutex<Vec<SinkStatus>>,
+    exports: Statuses,
+    drop_rates: Mutex<Rates>,
 }
 
 impl State {
@@ -104,23 +110,46 @@ impl State {
         let ends = workers.into_iter().map(|ends| (ends.counters, ends.inspector));
         let (counters, inspectors): (_, Vec<_>) = ends.unzip();
         let current = RwLock::new(Arc::new(Current { snapshot, counters }));
-        let nat_log = Statuses::default();
-        Self { current, inspectors: Mutex::new(inspectors), devices, plan, watch, nat_log }
+        Self {
+            current,
+            inspectors: Mutex::new(inspectors),
+            devices,
+            plan,
+            watch,
+            nat_log: Mutex::default(),
+            exports: Statuses::default(),
+            drop_rates: Mutex::default(),
+        }
     }
 
     fn current(&self) -> Arc<Current> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// With a log of NAT.
-    #[must_use]
-    pub fn with_nat_log(self, nat_log: Statuses) -> Self {
-        Self { nat_log, ..self }
+    /// How the sinks of NAT's log do, as control told last.
+    pub fn nat_log(&self) -> Vec<SinkStatus> {
+        self.nat_log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// How the sinks of NAT's log do.
-    pub fn nat_log(&self) -> Vec<SinkStatus> {
-        self.nat_log.read()
+    /// Control tells how the sinks of NAT's log do.
+    pub fn set_nat_log(&self, sinks: Vec<SinkStatus>) {
+        *self.nat_log.lock().unwrap_or_else(PoisonError::into_inner) = sinks;
+    }
+
+    /// With exporters of flows and samples.
+    #[must_use]
+    pub fn with_exports(self, exports: Statuses) -> Self {
+        Self { exports, ..self }
+    }
+
+    /// How the exporters of flows and samples do.
+    pub fn exports(&self) -> Vec<SinkStatus> {
+        self.exports.read()
+    }
+
+    /// Everything that is counted, for Prometheus.
+    pub fn metrics(&self) -> Result<String, String> {
+        Ok(metrics::text(self))
     }
 
     /// The configuration.
@@ -143,6 +172,12 @@ impl State {
     /// All workers' counters together.
     pub fn counters(&self) -> Counters {
         self.current().counters()
+    }
+
+    /// Looks how many packets have died of what; to be called once a second, for the rates of `show drops`.
+    pub fn sample_drops(&self) {
+        let (now, drops) = (self.watch.now(), self.counters().drops);
+        self.drop_rates.lock().unwrap_or_else(PoisonError::into_inner).sample(now, &drops);
     }
 
     /// The configuration, and all workers' counters together, which are of that one.
@@ -179,6 +214,16 @@ impl State {
                 let mut figures = figures::counters(snapshot, &self.with_kernel(counters.clone()));
                 figures["generation"] = snapshot.generation.into();
                 figures["sessions_ended_by_policy"] = counters.sessions_ended_by_policy.into();
+                let exporters = self.exports();
+                if !exporters.is_empty() {
+                    figures["export"] = json!({
+                        "flow_records": counters.flows_recorded,
+                        "flow_records_lost": counters.flows_unrecorded,
+                        "packet_samples": counters.samples,
+                        "packet_samples_lost": counters.samples_lost,
+                        "exporters": exporters,
+                    });
+                }
                 figures
             }
             Topic::Acl => figures::rules(snapshot, &counters),
@@ -194,6 +239,13 @@ impl State {
             Topic::Routes => figures::routes(snapshot),
             Topic::Interfaces => self.interfaces(&self.with_kernel(counters), snapshot),
             Topic::Flows => rows(self.list(Question::Sessions)?),
+            Topic::Drops => {
+                let last = self.list(Question::Drops)?;
+                let now = self.watch.now();
+                let mut rates = self.drop_rates.lock().unwrap_or_else(PoisonError::into_inner);
+                rates.sample(now, &counters.drops);
+                drops::show(snapshot, &counters.drops, &last, &rates, now)
+            }
             Topic::Neighbors => rows(merged(self.list(Question::Neighbors)?)),
             Topic::Nat => self.nat(snapshot, &counters)?,
         })
@@ -224,6 +276,28 @@ impl State {
         Ok(nat)
     }
 
+    /// Says what would become of a packet in words under the configuration that runs, and whether it has a session.
+    ///
+    /// # Errors
+    /// The words are wrong, or a worker does not answer.
+    pub fn explain(&self, packet: String) -> Result<Value, String> {
+        let snapshot = self.snapshot();
+        let mut story = explain::explain(&packet, &snapshot, None)?;
+        let explain::FlowEnds { ends, ports, protocol, interface } = explain::flow(&packet, &snapshot)?;
+        let rows = self.list(Question::Session(ends, ports, protocol, interface))?;
+        let session = rows.iter().map(|row| Self::row(row, &snapshot)).next();
+        story["session"] = match session {
+            Some(session) => format!(
+                "there is one, {} for {} s: its packets go by what was decided then",
+                session["state"].as_str().unwrap_or_default(),
+                session["age_seconds"].as_f64().unwrap_or_default().round()
+            ),
+            None => "there is none: this would be its first packet".to_owned(),
+        }
+        .into();
+        Ok(story)
+    }
+
     /// Answers who has an external port, or which ports an inside address has.
     pub fn nat_query(&self, query: Query) -> Result<Value, String> {
         let mut hits = query.of_snapshot(&self.snapshot());
@@ -248,6 +322,35 @@ impl State {
             });
         }
         Ok(json!(hits))
+    }
+
+    /// What each class of a shaper has done; of none if a worker does not answer.
+    pub(crate) fn class_sums(&self, snapshot: &Snapshot) -> Vec<(String, String, qos_view::Sum)> {
+        if snapshot.shapers.is_empty() {
+            return Vec::new();
+        }
+        let rows = self.list(Question::Classes).unwrap_or_default().into_iter();
+        let classes: Vec<ClassRow> =
+            rows.filter_map(|row| if let Row::Class(row) = row { Some(row) } else { None }).collect();
+        qos_view::sums(snapshot, &classes, self.watch.now())
+    }
+
+    /// The sessions that move the most, the largest first.
+    pub fn top_flows(&self, by: TopBy, limit: u32) -> Result<Value, String> {
+        let (by, limit, snapshot) = (By::from(by), limit as usize, self.snapshot());
+        let row = |(session, rates): &_| {
+            let mut row = Self::session(session, &snapshot);
+            top_view::rates(rates).into_iter().for_each(|(key, value)| row[key] = value);
+            row
+        };
+        Ok(top_view::largest(self.list(Question::Top(by))?, by, limit).iter().map(row).collect())
+    }
+
+    /// The hosts whose sessions move the most, of those that are the largest.
+    pub fn top_hosts(&self, by: TopBy, limit: u32) -> Result<Value, String> {
+        let by = By::from(by);
+        let sessions = top_view::largest(self.list(Question::Top(by))?, by, usize::MAX);
+        Ok(top_view::hosts(&sessions, by, limit as usize))
     }
 
     /// The rows of all workers, one after the other.
@@ -315,7 +418,7 @@ impl State {
                 "state": neighbor.state.name(),
                 "packets_held": neighbor.held,
             }),
-            Row::Class(_) | Row::End => Value::Null,
+            Row::Class(_) | Row::Dropped(_) | Row::Top(..) | Row::End => Value::Null,
         }
     }
 

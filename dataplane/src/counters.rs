@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+use crate::arena::Frame;
+use crate::recorder::Recorder;
 use crate::snapshot::Snapshot;
 use crate::verdict::DropReason;
 
@@ -85,6 +87,14 @@ pub struct Counters {
     pub nat_recorded: u64,
     /// Of these, those that found no room.
     pub nat_unrecorded: u64,
+    /// Records made of what passed by flows.
+    pub flows_recorded: u64,
+    /// Of these, those that found no room.
+    pub flows_unrecorded: u64,
+    /// Packets sampled.
+    pub samples: u64,
+    /// Of these, those that found no room.
+    pub samples_lost: u64,
     /// How many workers these are the counters of. A gauge.
     pub workers: u64,
     /// Packets lent to the worker that owns their session.
@@ -101,6 +111,8 @@ pub struct Counters {
     pub rules: Vec<Count>,
     /// By limit.
     pub limits: Vec<LimitCount>,
+    /// The last packets of each reason; with the worker's own counters alone.
+    pub recorder: Recorder,
 }
 
 impl Counters {
@@ -124,6 +136,14 @@ impl Counters {
         }
     }
 
+    /// Counts the drop of a packet that is at hand, and has the flight recorder look at it. `port` is where it came in, and
+    /// `rule` the ACL rule that says no; [`NONE16`](crate::snapshot::NONE16) where there is none.
+    #[inline]
+    pub fn lost(&mut self, reason: DropReason, frame: &Frame, port: u16, rule: u16) {
+        self.dropped(reason, 1);
+        self.recorder.keep(reason, frame, port, rule);
+    }
+
     /// Packets received, all ports.
     pub fn rx(&self) -> u64 {
         self.ports.iter().map(|p| p.rx.packets).sum()
@@ -134,10 +154,16 @@ impl Counters {
         self.ports.iter().map(|p| p.tx.packets).sum()
     }
 
+    /// Packets that came and are not accounted for; below 0, those that are accounted for and never came.
+    pub fn unaccounted(&self) -> i64 {
+        let came = self.rx() + self.originated + self.split_extra;
+        let went = self.tx() + self.drops.iter().sum::<u64>() + self.punted + self.held;
+        came.wrapping_sub(went) as i64
+    }
+
     /// Whether every packet is accounted for: rx + originated + split_extra = tx + drops + punted + held.
     pub fn conserved(&self) -> bool {
-        let came = self.rx() + self.originated + self.split_extra;
-        came == self.tx() + self.drops.iter().sum::<u64>() + self.punted + self.held
+        self.unaccounted() == 0
     }
 
     /// Adds another worker's counters to these. If one of the two has not adopted a configuration yet that the other has,
@@ -192,6 +218,10 @@ impl Counters {
             &mut self.port_control_refused,
             &mut self.nat_recorded,
             &mut self.nat_unrecorded,
+            &mut self.flows_recorded,
+            &mut self.flows_unrecorded,
+            &mut self.samples,
+            &mut self.samples_lost,
             &mut self.workers,
             &mut self.crossed,
             &mut self.parked,

@@ -12,7 +12,10 @@ use sluice_pkt::ipv4;
 use crate::clock::Nanos;
 use crate::local::neighbor::Neighbor;
 use crate::nat::{Binding, BlockRow, SubscriberRow};
-use crate::session::{Family, FlowAction, KeyFacts, NONE, Session, State, ticks};
+use crate::recorder::Dropped;
+use crate::session::{
+    By, Family, FlowAction, KeyFacts, NONE, Rates, Session, State, addresses, key4, key6, ports, ticks,
+};
 use crate::shard::Shard;
 use crate::stage::shape::ClassRow;
 
@@ -41,6 +44,12 @@ pub enum Question {
     Neighbors,
     /// Classes of ports with a shaper.
     Classes,
+    /// The last packets of each drop reason.
+    Drops,
+    /// The sessions that move the most.
+    Top(By),
+    /// The session, if there is one, of packets with these addresses, ports, protocol and ingress interface.
+    Session([IpAddr; 2], (u16, u16), u8, u16),
 }
 
 /// One direction of a session.
@@ -89,8 +98,12 @@ pub enum Row {
     Subscriber(SubscriberRow),
     /// For [`Question::Neighbors`].
     Neighbor(Neighbor),
+    /// For [`Question::Top`].
+    Top(SessionRow, Rates),
     /// For [`Question::Classes`].
     Class(ClassRow),
+    /// For [`Question::Drops`].
+    Dropped(Dropped),
     /// The listing is complete.
     End,
 }
@@ -150,8 +163,14 @@ impl Inspected {
             Question::Bindings => shard.nat.slots(),
             Question::Blocks => shard.nat.block_slots(),
             Question::Subscribers => shard.nat.subscriber_slots(),
-            Question::Externals | Question::Neighbors | Question::Holders(..) | Question::Classes => {
-                return self.serve_short(question, from, shard);
+            Question::Drops => shard.counters.recorder.places(),
+            Question::Session(..)
+            | Question::Externals
+            | Question::Neighbors
+            | Question::Holders(..)
+            | Question::Classes
+            | Question::Top(_) => {
+                return self.serve_short(question, from, shard, now);
             }
         };
         let mut at = from;
@@ -161,6 +180,7 @@ impl Inspected {
                     shard.sessions.get(at).map(|s| Row::Session(session_row(s, shard, now)))
                 }
                 Question::Blocks => shard.nat.block(at).map(Row::Block),
+                Question::Drops => shard.counters.recorder.get(at).copied().map(Row::Dropped),
                 Question::Subscribers => shard.nat.subscriber(at).map(Row::Subscriber),
                 _ => binding_row(at, shard),
             };
@@ -172,7 +192,7 @@ impl Inspected {
         self.finish(question, at, at >= slots)
     }
 
-    fn serve_short(&mut self, question: Question, from: u32, shard: &Shard) -> bool {
+    fn serve_short(&mut self, question: Question, from: u32, shard: &Shard, now: Nanos) -> bool {
         let room = self.rows.vacant_len().min(SLOTS_PER_POLL as usize);
         let mut sent = 0;
         match question {
@@ -190,9 +210,25 @@ impl Inspected {
                     sent += 1;
                 }
             }
+            Question::Session(ends, ports, protocol, interface) => {
+                for row in session_of(ends, ports, protocol, interface, shard, now)
+                    .into_iter()
+                    .skip(from as usize)
+                    .take(room)
+                {
+                    let _ = self.rows.try_push(Row::Session(row));
+                    sent += 1;
+                }
+            }
             Question::Classes => {
                 for row in shard.shapers.rows().skip(from as usize).take(room) {
                     let _ = self.rows.try_push(Row::Class(row));
+                    sent += 1;
+                }
+            }
+            Question::Top(by) => {
+                for (session, rates) in shard.sessions.top(by).skip(from as usize).take(room) {
+                    let _ = self.rows.try_push(Row::Top(session_row(session, shard, now), rates));
                     sent += 1;
                 }
             }
@@ -216,6 +252,33 @@ impl Inspected {
 fn binding_row(index: u32, shard: &Shard) -> Option<Row> {
     let inside = shard.nat.inside6(index).map(|(host, _)| Ipv6Addr::from_bits(host));
     shard.nat.get(index).map(|binding| Row::Binding(*binding, inside, shard.nat.lease_left(index)))
+}
+
+/// The session whose packets of one direction come in like this.
+fn session_of(
+    ends: [IpAddr; 2],
+    (source_port, destination_port): (u16, u16),
+    protocol: u8,
+    interface: u16,
+    shard: &Shard,
+    now: Nanos,
+) -> Option<SessionRow> {
+    let ports = ports(source_port, destination_port);
+    let sessions = &shard.sessions;
+    let flow = match ends {
+        [IpAddr::V4(source), IpAddr::V4(destination)] => {
+            let key = key4(addresses(source.to_bits(), destination.to_bits()), ports, protocol, interface);
+            sessions.v4.get(sessions.v4.find(&key)?)?.1
+        }
+        [IpAddr::V6(source), IpAddr::V6(destination)] => {
+            let key = key6(source.to_bits(), destination.to_bits(), ports, protocol, interface);
+            sessions.v6.get(sessions.v6.find(&key)?)?.1
+        }
+        _ => return None,
+    };
+    // The owner has the session of a copy.
+    let session = sessions.get(flow.session()).filter(|_| !flow.is_copy())?;
+    Some(session_row(session, shard, now))
 }
 
 fn session_row(session: &Session, shard: &Shard, now: Nanos) -> SessionRow {
@@ -263,7 +326,7 @@ fn session_row(session: &Session, shard: &Shard, now: Nanos) -> SessionRow {
 mod tests {
     use super::*;
     use crate::arena::FramePool;
-    use crate::session::{NewSession, addresses, key4, plain_action, ports};
+    use crate::session::{NewSession, plain_action};
     use crate::snapshot::Snapshot;
 
     #[test]

@@ -227,6 +227,16 @@ impl PortBlocks {
     }
 }
 
+/// How long an external UDP port that everybody may send to rests before it is given out again (RFC 6888 REQ-8). By default
+/// not at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortRest {
+    /// How long; 0 for not at all.
+    pub time: Nanos,
+    /// Ports that rest at a time at a worker, at most. One too many ends the rest of the oldest.
+    pub most: u32,
+}
+
 /// How source NAT behaves, in the terms of RFC 4787.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct NatBehavior {
@@ -533,6 +543,8 @@ pub struct Snapshot {
     pub acls: Vec<Acl>,
     /// The rules of all ACLs.
     pub rules: Vec<RuleInfo>,
+    /// For each rule, the line of the configuration that it stands in; 0 for those that stand in none.
+    pub rule_lines: Vec<u32>,
     /// Pools for source NAT.
     pub pools: Vec<Pool>,
     /// Source NAT, first match wins.
@@ -545,6 +557,8 @@ pub struct Snapshot {
     pub forwards: Vec<Forward>,
     /// Mappings that inside hosts ask for.
     pub port_control: PortControl,
+    /// How long external ports rest.
+    pub port_rest: PortRest,
     /// What of NAT is recorded for logs.
     pub nat_log: NatLog,
     /// Prefix translation, first match wins; no two have outside prefixes that overlap.

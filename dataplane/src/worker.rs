@@ -16,6 +16,9 @@ use crate::nat::EventReader;
 use crate::pipeline;
 use crate::port::{Port, Refused};
 use crate::probe::Probe;
+use crate::recorder::Recorder;
+use crate::sample::{self, SampleReader, Sampler};
+use crate::session::{FlowReader, ReportTimes};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::stage::fragment;
@@ -40,6 +43,7 @@ pub struct Worker {
     inspected: Inspected,
     inspector: Option<Inspector>,
     published: Nanos,
+    sampler: Option<Box<Sampler>>,
     index: usize,
     statuses: Statuses,
     /// When it began to drain.
@@ -61,7 +65,8 @@ pub struct Closed {
 impl Worker {
     /// A worker over ports in the order of the snapshot's, with the frames that they use.
     pub fn new(snapshot: Arc<Snapshot>, ports: Vec<Box<dyn Port>>, pool: FramePool) -> Self {
-        let shard = Shard::new(&snapshot, pool);
+        let mut shard = Shard::new(&snapshot, pool);
+        shard.counters.recorder = Recorder::new();
         let counters = channel(&shard.counters);
         let (adoptions, adopter) = adopt::channel(&snapshot, &shard);
         let (inspected, inspector) = inspect::channel();
@@ -80,6 +85,7 @@ impl Worker {
             inspected,
             inspector: Some(inspector),
             published: 0,
+            sampler: None,
         }
     }
 
@@ -128,6 +134,19 @@ impl Worker {
         self.shard.nat.events()
     }
 
+    /// The end from which is read what passes by flows; from now on it is recorded. If it is one of several workers, it must have
+    /// joined them.
+    pub fn flow_records(&mut self, times: ReportTimes) -> FlowReader {
+        self.shard.sessions.report(times)
+    }
+
+    /// The end from which samples of packets are read, one of `every` that come in; from now on they are taken.
+    pub fn samples(&mut self, every: u32, seed: u64) -> SampleReader {
+        let (sampler, reader) = sample::channel(every, seed);
+        self.sampler = Some(Box::new(sampler));
+        reader
+    }
+
     /// The end from which its tables are listed; there is one.
     pub fn inspector(&mut self) -> Option<Inspector> {
         self.inspector.take()
@@ -171,6 +190,7 @@ impl Worker {
         if let Some(status) = self.statuses.get(self.index) {
             status.beat(now);
         }
+        self.shard.counters.recorder.begin(now, self.snapshot.generation);
         probe.stage("upkeep", || self.keep(now));
         let mut work = usize::from(self.adopt(now));
         if self.shard.crossing.is_some() {
@@ -245,11 +265,14 @@ impl Worker {
     }
 
     fn receive(&mut self, index: usize, now: Nanos, probe: &mut impl Probe) -> usize {
-        let Self { burst, ports, shard, snapshot, .. } = self;
+        let Self { burst, ports, shard, snapshot, sampler, .. } = self;
         burst.now = now;
         burst.port = index as u16;
         let refused = ports[index].receive(now, &mut shard.pool, burst);
         let count = burst.len();
+        if let Some(sampler) = sampler {
+            sampler.look(burst);
+        }
         probe.burst(count);
         let rx = &mut shard.counters.ports[index].rx;
         rx.packets += count as u64;
@@ -345,6 +368,9 @@ impl Worker {
         shard.counters.bindings = shard.nat.live().into();
         shard.counters.leases = shard.nat.leased().into();
         (shard.counters.nat_recorded, shard.counters.nat_unrecorded) = shard.nat.recorded();
+        (shard.counters.flows_recorded, shard.counters.flows_unrecorded) = shard.sessions.reported();
+        (shard.counters.samples, shard.counters.samples_lost) =
+            self.sampler.as_ref().map_or((0, 0), |sampler| sampler.counts());
         shard.counters.copies = shard.sessions.copies().into();
         for (published, count) in shard.counters.limits.iter_mut().zip(shard.limiters.counts()) {
             *published = count;
@@ -380,6 +406,7 @@ impl Worker {
     pub fn close(&mut self, now: Nanos) -> (Counters, Closed) {
         self.flush(now);
         let shard = &mut self.shard;
+        shard.sessions.report_all();
         crossing::close(shard);
         shape::close(now, shard);
         while let Some(frame) = shard.neighbors.drain().or_else(|| shard.fragments.drain()) {

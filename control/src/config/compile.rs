@@ -206,6 +206,7 @@ fn acls(config: &Config, snapshot: &mut Snapshot) {
             let established = rule.established.then_some(true);
             v4.extend(expand::<u32>(&rule.matches, established, result));
             v6.extend(expand::<u128>(&rule.matches, established, result));
+            snapshot.rule_lines.push(rule.line);
             snapshot.rules.push(RuleInfo {
                 acl: acl.name.clone(),
                 name: rule.name.clone().unwrap_or_else(|| format!("rule {}", number + 1)),
@@ -214,6 +215,7 @@ fn acls(config: &Config, snapshot: &mut Snapshot) {
             });
         }
         let default = index(snapshot.rules.len());
+        snapshot.rule_lines.push(0);
         snapshot.rules.push(RuleInfo {
             acl: acl.name.clone(),
             name: "default".to_owned(),
@@ -245,6 +247,10 @@ fn nat(config: &Config, snapshot: &mut Snapshot) {
         min_lifetime: seconds(config.port_control.min_lifetime),
         max_lifetime: seconds(config.port_control.max_lifetime),
         max_mappings: config.port_control.max_mappings,
+    };
+    snapshot.port_rest = snapshot::PortRest {
+        time: u64::try_from(config.port_rest.time.as_nanos()).unwrap_or(u64::MAX),
+        most: config.port_rest.most,
     };
     let mut pools = HashMap::new();
     for rule in &config.source_nat {

@@ -1,5 +1,6 @@
 //! A valid configuration: names resolved to indices, units to numbers, defaults filled in.
 
+mod export;
 mod limit;
 mod nat;
 mod shapers;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+pub use self::export::*;
 pub use self::limit::*;
 pub use self::nat::*;
 pub use self::shapers::*;
@@ -35,6 +37,8 @@ pub struct Config {
     pub forwards: Vec<Forward>,
     /// What inside hosts may ask of their mappings, by the rules that let them.
     pub port_control: PortControl,
+    /// How long external ports rest.
+    pub port_rest: PortRest,
     /// Where NAT is logged.
     pub nat_log: Option<NatLog>,
     /// Prefix translation for IPv6; no two outside prefixes share an address.
@@ -57,6 +61,8 @@ pub struct Config {
     pub control_access: Access,
     /// Where metrics can be had over TCP.
     pub metrics: Option<SocketAddr>,
+    /// Where it is told what passes.
+    pub export: Export,
 }
 
 /// Who may use the control socket.

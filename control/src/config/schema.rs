@@ -25,6 +25,7 @@ pub const FILE: Section = Section {
         "timeouts",
         "control",
         "metrics",
+        "export",
     ],
 };
 /// `[interfaces.NAME]`
@@ -63,7 +64,7 @@ pub const RULE: Section = Section {
 /// `[nat]`
 pub const NAT: Section = Section {
     name: "[nat]",
-    keys: &["source", "static", "exempt", "forward", "nat64", "prefix", "port-control", "log"],
+    keys: &["source", "static", "exempt", "forward", "nat64", "prefix", "port-control", "port-rest", "log"],
 };
 /// `[[nat.source]]`
 pub const SOURCE_NAT: Section = Section {
@@ -97,6 +98,8 @@ pub const NAT_LOG: Section =
 /// `[nat.port-control]`
 pub const PORT_CONTROL: Section =
     Section { name: "[nat.port-control]", keys: &["min-lifetime", "max-lifetime", "max-mappings"] };
+/// `[nat.port-rest]`
+pub const PORT_REST: Section = Section { name: "[nat.port-rest]", keys: &["time", "most"] };
 /// `[[nat.forward]]`
 pub const FORWARD: Section =
     Section { name: "[[nat.forward]]", keys: &["in", "protocol", "address", "port", "to"] };
@@ -209,8 +212,19 @@ pub const CONTROL: Section = Section { name: "[control]", keys: &["socket", "mod
 /// `[metrics]`
 pub const METRICS: Section = Section { name: "[metrics]", keys: &["listen"] };
 
+/// `[export]`
+pub const EXPORT: Section = Section { name: "[export]", keys: &["ipfix", "sflow"] };
+/// `[export.ipfix]`
+pub const EXPORT_IPFIX: Section = Section {
+    name: "[export.ipfix]",
+    keys: &["collector", "transport", "domain", "active-timeout", "idle-timeout"],
+};
+/// `[export.sflow]`
+pub const EXPORT_SFLOW: Section =
+    Section { name: "[export.sflow]", keys: &["collector", "agent", "sampling", "counters"] };
+
 /// All of them, in the order of the reference.
-pub const SECTIONS: [&Section; 23] = [
+pub const SECTIONS: [&Section; 26] = [
     &FILE,
     &INTERFACE,
     &ROUTE,
@@ -234,4 +248,7 @@ pub const SECTIONS: [&Section; 23] = [
     &TIMEOUTS,
     &CONTROL,
     &METRICS,
+    &EXPORT,
+    &EXPORT_IPFIX,
+    &EXPORT_SFLOW,
 ];

@@ -5,10 +5,13 @@ use std::io;
 use sluice_dataplane::port::af_xdp::{
     self, AttachedMode, BusyPoll, DeviceControl, KernelMatch, OpenError, PortSpec, XdpMode,
 };
+use sluice_dataplane::session::ReportTimes;
+use sluice_dataplane::worker::Worker;
 use sluice_pkt::ethernet::Mac;
 
 use super::{RunError, VIRTUAL_DRIVERS};
 use crate::config::{self, Config, Device, DeviceFacts, Host, KernelFilter, Link, Workers};
+use crate::export::collectors::Sources;
 use crate::plan::Plan;
 
 fn devices(config: &Config) -> impl Iterator<Item = (&str, &Device)> {
@@ -121,4 +124,19 @@ pub(super) fn advice(control: &DeviceControl) -> Option<String> {
             info.device
         )
     })
+}
+
+/// What the workers are to tell of flows and packets, for exporters.
+pub(super) fn sources(config: &Config, workers: &mut [Worker], seed: u64) -> Sources {
+    let nanos = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let flows = config.export.ipfix.as_ref().map(|ipfix| {
+        let times = ReportTimes { active: nanos(ipfix.active_timeout), idle: nanos(ipfix.idle_timeout) };
+        (ipfix.clone(), workers.iter_mut().map(|worker| worker.flow_records(times)).collect())
+    });
+    let samples = config.export.sflow.as_ref().map(|sflow| {
+        let seeds = (1u64..).map(|worker| seed.wrapping_mul(2 * worker + 1));
+        let readers = workers.iter_mut().zip(seeds);
+        (sflow.clone(), readers.map(|(worker, seed)| worker.samples(sflow.sampling, seed)).collect())
+    });
+    Sources { flows, samples }
 }

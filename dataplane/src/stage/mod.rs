@@ -134,6 +134,11 @@ impl FirstPackets {
         self.decision = Decision::NONE;
     }
 
+    /// What has been decided about the packet whose turn it is.
+    pub fn decision(&self) -> &Decision {
+        &self.decision
+    }
+
     /// The packet whose turn it is, if its fate is still open.
     #[inline(always)]
     fn open(&self, burst: &Burst) -> impl Iterator<Item = usize> + use<> {

@@ -8,6 +8,7 @@ use super::report::Sink;
 use super::{net, schema};
 
 mod acls;
+mod export;
 mod interfaces;
 mod limits;
 mod lint;
@@ -40,6 +41,7 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
     let icmp_errors_per_second = settings::icmp_errors_per_second(&file, sink);
     let (control_socket, control_access) = settings::control(&file, sink);
     let metrics = settings::metrics(&file, sink);
+    let export = export::read(&file, sink);
     if sink.errors() == 0 {
         lint::all(&network, &acls, &nat, sink);
     }
@@ -52,6 +54,7 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
         nat_exemptions: nat.exemptions,
         forwards: nat.forwards.into_iter().map(|forward| forward.value).collect(),
         port_control: nat.port_control,
+        port_rest: nat.port_rest,
         nat_log: nat.log,
         prefixes: nat.prefixes.into_iter().map(|rule| rule.value).collect(),
         limits,
@@ -63,6 +66,7 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
         control_socket,
         control_access,
         metrics,
+        export,
     })
 }
 
