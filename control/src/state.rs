@@ -17,14 +17,14 @@ use sluice_dataplane::snapshot::{Allocation, NONE16, Pool, Snapshot};
 use sluice_dataplane::stage::shape::ClassRow;
 
 use crate::api::TopBy;
-use crate::config::{Prefix, protocol_name};
+use crate::config::protocol_name;
 use crate::drops::Rates;
 use crate::export::{SinkStatus, Statuses};
 use crate::nat_query::Query;
 use crate::plan::Plan;
 use crate::routes::SharedRoutes;
 use crate::watch::Watch;
-use crate::{drops, explain, figures, metrics, nat_view, qos_view, top_view};
+use crate::{drops, explain, figures, metrics, nat_view, qos_view, routes, top_view};
 
 /// How long a worker may take for a listing.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -159,8 +159,9 @@ impl State {
     /// The routes within a prefix (`10.0.0.0/8`), or by which an address goes.
     ///
     /// # Errors
-    /// The kernel's routes are not followed.
-    pub fn routes(&self, within: Option<Prefix>) -> Result<Value, String> {
+    /// It is no prefix, or the kernel's routes are not followed.
+    pub fn routes(&self, within: Option<String>) -> Result<Value, String> {
+        let within = within.map(|within| routes::within(&within)).transpose()?;
         let snapshot = self.snapshot();
         match &self.routes {
             Some(routes) => Ok(routes.lock().list(within, &snapshot).into()),

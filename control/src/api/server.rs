@@ -227,13 +227,13 @@ async fn show(
     Place(topic): Place<String>,
     asked: Result<Asked<Within>, axum::extract::rejection::QueryRejection>,
 ) -> Response {
-    let within = match asked
-        .map(|Asked(Within { within })| within.as_deref().map(crate::routes::within).transpose())
-    {
-        Ok(Ok(within)) => within,
-        Ok(Err(wrong)) => return error(StatusCode::BAD_REQUEST, &wrong),
+    let within = match asked {
+        Ok(Asked(Within { within })) => within,
         Err(wrong) => return error(StatusCode::BAD_REQUEST, &wrong.body_text()),
     };
+    if let Some(Err(wrong)) = within.as_deref().map(crate::routes::within) {
+        return error(StatusCode::BAD_REQUEST, &wrong);
+    }
     match Topic::from_str(&topic, false) {
         Ok(Topic::Routes) => answer(gateway, move |gateway| gateway.routes(within).map(Json)).await,
         Ok(topic) => answer(gateway, move |gateway| gateway.show(topic).map(Json)).await,

@@ -27,7 +27,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::api::TopBy;
-use crate::config::Prefix;
 use crate::export::{Batch, SinkStatus};
 use crate::nat_query::Query;
 use crate::reload::Outcome;
@@ -82,7 +81,7 @@ of_state! {
     /// The hosts whose sessions move the most, likewise.
     top_hosts(by: TopBy, limit: u32) -> Box<RawValue>;
     /// The routes within a prefix, or by which an address goes.
-    routes(within: Option<Prefix>) -> Box<RawValue>;
+    routes(within: Option<String>) -> Box<RawValue>;
     /// What would become of a packet, in words.
     explain(packet: String) -> Box<RawValue>;
     /// Everything that is counted, for Prometheus.

@@ -9,7 +9,7 @@ use sluice_pkt::icmpv4;
 use sluice_pkt::parse::{Flags, L3};
 
 use super::choice::Choice;
-use super::{FirstPackets, acl, addresses4, addresses6, hairpin, local6, nat64, prefix};
+use super::{FirstPackets, acl, addresses4, addresses6, hairpin, local6, nat64, prefix, tuple};
 use crate::burst::{BURST, Burst, Mask};
 use crate::clock::Nanos;
 use crate::local::neighbor::Neighbors;
@@ -80,15 +80,16 @@ pub fn decide(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
     }
 }
 
-/// Finds out where the ends of these packets lie.
+/// Finds out what rules see of these packets, and where their ends lie.
 pub fn locate(burst: &Burst, mask: Mask, first: &mut FirstPackets, snapshot: &Snapshot) {
     let (mut ends4, mut ends6) = ([[[0; 4]; 2]; BURST], [[[0; 16]; 2]; BURST]);
     let (mut v4, mut v6, mut count4, mut count6) = (Mask::NONE, Mask::NONE, 0, 0);
     for i in mask {
         let (bytes, headers) = (burst.bytes(i), &burst.headers[i]);
         if headers.l3 == L3::Ipv4 {
-            let (src, dst) = addresses4(bytes, headers);
-            ends4[count4] = [src.to_be_bytes(), dst.to_be_bytes()];
+            let tuple = tuple(addresses4(bytes, headers), bytes, headers);
+            ends4[count4] = [tuple.src.to_be_bytes(), tuple.dst.to_be_bytes()];
+            first.tuples4[i] = tuple;
             v4.add(i);
             count4 += 1;
         } else {
