@@ -12,8 +12,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use sluice_dataplane::session::By;
 
 use crate::config::Access;
+use crate::config::Prefix;
 use crate::nat_query::Query;
 use crate::state::Topic;
 
@@ -27,6 +29,8 @@ const DYING: Duration = Duration::from_secs(2);
 pub enum Request {
     /// A listing.
     Show(Topic),
+    /// The routes within a prefix, or the one by which an address goes.
+    Routes(Prefix),
     /// Who has an external port, or which ports an inside address has.
     Nat(Query),
     /// The sessions that move the most, and how many of them.
@@ -36,7 +40,9 @@ pub enum Request {
 }
 
 /// By what sessions and hosts are the largest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, utoipa::ToSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum TopBy {
     /// Bits a second.
@@ -44,6 +50,15 @@ pub enum TopBy {
     Bps,
     /// Packets a second.
     Pps,
+}
+
+impl From<TopBy> for By {
+    fn from(by: TopBy) -> Self {
+        match by {
+            TopBy::Bps => Self::Bits,
+            TopBy::Pps => Self::Packets,
+        }
+    }
 }
 
 impl TopBy {
@@ -62,6 +77,7 @@ impl Request {
             Self::TopFlows(by, limit) => format!("/v1/top/flows?by={}&limit={limit}", by.name()),
             Self::TopHosts(by, limit) => format!("/v1/top/hosts?by={}&limit={limit}", by.name()),
             Self::Show(topic) => format!("/v1/show/{}", topic.name()),
+            Self::Routes(within) => format!("/v1/show/routes?within={within}"),
             Self::Nat(Query::Who { address, port }) => format!("/v1/nat/who?address={address}&port={port}"),
             // The colons of IPv6 may stand in a query (RFC 3986 3.4).
             Self::Nat(Query::Where { subscriber }) => format!("/v1/nat/where?subscriber={subscriber}"),
@@ -171,6 +187,14 @@ fn is_served(path: &Path) -> bool {
 /// Asks the gateway that serves the socket.
 pub fn ask(path: &Path, request: Request) -> Result<Value, ApiError> {
     client::ask(path, request, None)
+}
+
+/// Asks what would become of a packet in words.
+pub fn explain(path: &Path, packet: &str) -> Result<Value, ApiError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric();
+    let quote = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    let packet: String = packet.bytes().map(quote).collect();
+    client::get(path, format!("/v1/explain?packet={packet}"), None)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::doctor;
 use crate::export::wall;
 use crate::nat_query::Query;
 use crate::state::Topic;
-use crate::{gateway, replay, table, tech_support, top};
+use crate::{control, explain, gateway, replay, table, tech_support, top};
 
 /// Exit codes: 0 fine, 1 the thing asked about is wrong or did not work, 2 the question was (clap's own).
 const FAILED: u8 = 1;
@@ -44,6 +44,12 @@ enum Command {
     /// Run the gateway until SIGTERM or SIGINT
     #[command(after_help = "Example: sluice run /etc/sluice/sluice.toml")]
     Run(RunArgs),
+    /// The control process of a gateway, which `run` starts
+    #[command(hide = true)]
+    Control {
+        /// The configuration file, for who lists the processes
+        file: PathBuf,
+    },
     /// Say what is wrong with a configuration, with line and column, and what would be right
     #[command(after_help = "Example: sluice check configs/home-gateway.toml")]
     Check(CheckArgs),
@@ -63,6 +69,11 @@ enum Command {
     /// Watch a running gateway on the whole screen: ports, workers, top flows and hosts, drops, classes
     #[command(after_help = "Example: sluice top --interval 2")]
     Top(TopArgs),
+    /// Say what would become of a packet, stage by stage, and by which rule; sends nothing
+    #[command(
+        after_help = "Examples: sluice explain \"in lan tcp 192.168.1.5:1234 > 198.51.100.7:443\"\n          sluice explain \"in wan udp [2001:db8::1]:53 > [2001:db8:1::5]:4000 ttl 1\" --config new.toml"
+    )]
+    Explain(ExplainArgs),
     /// Find out which inside address has, or has had, an external port, and the other way round
     Nat(NatArgs),
     /// Measure
@@ -150,6 +161,9 @@ struct ReplayArgs {
 struct ShowArgs {
     /// What to list
     topic: Topic,
+    /// Of routes: a prefix, whose more specific ones are listed too, or an address, whose route is
+    #[arg(value_parser = crate::routes::within)]
+    within: Option<config::Prefix>,
     /// Print it as JSON
     #[arg(long)]
     json: bool,
@@ -169,6 +183,22 @@ struct TopArgs {
     /// The control socket
     #[arg(long, value_name = "PATH", default_value = config::DEFAULT_SOCKET)]
     socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct ExplainArgs {
+    /// The packet: `in INTERFACE PROTOCOL SOURCE > DESTINATION`, then, where wanted, `ttl N`, `size BYTES`, `dscp N`, and TCP
+    /// flags; the protocol is tcp, udp, icmp, icmp6, gre, esp or sctp
+    packet: String,
+    /// Go by this configuration, instead of that of a running gateway
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The control socket of the gateway to ask, where no configuration is given
+    #[arg(long, value_name = "PATH", default_value = config::DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// Print it as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -304,6 +334,7 @@ pub fn main() -> ExitCode {
     };
     let done = match Cli::parse().command {
         Command::Run(args) => run(args),
+        Command::Control { .. } => control::run(&mut io::stderr()).map_err(|error| error.to_string()),
         Command::Check(args) => return check(&args),
         Command::Doctor(args) => return run_doctor(&args),
         Command::Replay(args) => return run_replay(args),
@@ -311,6 +342,7 @@ pub fn main() -> ExitCode {
         Command::Top(args) => {
             top::run(&top::Options { socket: args.socket, interval: Duration::from_secs(args.interval) })
         }
+        Command::Explain(args) => run_explain(&args),
         Command::Nat(args) => nat(&args.what),
         Command::Bench(args) => run_bench(&args),
         Command::TechSupport(args) => write_tech_support(args),
@@ -441,8 +473,15 @@ fn run_replay(args: ReplayArgs) -> ExitCode {
 }
 
 fn show(args: &ShowArgs) -> Result<(), String> {
+    let request = match (args.within, args.topic) {
+        (None, topic) => Request::Show(topic),
+        (Some(within), Topic::Routes) => Request::Routes(within),
+        (Some(within), topic) => {
+            return Err(format!("{}: there is no listing of {within} alone", topic.name()));
+        }
+    };
     loop {
-        let value = api::ask(&args.socket, Request::Show(args.topic)).map_err(|error| error.to_string())?;
+        let value = api::ask(&args.socket, request).map_err(|error| error.to_string())?;
         let text = match (args.json, args.watch) {
             (true, false) => format!("{value:#}\n"),
             // A line each time, for programs.
@@ -456,6 +495,23 @@ fn show(args: &ShowArgs) -> Result<(), String> {
         }
         thread::sleep(WATCH);
     }
+}
+
+fn run_explain(args: &ExplainArgs) -> Result<(), String> {
+    let story = match &args.config {
+        Some(file) => {
+            let (config, _) = config::load(file).map_err(|report| report.to_string())?;
+            let snapshot = config::compile(&config, &[]);
+            explain::explain(&args.packet, &snapshot, Some(&file.display().to_string()))?
+        }
+        None => api::explain(&args.socket, &args.packet).map_err(|error| error.to_string())?,
+    };
+    if args.json {
+        print_json(&story);
+    } else {
+        print(&explain::render(&story));
+    }
+    Ok(())
 }
 
 fn time(text: &str) -> Result<u64, String> {

@@ -1,15 +1,16 @@
-//! Another configuration for a gateway that runs: read, checked, compiled, handed to the workers, and what came of it.
+//! Another configuration for a gateway that runs: checked, compiled, handed to the workers, and what came of it.
 //!
 //! Nothing changes unless all of it can be adopted. What devices and workers were made with cannot change while they run;
 //! it is said which key wants a restart.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::mem::{Discriminant, discriminant};
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
 use sluice_dataplane::adopt::{self, Adopter, Settled};
 use sluice_dataplane::counters::Reader;
 use sluice_dataplane::snapshot::{Allocation, Snapshot};
@@ -18,6 +19,7 @@ use sluice_dataplane::stage::owner::Owners;
 use crate::config::{self, Config, Device, DeviceFacts, Interface, Link, Report};
 use crate::gateway::{RunError, check_mtus};
 use crate::host::{self, Follower, HostError, Narrowed};
+use crate::routes::{RouteFollower, SharedRoutes};
 use crate::state::State;
 
 /// Why a configuration is not adopted.
@@ -42,8 +44,6 @@ pub enum ReloadError {
 
 /// What a running gateway was started with, and what a reload needs besides.
 pub struct Running {
-    /// The file.
-    pub path: PathBuf,
     /// What the file said.
     pub config: Config,
     /// What the devices were like, in the order of the ports.
@@ -54,16 +54,52 @@ pub struct Running {
     pub adopters: Vec<Adopter>,
     /// Follows the kernel, where it is the host, with what it has of NAT's ports.
     pub follower: Option<(Follower, Narrowed)>,
+    /// The routes that change while it runs, and who follows the kernel's.
+    pub routes: Option<(SharedRoutes, RouteFollower)>,
 }
 
 /// Reloads, one after the other.
 pub struct Reload {
     running: Running,
-    wanted: bool,
+    wanted: VecDeque<Wanted>,
     under_way: Option<UnderWay>,
 }
 
+struct Wanted {
+    name: String,
+    text: String,
+    reply: SyncSender<Result<Vec<String>, String>>,
+}
+
+/// What came of a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The number that it goes by.
+    pub generation: u32,
+    /// Sessions that go on.
+    pub kept: u64,
+    /// Sessions that it does not allow.
+    pub ended: u64,
+    /// Until all sessions were decided.
+    pub milliseconds: u64,
+}
+
+/// What there is to be told of a reload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// The workers are handed this configuration.
+    Adopted(String),
+    /// All have it, and all sessions are decided by it.
+    Settled {
+        /// The file's name.
+        name: String,
+        /// What came of it.
+        outcome: Outcome,
+    },
+}
+
 struct UnderWay {
+    name: String,
     snapshot: Arc<Snapshot>,
     begun: Instant,
     /// Until all workers have adopted it.
@@ -71,47 +107,54 @@ struct UnderWay {
     settled: Vec<Option<Settled>>,
 }
 
+impl Outcome {
+    /// In words.
+    pub fn words(&self, name: &str) -> String {
+        let Self { generation, kept, ended, milliseconds } = self;
+        format!(
+            "{name}: adopted as generation {generation} in {milliseconds} ms: {kept} sessions go on, {ended} ended"
+        )
+    }
+}
+
 impl Reload {
     /// For a gateway that runs.
     pub fn new(running: Running) -> Self {
-        Self { running, wanted: false, under_way: None }
+        Self { running, wanted: VecDeque::new(), under_way: None }
     }
 
-    /// The file is to be loaded again, as soon as the last change is through.
-    pub fn request(&mut self) {
-        self.wanted = true;
+    /// A configuration is to be adopted, as soon as the last change is through; `reply` gets what there is to say, or why not.
+    pub fn request(&mut self, name: String, text: String, reply: SyncSender<Result<Vec<String>, String>>) {
+        self.wanted.push_back(Wanted { name, text, reply });
     }
 
-    /// Goes on with it; to be called every 20 ms. Returns what there is to say.
-    pub fn go_on(&mut self, state: &State) -> Vec<String> {
+    /// Goes on with it; to be called every 20 ms. Returns what there is to tell.
+    pub fn go_on(&mut self, state: &State) -> Option<News> {
         if self.under_way.is_some() {
-            return self.follow(state).into_iter().collect();
+            return self.follow(state);
         }
-        if !std::mem::take(&mut self.wanted) {
-            return Vec::new();
-        }
-        let path = self.running.path.display().to_string();
-        match config::load(&self.running.path) {
+        let Wanted { name, text, reply } = self.wanted.pop_front()?;
+        let adopted = match config::load_str(&name, &text) {
             Ok((config, warnings)) => {
                 let warnings = warnings.iter().map(ToString::to_string);
-                let refused = |error| format!("{path}: not adopted, all stays as it was: {error}");
-                let mut lines: Vec<String> = warnings.collect();
-                match self.apply(config, state) {
-                    Ok(said) => lines.extend(said),
-                    Err(error) => lines.push(refused(error)),
-                }
-                lines
+                let refused = |error| format!("{name}: not adopted, all stays as it was: {error}");
+                let applied = self.apply(&name, config, state).map_err(refused);
+                applied.map(|said| warnings.chain(said).collect())
             }
-            Err(report) => vec![format!("{path}: not adopted, all stays as it was:\n{report}")],
-        }
+            Err(report) => Err(format!("{name}: not adopted, all stays as it was:\n{report}")),
+        };
+        let is_adopted = adopted.is_ok();
+        // Who asked may be gone.
+        let _ = reply.try_send(adopted);
+        is_adopted.then_some(News::Adopted(text))
     }
 
-    /// Has the workers adopt a configuration. Returns what there is to say; what comes of it is said by
+    /// Has the workers adopt a configuration. Returns what there is to say; what comes of it is told by
     /// [`go_on`](Self::go_on).
     ///
     /// # Errors
     /// Why it is not adopted; then nothing has changed.
-    pub fn apply(&mut self, config: Config, state: &State) -> Result<Vec<String>, ReloadError> {
+    fn apply(&mut self, name: &str, config: Config, state: &State) -> Result<Vec<String>, ReloadError> {
         let running = &mut self.running;
         let mut config = config;
         if packet_buffers(&running.config) == packet_buffers(&config) {
@@ -128,12 +171,16 @@ impl Reload {
         let present = state.snapshot();
         let mut next = config::compile(&planned, &running.facts);
         (next.generation, next.seed) = (present.generation.wrapping_add(1), present.seed);
+        next.fib.clone_from(&present.fib);
         let workers = running.adopters.len();
         if let Some(what) = changed_sharing(&present, &next, workers) {
             return Err(ReloadError::Restart(what));
         }
         let next = Arc::new(next);
         let readers = adopt::hand_over(&mut running.adopters, &next).ok_or(ReloadError::Busy)?;
+        if let Some((routes, _)) = &running.routes {
+            routes.lock().set_file(config::file_routes(&planned));
+        }
         let mut lines = Vec::new();
         if let (Some((follower, narrowed)), Some((plan, said))) = (&mut running.follower, hosting) {
             *narrowed = plan.narrowed().clone();
@@ -142,6 +189,7 @@ impl Reload {
         }
         running.config = config;
         self.under_way = Some(UnderWay {
+            name: name.to_owned(),
             snapshot: next,
             begun: Instant::now(),
             readers: Some(readers),
@@ -151,7 +199,7 @@ impl Reload {
     }
 
     /// Looks how far the workers are.
-    fn follow(&mut self, state: &State) -> Option<String> {
+    fn follow(&mut self, state: &State) -> Option<News> {
         let under_way = self.under_way.as_mut()?;
         let generation = under_way.snapshot.generation;
         let adopters = &mut self.running.adopters;
@@ -169,12 +217,10 @@ impl Reload {
         }
         let kept: u64 = all.iter().map(|settled| settled.kept).sum();
         let ended: u64 = all.iter().map(|settled| settled.ended).sum();
-        let milliseconds = under_way.begun.elapsed().as_millis();
+        let milliseconds = u64::try_from(under_way.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let name = std::mem::take(&mut under_way.name);
         self.under_way = None;
-        let path = self.running.path.display();
-        Some(format!(
-            "{path}: adopted as generation {generation} in {milliseconds} ms: {kept} sessions go on, {ended} ended"
-        ))
+        Some(News::Settled { name, outcome: Outcome { generation, kept, ended, milliseconds } })
     }
 }
 
@@ -195,12 +241,14 @@ pub(crate) fn wants_restart(old: &Config, new: &Config, socket_of_config: bool) 
         let sections = [
             (old.workers != new.workers, "[workers]"),
             (old.tables != new.tables, "[tables]"),
+            (old.kernel_routes != new.kernel_routes, "[kernel-routes]"),
             (old.nat_log != new.nat_log, "[nat.log]"),
             (old.port_rest.most != new.port_rest.most, "[nat.port-rest] most"),
             (socket_of_config && old.control_socket != new.control_socket, "control.socket"),
             (old.control_access != new.control_access, "[control]"),
             (old.metrics != new.metrics, "[metrics]"),
             (old.accounting != new.accounting, "[accounting]"),
+            (old.export != new.export, "[export]"),
         ];
         sections.into_iter().find(|(changed, _)| *changed).map(|(_, name)| format!("{name} changed"))
     })

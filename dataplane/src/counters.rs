@@ -154,10 +154,16 @@ impl Counters {
         self.ports.iter().map(|p| p.tx.packets).sum()
     }
 
+    /// Packets that came and are not accounted for; below 0, those that are accounted for and never came.
+    pub fn unaccounted(&self) -> i64 {
+        let came = self.rx() + self.originated + self.split_extra;
+        let went = self.tx() + self.drops.iter().sum::<u64>() + self.punted + self.held;
+        came.wrapping_sub(went) as i64
+    }
+
     /// Whether every packet is accounted for: rx + originated + split_extra = tx + drops + punted + held.
     pub fn conserved(&self) -> bool {
-        let came = self.rx() + self.originated + self.split_extra;
-        came == self.tx() + self.drops.iter().sum::<u64>() + self.punted + self.held
+        self.unaccounted() == 0
     }
 
     /// Adds another worker's counters to these. If one of the two has not adopted a configuration yet that the other has,

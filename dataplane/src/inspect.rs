@@ -13,7 +13,9 @@ use crate::clock::Nanos;
 use crate::local::neighbor::Neighbor;
 use crate::nat::{Binding, BlockRow, SubscriberRow};
 use crate::recorder::Dropped;
-use crate::session::{By, Family, FlowAction, KeyFacts, NONE, Rates, Session, State, ticks};
+use crate::session::{
+    By, Family, FlowAction, KeyFacts, NONE, Rates, Session, State, addresses, key4, key6, ports, ticks,
+};
 use crate::shard::Shard;
 use crate::stage::shape::{ClassRow, OctetRow, Spent};
 
@@ -50,6 +52,8 @@ pub enum Question {
     Drops,
     /// The sessions that move the most.
     Top(By),
+    /// The session, if there is one, of packets with these addresses, ports, protocol and ingress interface.
+    Session([IpAddr; 2], (u16, u16), u8, u16),
 }
 
 /// One direction of a session.
@@ -173,7 +177,8 @@ impl Inspected {
                 }
                 return self.finish(question, 0, true);
             }
-            Question::Externals
+            Question::Session(..)
+            | Question::Externals
             | Question::Neighbors
             | Question::Holders(..)
             | Question::Classes
@@ -227,6 +232,16 @@ impl Inspected {
                     sent += 1;
                 }
             }
+            Question::Session(ends, ports, protocol, interface) => {
+                for row in session_of(ends, ports, protocol, interface, shard, now)
+                    .into_iter()
+                    .skip(from as usize)
+                    .take(room)
+                {
+                    let _ = self.rows.try_push(Row::Session(row));
+                    sent += 1;
+                }
+            }
             Question::Classes => {
                 for row in shard.shapers.rows().skip(from as usize).take(room) {
                     let _ = self.rows.try_push(Row::Class(row));
@@ -259,6 +274,33 @@ impl Inspected {
 fn binding_row(index: u32, shard: &Shard) -> Option<Row> {
     let inside = shard.nat.inside6(index).map(|(host, _)| Ipv6Addr::from_bits(host));
     shard.nat.get(index).map(|binding| Row::Binding(*binding, inside, shard.nat.lease_left(index)))
+}
+
+/// The session whose packets of one direction come in like this.
+fn session_of(
+    ends: [IpAddr; 2],
+    (source_port, destination_port): (u16, u16),
+    protocol: u8,
+    interface: u16,
+    shard: &Shard,
+    now: Nanos,
+) -> Option<SessionRow> {
+    let ports = ports(source_port, destination_port);
+    let sessions = &shard.sessions;
+    let flow = match ends {
+        [IpAddr::V4(source), IpAddr::V4(destination)] => {
+            let key = key4(addresses(source.to_bits(), destination.to_bits()), ports, protocol, interface);
+            sessions.v4.get(sessions.v4.find(&key)?)?.1
+        }
+        [IpAddr::V6(source), IpAddr::V6(destination)] => {
+            let key = key6(source.to_bits(), destination.to_bits(), ports, protocol, interface);
+            sessions.v6.get(sessions.v6.find(&key)?)?.1
+        }
+        _ => return None,
+    };
+    // The owner has the session of a copy.
+    let session = sessions.get(flow.session()).filter(|_| !flow.is_copy())?;
+    Some(session_row(session, shard, now))
 }
 
 fn session_row(session: &Session, shard: &Shard, now: Nanos) -> SessionRow {
@@ -306,7 +348,7 @@ fn session_row(session: &Session, shard: &Shard, now: Nanos) -> SessionRow {
 mod tests {
     use super::*;
     use crate::arena::FramePool;
-    use crate::session::{NewSession, addresses, key4, plain_action, ports};
+    use crate::session::{NewSession, plain_action};
     use crate::snapshot::Snapshot;
 
     #[test]

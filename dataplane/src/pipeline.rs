@@ -33,12 +33,14 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mu
 /// All that can be done with a packet, one stage after the other.
 fn stages(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
     probe.stage("parse", || parse::run(burst, snapshot));
+    probe.did("parse", burst);
     probe.stage("fragment", || fragment::run(burst, shard, snapshot));
+    probe.did("fragment", burst);
 
     let first = probe.stage("flow", || flow::find(burst, burst.live, shard, snapshot));
     if !first.is_empty() {
         let decisions = &mut FirstPackets::default();
-        probe.stage("first_packets", || first_packets(burst, first, decisions, shard, snapshot));
+        probe.around("first_packets", |probe| first_packets(burst, first, decisions, shard, snapshot, probe));
     }
     leave(burst, shard, snapshot, probe);
 }
@@ -46,10 +48,14 @@ fn stages(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut
 /// What is left to do once it is known what is to be done.
 fn leave(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
     probe.stage("route", || route::run(burst, shard));
+    probe.did("route", burst);
     probe.stage("police", || police::run(burst, shard, snapshot));
+    probe.did("police", burst);
     probe.stage("account", || flow::account(burst, shard));
     probe.stage("mss", || mss::run(burst, shard, snapshot));
+    probe.did("mss", burst);
     probe.stage("rewrite", || rewrite::run(burst, shard, snapshot));
+    probe.did("rewrite", burst);
 }
 
 /// The end, for every packet of the burst.
@@ -70,6 +76,7 @@ fn first_packets(
     first: &mut FirstPackets,
     shard: &mut Shard,
     snapshot: &Snapshot,
+    probe: &mut impl Probe,
 ) {
     let epoch = shard.neighbors.epoch();
     route::locate(burst, mask, first, snapshot);
@@ -79,16 +86,25 @@ fn first_packets(
         ahead.step(burst, first, shard, snapshot);
         first.begin(i, flow::find_first(burst, i, first, shard, snapshot));
         guard::run(burst, first, snapshot);
+        probe.decided("guard", i, burst, first);
         icmp_error::run(burst, first, shard, snapshot);
+        probe.decided("icmp_error", i, burst, first);
         owner::run(burst, first, shard, snapshot);
         acl::run(burst, first, shard, snapshot);
+        probe.decided("acl", i, burst, first);
         nat::destination(burst, first, shard, snapshot);
+        probe.decided("nat_destination", i, burst, first);
         port_control::run(burst, first, shard, snapshot);
+        probe.decided("port_control", i, burst, first);
         route::decide(burst, first, shard, snapshot);
+        probe.decided("route_decide", i, burst, first);
         nat::source(burst, first, shard, snapshot);
+        probe.decided("nat_source", i, burst, first);
         police::classify(burst, first, snapshot);
         class::decide(burst, first, snapshot);
+        probe.decided("class", i, burst, first);
         flow::install(burst, first, shard, snapshot);
+        probe.decided("install", i, burst, first);
     }
     if shard.neighbors.epoch() != epoch {
         flow::refresh(burst, burst.live, shard, snapshot);
@@ -99,7 +115,7 @@ fn first_packets(
 pub fn decide(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
     let unknown = flow::known(burst, burst.live, shard, snapshot);
     if !unknown.is_empty() {
-        first_packets(burst, unknown, &mut FirstPackets::asked(), shard, snapshot);
+        first_packets(burst, unknown, &mut FirstPackets::asked(), shard, snapshot, &mut ());
     }
 }
 

@@ -44,6 +44,7 @@ pub struct Worker {
     inspector: Option<Inspector>,
     published: Nanos,
     sampler: Option<Box<Sampler>>,
+    route_epoch: u32,
     index: usize,
     statuses: Statuses,
     /// When it began to drain.
@@ -86,6 +87,7 @@ impl Worker {
             inspector: Some(inspector),
             published: 0,
             sampler: None,
+            route_epoch: 0,
         }
     }
 
@@ -325,7 +327,13 @@ impl Worker {
 
     /// What is due with time, ahead of the packets: ageing, the gateway's own messages, publication.
     fn keep(&mut self, now: Nanos) {
-        let Self { shard, snapshot, .. } = self;
+        let Self { shard, snapshot, index, route_epoch, .. } = self;
+        if let Some(fib) = &snapshot.fib {
+            let epoch = fib.begin_poll(*index);
+            if std::mem::replace(route_epoch, epoch) != epoch {
+                shard.neighbors.renew();
+            }
+        }
         shard.nat.tick(now);
         shard.sessions.sweep(now, &snapshot.timeouts, &mut shard.nat, &mut shard.counters);
         port_control::keep(shard, snapshot, now);

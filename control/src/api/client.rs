@@ -15,10 +15,15 @@ use super::{ApiError, Request};
 
 /// Asks, and waits for the answer: without end, or as long as `patience` says.
 pub(super) fn ask(path: &Path, request: Request, patience: Option<Duration>) -> Result<Value, ApiError> {
+    get(path, request.path(), patience)
+}
+
+/// Asks for what is at a path of the API.
+pub(super) fn get(path: &Path, asked: String, patience: Option<Duration>) -> Result<Value, ApiError> {
     let unreachable = |source| ApiError::Unreachable { path: path.into(), source };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unreachable)?;
     runtime.block_on(async {
-        let exchange = exchange(path, request);
+        let exchange = exchange(path, asked);
         match patience {
             None => exchange.await,
             Some(patience) => {
@@ -29,7 +34,7 @@ pub(super) fn ask(path: &Path, request: Request, patience: Option<Duration>) -> 
     })
 }
 
-async fn exchange(path: &Path, request: Request) -> Result<Value, ApiError> {
+async fn exchange(path: &Path, asked: String) -> Result<Value, ApiError> {
     let unreachable = |source| ApiError::Unreachable { path: path.into(), source };
     let broken = |error: hyper::Error| unreachable(io::Error::other(error));
     let stream = UnixStream::connect(path).await.map_err(|source| match source.kind() {
@@ -38,7 +43,7 @@ async fn exchange(path: &Path, request: Request) -> Result<Value, ApiError> {
     })?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     tokio::spawn(connection);
-    let request = hyper::Request::get(request.path())
+    let request = hyper::Request::get(asked)
         .header(hyper::header::HOST, "sluice")
         .body(Empty::<Bytes>::new())
         .map_err(|error| unreachable(io::Error::other(error)))?;

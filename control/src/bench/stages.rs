@@ -50,6 +50,14 @@ impl Probe for Stages {
         self.stages.entry(name).or_default().cycles += cycles.saturating_sub(self.reading);
         result
     }
+
+    fn around<R>(&mut self, name: &'static str, stage: impl FnOnce(&mut Self) -> R) -> R {
+        let start = tsc::now();
+        let result = stage(self);
+        let cycles = tsc::now().saturating_sub(start);
+        self.stages.entry(name).or_default().cycles += cycles.saturating_sub(self.reading);
+        result
+    }
 }
 
 /// The middle one of the values, the upper of two; 0 if there is none.

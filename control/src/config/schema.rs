@@ -15,6 +15,7 @@ pub const FILE: Section = Section {
     keys: &[
         "interfaces",
         "routes",
+        "kernel-routes",
         "acls",
         "nat",
         "limits",
@@ -26,6 +27,7 @@ pub const FILE: Section = Section {
         "control",
         "metrics",
         "accounting",
+        "export",
     ],
 };
 /// `[interfaces.NAME]`
@@ -53,7 +55,10 @@ pub const INTERFACE: Section = Section {
 };
 /// `[[routes]]`
 pub const ROUTE: Section =
-    Section { name: "[[routes]]", keys: &["to", "via", "interface", "blackhole", "unreachable"] };
+    Section { name: "[[routes]]", keys: &["to", "via", "interface", "weight", "blackhole", "unreachable"] };
+/// `[kernel-routes]`
+pub const KERNEL_ROUTES: Section =
+    Section { name: "[kernel-routes]", keys: &["tables", "protocols", "most-ipv4", "most-ipv6"] };
 /// `[acls.NAME]`
 pub const ACL: Section = Section { name: "[acls.NAME]", keys: &["default", "rules"] };
 /// A rule of an ACL.
@@ -218,12 +223,23 @@ pub const METRICS: Section = Section { name: "[metrics]", keys: &["listen"] };
 
 /// `[accounting]`
 pub const ACCOUNTING: Section = Section { name: "[accounting]", keys: &["file"] };
+/// `[export]`
+pub const EXPORT: Section = Section { name: "[export]", keys: &["ipfix", "sflow"] };
+/// `[export.ipfix]`
+pub const EXPORT_IPFIX: Section = Section {
+    name: "[export.ipfix]",
+    keys: &["collector", "transport", "domain", "active-timeout", "idle-timeout"],
+};
+/// `[export.sflow]`
+pub const EXPORT_SFLOW: Section =
+    Section { name: "[export.sflow]", keys: &["collector", "agent", "sampling", "counters"] };
 
 /// All of them, in the order of the reference.
-pub const SECTIONS: [&Section; 24] = [
+pub const SECTIONS: [&Section; 28] = [
     &FILE,
     &INTERFACE,
     &ROUTE,
+    &KERNEL_ROUTES,
     &ACL,
     &RULE,
     &NAT,
@@ -245,4 +261,7 @@ pub const SECTIONS: [&Section; 24] = [
     &CONTROL,
     &METRICS,
     &ACCOUNTING,
+    &EXPORT,
+    &EXPORT_IPFIX,
+    &EXPORT_SFLOW,
 ];

@@ -20,7 +20,7 @@ const PORTS: [Column; 8] = [
     Column::number("tx bit/s", 8),
     Column::number("lost/s", 7),
     Column::number("lost", 7),
-    Column::word("xdp", 14),
+    Column::word("xdp", 17),
 ];
 const WORKERS: [Column; 10] = [
     Column::number("worker", 6),

@@ -79,9 +79,9 @@ fn ports_with_their_rates_fit_on_80_columns() {
     let want = [
         "rx 2.00k pps 16.0Mbit/s  tx 2.00k pps 16.0Mbit/s  drops 200/s  sessions 1.23k",
         " 1 Ports   2 Workers   3 Flows   4 Hosts   5 Drops   6 Classes",
-        "port      rx pps rx bit/s  tx pps tx bit/s  lost/s    lost xdp",
-        "lan        2.00k    16.0M       0        0      20      50 native",
-        "wan            0        0   2.00k    16.0M       0       0 native, zero-c",
+        "port          rx pps rx bit/s  tx pps tx bit/s  lost/s    lost xdp",
+        "lan            2.00k    16.0M       0        0      20      50 native",
+        "wan                0        0   2.00k    16.0M       0       0 native, zero-copy",
     ];
     assert_eq!(lines[..5], want, "{lines:#?}");
     assert_eq!(lines[23], "h help  / search  < > sort  r reverse  p pause  q end");

@@ -8,6 +8,7 @@ use super::report::Sink;
 use super::{net, schema};
 
 mod acls;
+mod export;
 mod interfaces;
 mod limits;
 mod lint;
@@ -30,6 +31,7 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
     let acls = acls::Acls::read(&file, sink);
     let network = Network::read(&file, &acls, sink)?;
     let routes = routes::read(&file, &network, sink);
+    let kernel_routes = routes::kernel(&file, sink);
     let nat = nat::read(&file, &network, &routes, sink);
     let limits = limits::read(&file, &network, sink);
     let shapers = shapers::read(&file, &network, &acls, sink);
@@ -41,12 +43,14 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
     let (control_socket, control_access) = settings::control(&file, sink);
     let metrics = settings::metrics(&file, sink);
     let accounting = settings::accounting(&file, sink);
+    let export = export::read(&file, sink);
     if sink.errors() == 0 {
         lint::all(&network, &acls, &nat, sink);
     }
     Some(Config {
         interfaces: network.interfaces,
         routes: routes.into_iter().map(|route| route.value).collect(),
+        kernel_routes,
         acls: acls.acls.into_iter().map(|acl| acl.value).collect(),
         source_nat: nat.sources.into_iter().map(|source| source.value).collect(),
         static_nat: nat.statics.into_iter().map(|entry| entry.value).collect(),
@@ -66,6 +70,7 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
         control_access,
         metrics,
         accounting,
+        export,
     })
 }
 

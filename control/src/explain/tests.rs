@@ -1,0 +1,103 @@
+use super::*;
+use crate::config;
+
+const FILE: &str = r#"
+[interfaces.lan]
+device = "eth1"
+address = ["192.168.1.1/24", "2001:db8:1::1/64"]
+acl-in = "inside"
+[interfaces.wan]
+device = "eth2"
+address = ["203.0.113.2/24", "2001:db8:2::1/64"]
+[[routes]]
+to = "0.0.0.0/0"
+via = "203.0.113.1"
+[acl.inside]
+default = "drop"
+rules = [
+  { name = "web", protocol = "tcp", dst-port = 443, action = "accept" },
+  { protocol = "icmp", action = "reject" },
+]
+[[nat.source]]
+out = "wan"
+from = "192.168.1.0/24"
+to = "203.0.113.7"
+"#;
+
+fn snapshot() -> Snapshot {
+    let (config, _) = config::load_str("c.toml", FILE).unwrap_or_else(|report| panic!("{report}"));
+    config::compile(&config, &[])
+}
+
+fn told(text: &str) -> String {
+    render(&explain(text, &snapshot(), Some("c.toml")).unwrap())
+}
+
+#[test]
+fn a_packet_that_is_forwarded() {
+    let text = told("in lan tcp 192.168.1.5:1234 > 198.51.100.7:443");
+    for part in [
+        "rule inside/web accepts it",
+        "[c.toml:15]",
+        "leaves by wan via 203.0.113.1 by the route to 0.0.0.0/0",
+        "source becomes 203.0.113.7:",
+        "ipv4.ttl 64 -> 63",
+        "sent by wan",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+}
+
+#[test]
+fn packets_that_are_not() {
+    let denied = told("in lan udp 192.168.1.5:53 > 198.51.100.7:53");
+    assert!(
+        denied.contains("rule inside/default drops it") && denied.contains("dropped as acl_deny"),
+        "{denied}"
+    );
+    let rejected = told("in lan icmp 192.168.1.5 > 198.51.100.7");
+    assert!(rejected.contains("rejected as acl_deny") && rejected.contains("sent by lan"), "{rejected}");
+    let old = told("in lan tcp 192.168.1.5:1 > 198.51.100.7:443 ttl 1");
+    assert!(old.contains("ttl_expired"), "{old}");
+    let odd = told("in wan tcp 198.51.100.7:443 > 203.0.113.9:1 size 100 ack");
+    assert!(odd.contains("wan has no ACL"), "{odd}");
+}
+
+#[test]
+fn wrong_words_are_marked() {
+    let cases = [
+        ("tcp 1.2.3.4:5", "begins with `in", 2),
+        ("in lam tcp 192.0.2.1:1 > 192.0.2.2:2", "there are lan, wan", 5),
+        ("in lan tpc 192.0.2.1:1 > 192.0.2.2:2", "one of tcp", 9),
+        ("in lan tcp 192.0.2.1 > 192.0.2.2:2", "with a port", 13),
+        ("in lan udp [2001:db8::1]:1 > 192.0.2.2:2", "one family", 31),
+        ("in lan udp 192.0.2.1:1 > 192.0.2.2:2 syn", "behind the destination", 39),
+        ("in lan gre 192.0.2.1 > 192.0.2.2 ttl 300", "up to 255", 39),
+        ("in lan gre 192.0.2.1 >", "destination is missing", 25),
+    ];
+    for (text, what, column) in cases {
+        let said = Packet::parse(text, &snapshot()).unwrap_err();
+        let caret = said.lines().last().unwrap();
+        assert!(said.contains(what), "{said}");
+        assert_eq!(caret.find('^'), Some(column), "{said}");
+    }
+}
+
+#[test]
+fn every_protocol_makes_a_packet_that_parses() {
+    let snapshot = snapshot();
+    for text in [
+        "in lan tcp [2001:db8:1::5]:1 > [2001:db8:2::5]:443 syn ack dscp 46",
+        "in lan icmp6 [2001:db8:1::5] > 2001:db8:2::5 size 1400",
+        "in wan esp 198.51.100.1 > 203.0.113.2",
+        "in wan sctp 198.51.100.1 > 203.0.113.2 size 200",
+        "in wan udp 198.51.100.1:1 > 203.0.113.2:2",
+    ] {
+        let packet = Packet::parse(text, &snapshot).unwrap();
+        let frame = packet.frame(&snapshot).unwrap();
+        let headers = parse_head(&frame, frame.len()).unwrap();
+        assert_eq!(headers.protocol, packet.protocol, "{text}");
+        assert!(explain(text, &snapshot, None).is_ok());
+        assert_eq!(flow(text, &snapshot).unwrap().ends, packet.ends);
+    }
+}
