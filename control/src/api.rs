@@ -17,7 +17,7 @@ use crate::config::Access;
 use crate::nat_query::Query;
 use crate::state::Topic;
 
-pub use self::server::{Server, openapi, serve};
+pub use self::server::{Server, openapi, serve, serve_with};
 
 /// How long a gateway that was killed may hold its socket: as long as its memory takes to be released.
 const DYING: Duration = Duration::from_secs(2);
@@ -140,6 +140,16 @@ fn is_served(path: &Path) -> bool {
         thread::sleep(Duration::from_millis(20));
     }
     false
+}
+
+/// Asks for what is at a path.
+pub fn get(path: &Path, target: &str) -> Result<Value, ApiError> {
+    client::talk(path, target, None, None)
+}
+
+/// Sends something to a path.
+pub fn post(path: &Path, target: &str, body: &Value) -> Result<Value, ApiError> {
+    client::talk(path, target, Some(body.to_string()), None)
 }
 
 /// Asks the gateway that serves the socket.

@@ -25,13 +25,15 @@ use sluice_dataplane::worker::{Closed, Worker};
 
 use crate::alarm::Alarm;
 use crate::api::{self, ApiError};
+use crate::commit::{self, Adopts, Keeper, Store};
 use crate::config::{self, Poll, Report};
 use crate::device::machine::Machine;
+use crate::diff::Loaded;
 use crate::export::{Logger, SinkStatus};
 use crate::host::{self, Follower, HostError};
 use crate::intake::{self, Intake, IntakeError};
 use crate::plan::{self, Plan, TooFewCores};
-use crate::reload::{self, Reload};
+use crate::reload::{self, Outcome, Reload};
 use crate::service::{self, Manager};
 use crate::state::{Ends, State};
 use crate::watch::Watch;
@@ -136,7 +138,16 @@ pub enum RunError {
 
 /// Runs a gateway until SIGTERM or SIGINT. What there is to say goes to `log`, a line each.
 pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<(), RunError> {
-    let (configured, warnings) = config::load(path)?;
+    let (mut loaded, mut warnings) = Loaded::read(path)?;
+    // Another gateway's socket is another gateway's state.
+    let folder = socket.as_ref().map(|socket| PathBuf::from(format!("{}.state", socket.display())));
+    let mut store = Store::open(folder.as_ref().unwrap_or(&loaded.config.state));
+    let start = commit::at_start(&mut store, path, &loaded.text, commit::seconds());
+    if let Some((name, text)) = start.instead {
+        (loaded, warnings) = Loaded::new(&name, &text)?;
+    }
+    start.lines.iter().for_each(|line| say(log, format_args!("{line}")));
+    let configured = loaded.config.clone();
     for warning in warnings {
         say(log, format_args!("{warning}"));
     }
@@ -213,15 +224,8 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
         None => None,
     };
     let adopters = workers.iter_mut().filter_map(Worker::adopter).collect();
-    let path = path.to_owned();
-    let mut reload = Reload::new(reload::Running {
-        path,
-        config: configured,
-        facts,
-        socket_of_config,
-        adopters,
-        follower,
-    });
+    let reload =
+        Reload::new(reload::Running { config: configured, facts, socket_of_config, adopters, follower });
     let ends = |worker: &mut Worker| Ends { counters: worker.reader(), inspector: worker.inspector() };
     let ends: Vec<Ends> = workers.iter_mut().map(ends).collect();
 
@@ -249,16 +253,19 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
         (logger, state) = (Some(kept), state.with_nat_log(statuses));
     }
     let state = Arc::new(state);
-    let server = api::serve(listener, &socket, metrics, state.clone())?;
+    let (keeper, desk) = Keeper::new(path.to_owned(), loaded, socket_of_config, store, Instant::now());
+    let more = commit::api::routes(desk);
+    let server = api::serve_with(listener, &socket, metrics, state.clone(), more)?;
+    let mut commits = Commits { keeper, reload };
     let on = on_cores(&plan);
     say(log, format_args!("ready: {on}; `sluice show counters --socket {}`", socket.display()));
     let mut manager = Manager::ready(state.watch().now());
 
-    let died = attend(&mut signals, &running, &mut reload, &state, &mut manager, log)
+    let died = attend(&mut signals, &running, &mut commits, &state, &mut manager, log)
         .map_err(system("cannot start a thread"));
     Manager::stopping();
     let begun = Instant::now();
-    drop((server, reload));
+    drop((server, commits));
     let ended = running.stop();
     drop(logger);
     if let Some(worker) = died?.or(ended.iter().position(Option::is_none)) {
@@ -312,11 +319,39 @@ fn say(log: &mut dyn Write, line: std::fmt::Arguments<'_>) {
     let _ = writeln!(log, "{line}").and_then(|()| log.flush());
 }
 
+/// Another configuration at a time, and what has it adopted.
+struct Commits {
+    keeper: Keeper,
+    reload: Reload,
+}
+
+impl Commits {
+    fn go_on(&mut self, state: &State) -> Vec<String> {
+        let Self { keeper, reload } = self;
+        keeper.go_on(&mut Plane { reload, state }, Instant::now())
+    }
+}
+
+struct Plane<'a> {
+    reload: &'a mut Reload,
+    state: &'a State,
+}
+
+impl Adopts for Plane<'_> {
+    fn adopt(&mut self, name: &str, text: &str) -> Result<Vec<String>, String> {
+        self.reload.adopt(name, text, self.state)
+    }
+
+    fn settled(&mut self) -> Option<Outcome> {
+        self.reload.follow(self.state)
+    }
+}
+
 /// Waits for a signal to end, and looks after devices and workers. Returns a worker that ended first.
 fn attend(
     signals: &mut Signals,
     running: &Running,
-    reload: &mut Reload,
+    commits: &mut Commits,
     state: &State,
     manager: &mut Manager,
     log: &mut dyn Write,
@@ -339,7 +374,7 @@ fn attend(
             for signal in signals.pending() {
                 wants_end |= signal != SIGHUP;
                 if signal == SIGHUP {
-                    reload.request();
+                    commits.keeper.hang_up();
                 }
             }
             let died = running.finished();
@@ -351,7 +386,7 @@ fn attend(
                 .look()
                 .into_iter()
                 .chain(told.try_iter())
-                .chain(reload.go_on(state))
+                .chain(commits.go_on(state))
                 .for_each(|line| say(log, format_args!("{line}")));
             let now = state.watch().now();
             manager.feed(now, |since| state.watch().all_turned_since(since));

@@ -6,10 +6,10 @@
 use std::collections::HashMap;
 use std::mem::{Discriminant, discriminant};
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
 use sluice_dataplane::adopt::{self, Adopter, Settled};
 use sluice_dataplane::counters::Reader;
 use sluice_dataplane::snapshot::{Allocation, Snapshot};
@@ -42,8 +42,6 @@ pub enum ReloadError {
 
 /// What a running gateway was started with, and what a reload needs besides.
 pub struct Running {
-    /// The file.
-    pub path: PathBuf,
     /// What the file said.
     pub config: Config,
     /// What the devices were like, in the order of the ports.
@@ -59,8 +57,30 @@ pub struct Running {
 /// Reloads, one after the other.
 pub struct Reload {
     running: Running,
-    wanted: bool,
     under_way: Option<UnderWay>,
+}
+
+/// What came of a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The number that it goes by.
+    pub generation: u32,
+    /// Sessions that go on.
+    pub kept: u64,
+    /// Sessions that it does not allow.
+    pub ended: u64,
+    /// Until all sessions were decided.
+    pub milliseconds: u64,
+}
+
+impl Outcome {
+    /// In words.
+    pub fn words(&self, name: &str) -> String {
+        let Self { generation, kept, ended, milliseconds } = self;
+        format!(
+            "{name}: adopted as generation {generation} in {milliseconds} ms: {kept} sessions go on, {ended} ended"
+        )
+    }
 }
 
 struct UnderWay {
@@ -74,40 +94,27 @@ struct UnderWay {
 impl Reload {
     /// For a gateway that runs.
     pub fn new(running: Running) -> Self {
-        Self { running, wanted: false, under_way: None }
+        Self { running, under_way: None }
     }
 
-    /// The file is to be loaded again, as soon as the last change is through.
-    pub fn request(&mut self) {
-        self.wanted = true;
-    }
-
-    /// Goes on with it; to be called every 20 ms. Returns what there is to say.
-    pub fn go_on(&mut self, state: &State) -> Vec<String> {
-        if self.under_way.is_some() {
-            return self.follow(state).into_iter().collect();
-        }
-        if !std::mem::take(&mut self.wanted) {
-            return Vec::new();
-        }
-        let path = self.running.path.display().to_string();
-        match config::load(&self.running.path) {
+    /// Takes in a configuration, all of it or nothing. Returns what there is to say.
+    ///
+    /// # Errors
+    /// Why not, in words; then nothing has changed.
+    pub fn adopt(&mut self, name: &str, text: &str, state: &State) -> Result<Vec<String>, String> {
+        let refused =
+            |error: &dyn std::fmt::Display| format!("{name}: not adopted, all stays as it was: {error}");
+        match config::load_str(name, text) {
             Ok((config, warnings)) => {
-                let warnings = warnings.iter().map(ToString::to_string);
-                let refused = |error| format!("{path}: not adopted, all stays as it was: {error}");
-                let mut lines: Vec<String> = warnings.collect();
-                match self.apply(config, state) {
-                    Ok(said) => lines.extend(said),
-                    Err(error) => lines.push(refused(error)),
-                }
-                lines
+                let said = self.apply(config, state).map_err(|error| refused(&error))?;
+                Ok(warnings.iter().map(ToString::to_string).chain(said).collect())
             }
-            Err(report) => vec![format!("{path}: not adopted, all stays as it was:\n{report}")],
+            Err(report) => Err(format!("{name}: not adopted, all stays as it was:\n{report}")),
         }
     }
 
-    /// Has the workers adopt a configuration. Returns what there is to say; what comes of it is said by
-    /// [`go_on`](Self::go_on).
+    /// Has the workers adopt a configuration. Returns what there is to say; what comes of it is told by
+    /// [`follow`](Self::follow).
     ///
     /// # Errors
     /// Why it is not adopted; then nothing has changed.
@@ -150,8 +157,8 @@ impl Reload {
         Ok(lines)
     }
 
-    /// Looks how far the workers are.
-    fn follow(&mut self, state: &State) -> Option<String> {
+    /// Looks how far the workers are; to be called every 20 ms. Returns what came of it, once, when all are through.
+    pub fn follow(&mut self, state: &State) -> Option<Outcome> {
         let under_way = self.under_way.as_mut()?;
         let generation = under_way.snapshot.generation;
         let adopters = &mut self.running.adopters;
@@ -169,12 +176,9 @@ impl Reload {
         }
         let kept: u64 = all.iter().map(|settled| settled.kept).sum();
         let ended: u64 = all.iter().map(|settled| settled.ended).sum();
-        let milliseconds = under_way.begun.elapsed().as_millis();
+        let milliseconds = u64::try_from(under_way.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.under_way = None;
-        let path = self.running.path.display();
-        Some(format!(
-            "{path}: adopted as generation {generation} in {milliseconds} ms: {kept} sessions go on, {ended} ended"
-        ))
+        Some(Outcome { generation, kept, ended, milliseconds })
     }
 }
 
@@ -197,7 +201,7 @@ pub(crate) fn wants_restart(old: &Config, new: &Config, socket_of_config: bool) 
             (old.tables != new.tables, "[tables]"),
             (old.nat_log != new.nat_log, "[nat.log]"),
             (socket_of_config && old.control_socket != new.control_socket, "control.socket"),
-            (old.control_access != new.control_access, "[control]"),
+            (old.control_access != new.control_access || old.state != new.state, "[control]"),
             (old.metrics != new.metrics, "[metrics]"),
         ];
         sections.into_iter().find(|(changed, _)| *changed).map(|(_, name)| format!("{name} changed"))

@@ -25,6 +25,7 @@ pub const FILE: Section = Section {
         "timeouts",
         "control",
         "metrics",
+        "version",
     ],
 };
 /// `[interfaces.NAME]`
@@ -205,7 +206,7 @@ pub const TIMEOUTS: Section = Section {
     keys: &["udp", "icmp", "tcp-established", "tcp-transitory", "other", "fragment"],
 };
 /// `[control]`
-pub const CONTROL: Section = Section { name: "[control]", keys: &["socket", "mode", "group"] };
+pub const CONTROL: Section = Section { name: "[control]", keys: &["socket", "mode", "group", "state"] };
 /// `[metrics]`
 pub const METRICS: Section = Section { name: "[metrics]", keys: &["listen"] };
 
