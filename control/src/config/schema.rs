@@ -27,6 +27,7 @@ pub const FILE: Section = Section {
         "control",
         "metrics",
         "export",
+        "version",
     ],
 };
 /// `[interfaces.NAME]`
@@ -212,7 +213,7 @@ pub const TIMEOUTS: Section = Section {
     keys: &["udp", "icmp", "tcp-established", "tcp-transitory", "other", "fragment"],
 };
 /// `[control]`
-pub const CONTROL: Section = Section { name: "[control]", keys: &["socket", "mode", "group"] };
+pub const CONTROL: Section = Section { name: "[control]", keys: &["socket", "mode", "group", "state"] };
 /// `[metrics]`
 pub const METRICS: Section = Section { name: "[metrics]", keys: &["listen"] };
 
