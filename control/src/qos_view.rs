@@ -22,7 +22,7 @@ pub(crate) const CAUSES: [(&str, &[Cause]); 5] = [
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Sum {
     pub(crate) bits_per_second: u64,
-    borrowed_per_second: u64,
+    pub(crate) borrowed_per_second: u64,
     pub(crate) packets: u64,
     pub(crate) bytes: u64,
     pub(crate) marks: u64,
