@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use sluice_dataplane::session::By;
 
 use crate::config::Access;
 use crate::nat_query::Query;
@@ -36,7 +37,9 @@ pub enum Request {
 }
 
 /// By what sessions and hosts are the largest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, utoipa::ToSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum TopBy {
     /// Bits a second.
@@ -44,6 +47,15 @@ pub enum TopBy {
     Bps,
     /// Packets a second.
     Pps,
+}
+
+impl From<TopBy> for By {
+    fn from(by: TopBy) -> Self {
+        match by {
+            TopBy::Bps => Self::Bits,
+            TopBy::Pps => Self::Packets,
+        }
+    }
 }
 
 impl TopBy {

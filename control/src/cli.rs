@@ -18,7 +18,7 @@ use crate::doctor;
 use crate::export::wall;
 use crate::nat_query::Query;
 use crate::state::Topic;
-use crate::{gateway, replay, table, top};
+use crate::{control, gateway, replay, table, tech_support, top};
 
 /// Exit codes: 0 fine, 1 the thing asked about is wrong or did not work, 2 the question was (clap's own).
 const FAILED: u8 = 1;
@@ -44,6 +44,12 @@ enum Command {
     /// Run the gateway until SIGTERM or SIGINT
     #[command(after_help = "Example: sluice run /etc/sluice/sluice.toml")]
     Run(RunArgs),
+    /// The control process of a gateway, which `run` starts
+    #[command(hide = true)]
+    Control {
+        /// The configuration file, for who lists the processes
+        file: PathBuf,
+    },
     /// Say what is wrong with a configuration, with line and column, and what would be right
     #[command(after_help = "Example: sluice check configs/home-gateway.toml")]
     Check(CheckArgs),
@@ -67,6 +73,13 @@ enum Command {
     Nat(NatArgs),
     /// Measure
     Bench(BenchArgs),
+    /// Put everything that a report of a bug needs into one text file
+    #[command(
+        after_help = "Example: sluice tech-support --mask --config /etc/sluice/sluice.toml\n\nNothing is sent anywhere. Read \
+                      the file before you give it away: names and comments of the configuration stay as they are, with \
+                      --mask too."
+    )]
+    TechSupport(TechSupportArgs),
     /// Print what makes a shell complete commands and options
     #[command(after_help = "Example: sluice completions bash >/usr/share/bash-completion/completions/sluice")]
     Completions {
@@ -246,6 +259,25 @@ struct ShaperArgs {
 }
 
 #[derive(Debug, Args)]
+struct TechSupportArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The gateway's control socket
+    #[arg(long, value_name = "PATH", default_value = config::DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// Replace IPv4, IPv6 and MAC addresses: the same by the same, those of one prefix by those of one prefix
+    #[arg(long)]
+    mask: bool,
+    /// List sessions and NAT bindings, too
+    #[arg(long)]
+    tables: bool,
+    /// The file to write; `-` for standard output
+    #[arg(short, long, value_name = "FILE", default_value = "sluice-tech-support.txt")]
+    output: PathBuf,
+}
+
+#[derive(Debug, Args)]
 struct TableArgs {
     #[command(subcommand)]
     options: bench::TableOptions,
@@ -278,6 +310,7 @@ pub fn main() -> ExitCode {
     };
     let done = match Cli::parse().command {
         Command::Run(args) => run(args),
+        Command::Control { .. } => control::run(&mut io::stderr()).map_err(|error| error.to_string()),
         Command::Check(args) => return check(&args),
         Command::Doctor(args) => return run_doctor(&args),
         Command::Replay(args) => return run_replay(args),
@@ -287,6 +320,7 @@ pub fn main() -> ExitCode {
         }
         Command::Nat(args) => nat(&args.what),
         Command::Bench(args) => run_bench(&args),
+        Command::TechSupport(args) => write_tech_support(args),
         Command::Completions { shell } => {
             completions(shell);
             Ok(())
@@ -295,6 +329,16 @@ pub fn main() -> ExitCode {
             .map_err(|error| format!("{}: cannot write the manual pages: {error}", folder.display())),
     };
     done.map_or_else(failed, |()| ExitCode::SUCCESS)
+}
+
+fn write_tech_support(args: TechSupportArgs) -> Result<(), String> {
+    let TechSupportArgs { config, socket, mask, tables, output } = args;
+    tech_support::write(&tech_support::Options { socket, config, tables, mask }, &output)
+        .map_err(|error| format!("{}: cannot write the file: {error}", output.display()))?;
+    if output.as_os_str() != "-" {
+        print(&format!("{}: written\n", output.display()));
+    }
+    Ok(())
 }
 
 fn completions(shell: clap_complete::Shell) {

@@ -1,12 +1,14 @@
-//! `sluice run`: takes the devices into service, starts the workers, answers questions, ends in order.
+//! `sluice run`: takes the devices into service, starts the workers and the control process (`supervise.rs`), answers what that
+//! asks (`link/`), ends in order. This process is the data plane: packets want nothing of the other one.
 
 mod devices;
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -27,13 +29,15 @@ use crate::alarm::Alarm;
 use crate::api::{self, ApiError};
 use crate::config::{self, Poll, Report};
 use crate::device::machine::Machine;
-use crate::export::{Logger, SinkStatus};
+use crate::export::{Collector, SinkStatus};
 use crate::host::{self, Follower, HostError};
 use crate::intake::{self, Intake, IntakeError};
+use crate::link::{Desk, Errand, Greeting};
 use crate::plan::{self, Plan, TooFewCores};
-use crate::reload::{self, Reload};
+use crate::reload::{self, News, Reload};
 use crate::service::{self, Manager};
 use crate::state::{Ends, State};
+use crate::supervise::Supervisor;
 use crate::watch::Watch;
 pub(crate) use devices::check_mtus;
 use devices::describe;
@@ -136,7 +140,10 @@ pub enum RunError {
 
 /// Runs a gateway until SIGTERM or SIGINT. What there is to say goes to `log`, a line each.
 pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<(), RunError> {
-    let (configured, warnings) = config::load(path)?;
+    let name = path.display().to_string();
+    let bytes = config::read(path)?;
+    let (configured, warnings) = config::load_bytes(&name, &bytes)?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
     for warning in warnings {
         say(log, format_args!("{warning}"));
     }
@@ -148,6 +155,7 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let socket = socket.unwrap_or_else(|| config.control_socket.clone());
     // Bound before any device is touched: a second gateway with the same socket changes nothing.
     let listener = api::listen(&socket, &config.control_access)?;
+    let place = Place(socket.clone());
     let metrics = config
         .metrics
         .map(|address| TcpListener::bind(address).map_err(|source| RunError::Metrics { address, source }));
@@ -213,24 +221,16 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
         None => None,
     };
     let adopters = workers.iter_mut().filter_map(Worker::adopter).collect();
-    let path = path.to_owned();
-    let mut reload = Reload::new(reload::Running {
-        path,
-        config: configured,
-        facts,
-        socket_of_config,
-        adopters,
-        follower,
-    });
+    let reload =
+        Reload::new(reload::Running { config: configured, facts, socket_of_config, adopters, follower });
     let ends = |worker: &mut Worker| Ends { counters: worker.reader(), inspector: worker.inspector() };
     let ends: Vec<Ends> = workers.iter_mut().map(ends).collect();
 
-    let events = config.nat_log.as_ref().map(|log| {
-        let readers = workers.iter_mut().map(Worker::nat_events).collect::<Vec<_>>();
-        (log, readers)
-    });
     let sources = devices::sources(&config, &mut workers, seed());
     let clock = Clock::monotonic();
+    let records =
+        config.nat_log.is_some().then(|| workers.iter_mut().map(Worker::nat_events).collect::<Vec<_>>());
+    let records = records.map(|readers| Collector::new(readers, clock));
     let habit = if config.workers.poll == Poll::Busy { Habit::Busy } else { Habit::Adaptive };
     let cores = || plan.workers.iter().map(|worker| worker.core);
     let posts = workers.into_iter().zip(cores()).map(|(worker, core)| Post { worker, core }).collect();
@@ -241,31 +241,30 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     }
     let counters = ends.iter().map(|ends| ends.counters.clone());
     let watch = Watch::new(clock, cores().zip(running.signs().iter().cloned()).zip(counters));
-    let mut state = State::new(snapshot, ends, controls, plan.clone(), watch);
-    // Dropped once the workers have ended, and with them what they record.
-    let mut logger = None;
-    if let Some((log, readers)) = events {
-        let started = Logger::start(log, readers, clock);
-        let (kept, statuses) = started.map_err(system("cannot start the thread of NAT's log"))?;
-        (logger, state) = (Some(kept), state.with_nat_log(statuses));
-    }
+    let state = State::new(snapshot, ends, controls, plan.clone(), watch);
     let statuses = sources.statuses();
     let state = Arc::new(state.with_exports(statuses.clone()));
     let exporters =
         sources.start(&statuses, &state, clock).map_err(system("cannot start the threads of exporters"))?;
-    let server = api::serve(listener, &socket, metrics, state.clone())?;
+    let greeting = Greeting { file: path.to_owned(), socket: socket.clone(), text, ..Greeting::default() };
+    let (errands, to_do) = mpsc::channel();
+    let desk = Arc::new(Desk::new(&state, greeting, records, errands));
+    let supervisor = Supervisor::start(desk.clone(), listener, metrics, vec![path.into()]);
+    let supervisor = supervisor.map_err(system("cannot start the control process"))?;
     let on = on_cores(&plan);
-    say(log, format_args!("ready: {on}; `sluice show counters --socket {}`", socket.display()));
-    let mut manager = Manager::ready(state.watch().now());
+    let ready = format!("ready: {on}; `sluice show counters --socket {}`", socket.display());
+    let mut gateway =
+        Gateway { running: &running, state: &state, reload, desk, supervisor, to_do, manager: None };
 
-    let died = attend(&mut signals, &running, &mut reload, &state, &mut manager, log)
-        .map_err(system("cannot start a thread"));
+    let died = attend(&mut signals, &mut gateway, &ready, log).map_err(system("cannot start a thread"));
     Manager::stopping();
     let begun = Instant::now();
-    drop((server, reload));
+    drop(place);
+    let Gateway { reload, supervisor, .. } = gateway;
+    drop(reload);
     let ended = running.stop();
-    drop(logger);
     drop(exporters);
+    supervisor.end();
     if let Some(worker) = died?.or(ended.iter().position(Option::is_none)) {
         return Err(RunError::WorkerDied(worker));
     }
@@ -314,18 +313,66 @@ fn on_cores(plan: &Plan) -> String {
 
 fn say(log: &mut dyn Write, line: std::fmt::Arguments<'_>) {
     // A log that is gone (a closed pipe) is no reason to stop forwarding.
-    let _ = writeln!(log, "{line}").and_then(|()| log.flush());
+    let _ = log.write_all(format!("{line}\n").as_bytes()).and_then(|()| log.flush());
 }
 
-/// Waits for a signal to end, and looks after devices and workers. Returns a worker that ended first.
+/// A control socket's name, which goes with the gateway and stays when control alone ends.
+struct Place(PathBuf);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// What is looked after while it runs.
+struct Gateway<'a> {
+    running: &'a Running,
+    state: &'a State,
+    reload: Reload,
+    desk: Arc<Desk>,
+    supervisor: Supervisor,
+    to_do: Receiver<Errand>,
+    /// Once the gateway is ready.
+    manager: Option<Manager>,
+}
+
+impl Gateway<'_> {
+    /// Does what control asks for. Returns whether the gateway is to end.
+    fn run_errands(&mut self) -> bool {
+        for errand in self.to_do.try_iter() {
+            match errand {
+                Errand::Adopt { name, text, reply } => self.reload.request(name, text, reply),
+                Errand::Stop => return true,
+            }
+        }
+        false
+    }
+
+    /// Goes on with a reload. Returns what there is to say.
+    fn go_on(&mut self) -> Option<String> {
+        match self.reload.go_on(self.state)? {
+            News::Adopted(text) => {
+                self.desk.adopted(text);
+                None
+            }
+            News::Settled { name, outcome } => {
+                self.desk.settled(outcome);
+                Some(outcome.words(&name))
+            }
+        }
+    }
+}
+
+/// Waits for a signal to end, and looks after devices, workers and control. Says `ready` when control serves for the first time.
+/// Returns a worker that ended first.
 fn attend(
     signals: &mut Signals,
-    running: &Running,
-    reload: &mut Reload,
-    state: &State,
-    manager: &mut Manager,
+    gateway: &mut Gateway<'_>,
+    ready: &str,
     log: &mut dyn Write,
 ) -> io::Result<Option<usize>> {
+    let state = gateway.state;
     let ends = AtomicBool::new(false);
     let (tell, told) = mpsc::channel();
     // On a thread of its own, as a device that comes back takes its time.
@@ -340,14 +387,15 @@ fn attend(
     thread::scope(|scope| {
         let tender = thread::Builder::new().name("sluice-devices".into()).spawn_scoped(scope, tending)?;
         let died = loop {
-            let mut wants_end = false;
+            let mut wants_end = gateway.run_errands();
             for signal in signals.pending() {
                 wants_end |= signal != SIGHUP;
                 if signal == SIGHUP {
-                    reload.request();
+                    gateway.desk.hang_up();
                 }
             }
-            let died = running.finished();
+            gateway.desk.collect();
+            let died = gateway.running.finished();
             if wants_end || died.is_some() {
                 break died;
             }
@@ -356,12 +404,21 @@ fn attend(
                 .look()
                 .into_iter()
                 .chain(told.try_iter())
-                .chain(reload.go_on(state))
+                .chain(gateway.go_on())
+                .chain(gateway.supervisor.tend())
                 .for_each(|line| say(log, format_args!("{line}")));
             let now = state.watch().now();
-            manager.feed(now, |since| state.watch().all_turned_since(since));
+            match &mut gateway.manager {
+                Some(manager) => manager.feed(now, |since| state.watch().all_turned_since(since)),
+                None if gateway.desk.is_serving() => {
+                    say(log, format_args!("{ready}"));
+                    gateway.manager = Some(Manager::ready(now));
+                }
+                None => {}
+            }
             if now.saturating_sub(counted) >= SECOND {
                 counted = now;
+                state.sample_drops();
                 shortages(&mut alarm, state, now).iter().for_each(|line| say(log, format_args!("{line}")));
             }
             thread::sleep(LOOK);

@@ -16,12 +16,14 @@ use sluice_dataplane::session::{By, FlowAction};
 use sluice_dataplane::snapshot::{Allocation, NONE16, Pool, Snapshot};
 use sluice_dataplane::stage::shape::ClassRow;
 
+use crate::api::TopBy;
 use crate::config::protocol_name;
+use crate::drops::Rates;
 use crate::export::{SinkStatus, Statuses};
 use crate::nat_query::Query;
 use crate::plan::Plan;
 use crate::watch::Watch;
-use crate::{figures, nat_view, qos_view, top_view};
+use crate::{drops, figures, metrics, nat_view, qos_view, top_view};
 
 /// How long a worker may take for a listing.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,6 +42,8 @@ pub enum Topic {
     Acl,
     /// Interfaces: device, XDP mode, addresses, counters
     Interfaces,
+    /// Why packets died: count, rate, the last of each reason, and what to do about it
+    Drops,
     /// Neighbours (ARP and ND)
     Neighbors,
     /// The route table
@@ -89,8 +93,9 @@ pub struct State {
     devices: Vec<DeviceControl>,
     plan: Plan,
     watch: Watch,
-    nat_log: Statuses,
+    nat_log: Mutex<Vec<SinkStatus>>,
     exports: Statuses,
+    drop_rates: Mutex<Rates>,
 }
 
 impl State {
@@ -105,15 +110,15 @@ impl State {
         let ends = workers.into_iter().map(|ends| (ends.counters, ends.inspector));
         let (counters, inspectors): (_, Vec<_>) = ends.unzip();
         let current = RwLock::new(Arc::new(Current { snapshot, counters }));
-        let nat_log = Statuses::default();
         Self {
             current,
             inspectors: Mutex::new(inspectors),
             devices,
             plan,
             watch,
-            nat_log,
+            nat_log: Mutex::default(),
             exports: Statuses::default(),
+            drop_rates: Mutex::default(),
         }
     }
 
@@ -121,10 +126,14 @@ impl State {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// With a log of NAT.
-    #[must_use]
-    pub fn with_nat_log(self, nat_log: Statuses) -> Self {
-        Self { nat_log, ..self }
+    /// How the sinks of NAT's log do, as control told last.
+    pub fn nat_log(&self) -> Vec<SinkStatus> {
+        self.nat_log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Control tells how the sinks of NAT's log do.
+    pub fn set_nat_log(&self, sinks: Vec<SinkStatus>) {
+        *self.nat_log.lock().unwrap_or_else(PoisonError::into_inner) = sinks;
     }
 
     /// With exporters of flows and samples.
@@ -138,9 +147,9 @@ impl State {
         self.exports.read()
     }
 
-    /// How the sinks of NAT's log do.
-    pub fn nat_log(&self) -> Vec<SinkStatus> {
-        self.nat_log.read()
+    /// Everything that is counted, for Prometheus.
+    pub fn metrics(&self) -> Result<String, String> {
+        Ok(metrics::text(self))
     }
 
     /// The configuration.
@@ -163,6 +172,12 @@ impl State {
     /// All workers' counters together.
     pub fn counters(&self) -> Counters {
         self.current().counters()
+    }
+
+    /// Looks how many packets have died of what; to be called once a second, for the rates of `show drops`.
+    pub fn sample_drops(&self) {
+        let (now, drops) = (self.watch.now(), self.counters().drops);
+        self.drop_rates.lock().unwrap_or_else(PoisonError::into_inner).sample(now, &drops);
     }
 
     /// The configuration, and all workers' counters together, which are of that one.
@@ -224,6 +239,13 @@ impl State {
             Topic::Routes => figures::routes(snapshot),
             Topic::Interfaces => self.interfaces(&self.with_kernel(counters), snapshot),
             Topic::Flows => rows(self.list(Question::Sessions)?),
+            Topic::Drops => {
+                let last = self.list(Question::Drops)?;
+                let now = self.watch.now();
+                let mut rates = self.drop_rates.lock().unwrap_or_else(PoisonError::into_inner);
+                rates.sample(now, &counters.drops);
+                drops::show(snapshot, &counters.drops, &last, &rates, now)
+            }
             Topic::Neighbors => rows(merged(self.list(Question::Neighbors)?)),
             Topic::Nat => self.nat(snapshot, &counters)?,
         })
@@ -292,8 +314,8 @@ impl State {
     }
 
     /// The sessions that move the most, the largest first.
-    pub fn top_flows(&self, by: By, limit: usize) -> Result<Value, String> {
-        let snapshot = self.snapshot();
+    pub fn top_flows(&self, by: TopBy, limit: u32) -> Result<Value, String> {
+        let (by, limit, snapshot) = (By::from(by), limit as usize, self.snapshot());
         let row = |(session, rates): &_| {
             let mut row = Self::session(session, &snapshot);
             top_view::rates(rates).into_iter().for_each(|(key, value)| row[key] = value);
@@ -303,9 +325,10 @@ impl State {
     }
 
     /// The hosts whose sessions move the most, of those that are the largest.
-    pub fn top_hosts(&self, by: By, limit: usize) -> Result<Value, String> {
+    pub fn top_hosts(&self, by: TopBy, limit: u32) -> Result<Value, String> {
+        let by = By::from(by);
         let sessions = top_view::largest(self.list(Question::Top(by))?, by, usize::MAX);
-        Ok(top_view::hosts(&sessions, by, limit))
+        Ok(top_view::hosts(&sessions, by, limit as usize))
     }
 
     /// The rows of all workers, one after the other.
@@ -373,7 +396,7 @@ impl State {
                 "state": neighbor.state.name(),
                 "packets_held": neighbor.held,
             }),
-            Row::Class(_) | Row::Top(..) | Row::End => Value::Null,
+            Row::Class(_) | Row::Dropped(_) | Row::Top(..) | Row::End => Value::Null,
         }
     }
 

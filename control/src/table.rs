@@ -3,6 +3,7 @@
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use serde_json::{Map, Value, json};
 
+use crate::drops;
 use crate::state::Topic;
 
 /// Renders the answer about a topic as suits it on a terminal.
@@ -12,6 +13,7 @@ pub fn render_topic(topic: Topic, value: &Value) -> String {
             rows_table(&sessions.iter().flat_map(directions).collect::<Vec<_>>())
         }
         (Topic::Qos, Value::Array(classes)) => rows_table(&classes.iter().map(in_tree).collect::<Vec<_>>()),
+        (Topic::Drops, Value::Array(reasons)) => drops::render(reasons),
         (Topic::Interfaces, Value::Array(interfaces)) => interfaces.iter().map(block).collect(),
         _ => render(value),
     }

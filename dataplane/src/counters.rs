@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+use crate::arena::Frame;
+use crate::recorder::Recorder;
 use crate::snapshot::Snapshot;
 use crate::verdict::DropReason;
 
@@ -109,6 +111,8 @@ pub struct Counters {
     pub rules: Vec<Count>,
     /// By limit.
     pub limits: Vec<LimitCount>,
+    /// The last packets of each reason; with the worker's own counters alone.
+    pub recorder: Recorder,
 }
 
 impl Counters {
@@ -130,6 +134,14 @@ impl Counters {
         if let Some(slot) = self.drops.get_mut(reason as usize) {
             *slot += packets;
         }
+    }
+
+    /// Counts the drop of a packet that is at hand, and has the flight recorder look at it. `port` is where it came in, and
+    /// `rule` the ACL rule that says no; [`NONE16`](crate::snapshot::NONE16) where there is none.
+    #[inline]
+    pub fn lost(&mut self, reason: DropReason, frame: &Frame, port: u16, rule: u16) {
+        self.dropped(reason, 1);
+        self.recorder.keep(reason, frame, port, rule);
     }
 
     /// Packets received, all ports.

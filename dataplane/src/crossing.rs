@@ -30,7 +30,7 @@ use crate::clock::{Nanos, SECOND};
 use crate::counters::Counters;
 use crate::session::{FlowKey, NONE, Segment};
 use crate::shard::Shard;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{NONE16, Snapshot};
 use crate::stage::flow;
 use crate::stage::fragment::{DatagramKey, FirstFragment};
 use crate::stage::owner::Owners;
@@ -217,7 +217,7 @@ pub(crate) fn ask(burst: &mut Burst, i: usize, owner: u8, shard: &mut Shard) {
 
 #[cold]
 fn discard(frame: crate::arena::Frame, reason: DropReason, pool: &mut FramePool, counters: &mut Counters) {
-    counters.dropped(reason, 1);
+    counters.lost(reason, &frame, NONE16, NONE16);
     pool.give(frame);
 }
 

@@ -12,6 +12,7 @@ use sluice_pkt::ipv4;
 use crate::clock::Nanos;
 use crate::local::neighbor::Neighbor;
 use crate::nat::{Binding, BlockRow, SubscriberRow};
+use crate::recorder::Dropped;
 use crate::session::{By, Family, FlowAction, KeyFacts, NONE, Rates, Session, State, ticks};
 use crate::shard::Shard;
 use crate::stage::shape::ClassRow;
@@ -41,6 +42,8 @@ pub enum Question {
     Neighbors,
     /// Classes of ports with a shaper.
     Classes,
+    /// The last packets of each drop reason.
+    Drops,
     /// The sessions that move the most.
     Top(By),
 }
@@ -95,6 +98,8 @@ pub enum Row {
     Top(SessionRow, Rates),
     /// For [`Question::Classes`].
     Class(ClassRow),
+    /// For [`Question::Drops`].
+    Dropped(Dropped),
     /// The listing is complete.
     End,
 }
@@ -154,6 +159,7 @@ impl Inspected {
             Question::Bindings => shard.nat.slots(),
             Question::Blocks => shard.nat.block_slots(),
             Question::Subscribers => shard.nat.subscriber_slots(),
+            Question::Drops => shard.counters.recorder.places(),
             Question::Externals
             | Question::Neighbors
             | Question::Holders(..)
@@ -169,6 +175,7 @@ impl Inspected {
                     shard.sessions.get(at).map(|s| Row::Session(session_row(s, shard, now)))
                 }
                 Question::Blocks => shard.nat.block(at).map(Row::Block),
+                Question::Drops => shard.counters.recorder.get(at).copied().map(Row::Dropped),
                 Question::Subscribers => shard.nat.subscriber(at).map(Row::Subscriber),
                 _ => binding_row(at, shard),
             };

@@ -18,6 +18,7 @@ pub mod pipeline;
 pub mod port;
 pub mod probe;
 pub mod pulse;
+pub mod recorder;
 pub mod sample;
 pub mod session;
 pub mod shard;

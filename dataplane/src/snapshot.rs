@@ -227,6 +227,16 @@ impl PortBlocks {
     }
 }
 
+/// How long an external UDP port that everybody may send to rests before it is given out again (RFC 6888 REQ-8). By default
+/// not at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortRest {
+    /// How long; 0 for not at all.
+    pub time: Nanos,
+    /// Ports that rest at a time at a worker, at most. One too many ends the rest of the oldest.
+    pub most: u32,
+}
+
 /// How source NAT behaves, in the terms of RFC 4787.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct NatBehavior {
@@ -545,6 +555,8 @@ pub struct Snapshot {
     pub forwards: Vec<Forward>,
     /// Mappings that inside hosts ask for.
     pub port_control: PortControl,
+    /// How long external ports rest.
+    pub port_rest: PortRest,
     /// What of NAT is recorded for logs.
     pub nat_log: NatLog,
     /// Prefix translation, first match wins; no two have outside prefixes that overlap.

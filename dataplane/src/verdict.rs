@@ -1,6 +1,8 @@
 //! What becomes of a packet. Every packet that comes in ends with exactly one [`Verdict`], and every way to die is a
 //! [`DropReason`] with a counter of its own.
 
+mod advice;
+
 use sluice_pkt::parse::ParseError;
 use sluice_pkt::pcp;
 

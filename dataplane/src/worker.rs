@@ -16,6 +16,7 @@ use crate::nat::EventReader;
 use crate::pipeline;
 use crate::port::{Port, Refused};
 use crate::probe::Probe;
+use crate::recorder::Recorder;
 use crate::sample::{self, SampleReader, Sampler};
 use crate::session::{FlowReader, ReportTimes};
 use crate::shard::Shard;
@@ -64,7 +65,8 @@ pub struct Closed {
 impl Worker {
     /// A worker over ports in the order of the snapshot's, with the frames that they use.
     pub fn new(snapshot: Arc<Snapshot>, ports: Vec<Box<dyn Port>>, pool: FramePool) -> Self {
-        let shard = Shard::new(&snapshot, pool);
+        let mut shard = Shard::new(&snapshot, pool);
+        shard.counters.recorder = Recorder::new();
         let counters = channel(&shard.counters);
         let (adoptions, adopter) = adopt::channel(&snapshot, &shard);
         let (inspected, inspector) = inspect::channel();
@@ -188,6 +190,7 @@ impl Worker {
         if let Some(status) = self.statuses.get(self.index) {
             status.beat(now);
         }
+        self.shard.counters.recorder.begin(now, self.snapshot.generation);
         probe.stage("upkeep", || self.keep(now));
         let mut work = usize::from(self.adopt(now));
         if self.shard.crossing.is_some() {

@@ -19,3 +19,16 @@ fn every_drop_reason_is_explained_once_and_no_other() {
     assert_eq!(documented, reasons);
     assert_eq!(listed.len(), DropReason::COUNT, "a reason stands there twice");
 }
+
+#[test]
+fn the_advice_is_that_of_the_reference() {
+    let page =
+        include_str!("../../docs/counters.md").split_once("\n## Drops\n").map_or("", |(_, below)| below);
+    for reason in DropReason::ALL {
+        let row = page.lines().find(|line| line.starts_with(&format!("| `{}` |", reason.name())));
+        let said =
+            row.and_then(|row| row.trim_end_matches(" |").rsplit_once(" | ")).map(|(_, advice)| advice);
+        assert_eq!(said, Some(reason.advice()), "{}", reason.name());
+        assert!(reason.advice().ends_with(['.', '?']), "{}", reason.name());
+    }
+}

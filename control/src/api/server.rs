@@ -4,8 +4,8 @@
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::path::Path;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -26,10 +26,9 @@ use tokio_io_timeout::TimeoutStream;
 use utoipa::OpenApi;
 
 use super::{ApiError, TopBy};
-use crate::metrics;
+use crate::link::DataPlane;
 use crate::nat_query::Query;
-use crate::state::{State, Topic};
-use sluice_dataplane::session::By;
+use crate::state::Topic;
 
 /// Clients that are served at once; more are sent away.
 const CLIENTS: usize = 512;
@@ -44,8 +43,8 @@ const BUSY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 52\r\n\
     connection: close\r\n\r\n{\"error\":\"too many clients at once; try again soon\"}";
 
-/// What the routes are answered from. Who holds on to the state holds on to the devices, so this does not.
-type Gateway = Weak<State>;
+/// What the routes are answered from.
+type Gateway = Arc<DataPlane>;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -65,19 +64,16 @@ pub fn openapi() -> Value {
     serde_json::to_value(Api::openapi()).unwrap_or_default()
 }
 
-/// A server that runs; dropping it ends it, removes the socket, and lets go of the gateway's state.
+/// A server that runs; dropping it ends it. The socket stays where it is, for the next one.
 pub struct Server {
-    path: PathBuf,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
-    _state: Arc<State>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         drop(self.stop.take());
         let _ = self.thread.take().map(JoinHandle::join);
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 
@@ -86,7 +82,7 @@ pub fn serve(
     listener: UnixListener,
     path: &Path,
     metrics: Option<TcpListener>,
-    state: Arc<State>,
+    gateway: Gateway,
 ) -> Result<Server, ApiError> {
     let failed = |source| ApiError::Socket { path: path.into(), source };
     listener.set_nonblocking(true).map_err(failed)?;
@@ -100,7 +96,6 @@ pub fn serve(
         .build()
         .map_err(failed)?;
     let (stop, stopped) = oneshot::channel::<()>();
-    let gateway = Arc::downgrade(&state);
     let all = async move {
         let places = Arc::new(Semaphore::new(CLIENTS));
         let local = tokio::net::UnixListener::from_std(listener)?;
@@ -118,7 +113,7 @@ pub fn serve(
         runtime.shutdown_timeout(Duration::from_millis(100));
     };
     let thread = std::thread::Builder::new().name("sluice-api".into()).spawn(run).map_err(failed)?;
-    Ok(Server { path: path.into(), stop: Some(stop), thread: Some(thread), _state: state })
+    Ok(Server { stop: Some(stop), thread: Some(thread) })
 }
 
 fn routes(gateway: Gateway) -> Router {
@@ -195,14 +190,12 @@ fn error(status: StatusCode, words: &str) -> Response {
     (status, Json(json!({ "error": words }))).into_response()
 }
 
-/// What the state says, asked on a thread that may wait.
+/// What the data plane says, asked on a thread that may wait.
 async fn answer<T: IntoResponse + Send + 'static>(
     gateway: Gateway,
-    question: impl FnOnce(&State) -> Result<T, String> + Send + 'static,
+    question: impl FnOnce(&DataPlane) -> Result<T, String> + Send + 'static,
 ) -> Response {
-    let ended = || "the gateway is about to end".to_owned();
-    let asked = move || gateway.upgrade().ok_or_else(ended).and_then(|state| question(&state));
-    match tokio::task::spawn_blocking(asked).await {
+    match tokio::task::spawn_blocking(move || question(&gateway)).await {
         Ok(Ok(said)) => said.into_response(),
         Ok(Err(words)) => error(StatusCode::SERVICE_UNAVAILABLE, &words),
         Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the answer cannot be made; the log may say why"),
@@ -222,7 +215,7 @@ async fn answer<T: IntoResponse + Send + 'static>(
 )]
 async fn show(Of(gateway): Of<Gateway>, Place(topic): Place<String>) -> Response {
     match Topic::from_str(&topic, false) {
-        Ok(topic) => answer(gateway, move |state| state.show(topic).map(Json)).await,
+        Ok(topic) => answer(gateway, move |gateway| gateway.show(topic).map(Json)).await,
         Err(_) => error(
             StatusCode::NOT_FOUND,
             &format!("there is no topic {topic}; `sluice show --help` lists them"),
@@ -240,12 +233,8 @@ struct Largest {
 }
 
 impl Largest {
-    fn parts(&self) -> (By, usize) {
-        let by = match self.by {
-            TopBy::Bps => By::Bits,
-            TopBy::Pps => By::Packets,
-        };
-        (by, self.limit.unwrap_or(50) as usize)
+    fn parts(&self) -> (TopBy, u32) {
+        (self.by, self.limit.unwrap_or(50))
     }
 }
 
@@ -310,13 +299,14 @@ async fn nat_where(
 }
 
 async fn nat(gateway: Gateway, query: Query) -> Response {
-    answer(gateway, move |state| state.nat_query(query).map(Json)).await
+    answer(gateway, move |gateway| gateway.nat_query(query).map(Json)).await
 }
 
 /// Everything that is counted, for Prometheus (text format 0.0.4).
 #[utoipa::path(get, path = "/metrics", responses((status = 200, description = "The metrics", content_type = "text/plain")))]
 async fn metrics_page(Of(gateway): Of<Gateway>) -> Response {
-    let page =
-        |state: &State| Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::text(state)));
+    let page = |gateway: &DataPlane| {
+        gateway.metrics().map(|page| ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page))
+    };
     answer(gateway, page).await
 }

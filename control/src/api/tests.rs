@@ -10,6 +10,7 @@ use sluice_dataplane::snapshot::Snapshot;
 use super::*;
 use crate::config::Workers;
 use crate::device::machine::Core;
+use crate::link::DataPlane;
 use crate::plan::{self, PortQueues};
 use crate::state::{Ends, State};
 use crate::watch::Watch;
@@ -24,7 +25,8 @@ fn server_with(folder: &Path, metrics: Option<TcpListener>) -> (PathBuf, Server)
     let watch = Watch::new(Clock::Virtual(0), []);
     let ends = Ends { counters, inspector: None };
     let state = Arc::new(State::new(snapshot, [ends], Vec::new(), plan, watch));
-    let server = serve(listen(&path, &Access::default()).unwrap(), &path, metrics, state).unwrap();
+    let gateway = Arc::new(DataPlane::within(state).unwrap());
+    let server = serve(listen(&path, &Access::default()).unwrap(), &path, metrics, gateway).unwrap();
     (path, server)
 }
 

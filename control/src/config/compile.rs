@@ -246,6 +246,10 @@ fn nat(config: &Config, snapshot: &mut Snapshot) {
         max_lifetime: seconds(config.port_control.max_lifetime),
         max_mappings: config.port_control.max_mappings,
     };
+    snapshot.port_rest = snapshot::PortRest {
+        time: u64::try_from(config.port_rest.time.as_nanos()).unwrap_or(u64::MAX),
+        most: config.port_rest.most,
+    };
     let mut pools = HashMap::new();
     for rule in &config.source_nat {
         let pool = *pools.entry((rule.pool.clone(), rule.ports, behavior(rule))).or_insert_with(|| {

@@ -27,6 +27,7 @@ pub use dscp::code_point_name;
 pub use model::*;
 pub use protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name, protocol_number};
 pub use report::{Diagnostic, Place, Related, Report, Severity};
+pub(crate) use units::{Magnitude, magnitude};
 
 use report::Sink;
 
@@ -40,6 +41,14 @@ const LARGEST_FILE: u64 = 16 << 20;
 /// # Errors
 /// Everything that is wrong, when the file cannot be read, is larger than 16 MiB, or is not a valid configuration.
 pub fn load(path: &Path) -> Result<(Config, Vec<Diagnostic>), Report> {
+    load_bytes(&path.display().to_string(), &read(path)?)
+}
+
+/// The bytes of a configuration file, for [`load_bytes`].
+///
+/// # Errors
+/// When the file cannot be read, or is larger than 16 MiB.
+pub fn read(path: &Path) -> Result<Vec<u8>, Report> {
     let name = path.display().to_string();
     let refuse = |message: String| {
         let mut sink = Sink::new(&name, "");
@@ -50,9 +59,8 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Diagnostic>), Report> {
     match File::open(path).and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut bytes)) {
         Err(error) => return refuse(format!("cannot read the file: {error}")),
         Ok(_) if bytes.len() as u64 > LARGEST_FILE => return refuse("the file is larger than 16 MiB".into()),
-        Ok(_) => {}
+        Ok(_) => Ok(bytes),
     }
-    load_bytes(&name, &bytes)
 }
 
 /// [`load`] for bytes at hand; `name` is the file's name in messages.

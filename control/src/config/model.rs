@@ -37,6 +37,8 @@ pub struct Config {
     pub forwards: Vec<Forward>,
     /// What inside hosts may ask of their mappings, by the rules that let them.
     pub port_control: PortControl,
+    /// How long external ports rest.
+    pub port_rest: PortRest,
     /// Where NAT is logged.
     pub nat_log: Option<NatLog>,
     /// Prefix translation for IPv6; no two outside prefixes share an address.

@@ -64,7 +64,7 @@ pub const RULE: Section = Section {
 /// `[nat]`
 pub const NAT: Section = Section {
     name: "[nat]",
-    keys: &["source", "static", "exempt", "forward", "nat64", "prefix", "port-control", "log"],
+    keys: &["source", "static", "exempt", "forward", "nat64", "prefix", "port-control", "port-rest", "log"],
 };
 /// `[[nat.source]]`
 pub const SOURCE_NAT: Section = Section {
@@ -98,6 +98,8 @@ pub const NAT_LOG: Section =
 /// `[nat.port-control]`
 pub const PORT_CONTROL: Section =
     Section { name: "[nat.port-control]", keys: &["min-lifetime", "max-lifetime", "max-mappings"] };
+/// `[nat.port-rest]`
+pub const PORT_REST: Section = Section { name: "[nat.port-rest]", keys: &["time", "most"] };
 /// `[[nat.forward]]`
 pub const FORWARD: Section =
     Section { name: "[[nat.forward]]", keys: &["in", "protocol", "address", "port", "to"] };

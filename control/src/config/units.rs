@@ -21,6 +21,23 @@ impl Wrong {
     }
 }
 
+/// A quantity, however it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Magnitude {
+    Rate(Tokens),
+    Burst(Tokens),
+    Time(Duration),
+}
+
+/// The quantity that a text stands for, if it is one.
+pub(crate) fn magnitude(text: &str) -> Option<Magnitude> {
+    if !text.starts_with(|first: char| first.is_ascii_digit()) || !text.ends_with(char::is_alphabetic) {
+        return None;
+    }
+    let rate = rate(text).map(Magnitude::Rate);
+    rate.or_else(|_| burst(text).map(Magnitude::Burst)).or_else(|_| duration(text).map(Magnitude::Time)).ok()
+}
+
 /// Tokens of a rate or a burst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tokens {

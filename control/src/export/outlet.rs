@@ -68,12 +68,15 @@ pub(super) struct Outlet {
 }
 
 impl Outlet {
-    /// Gives a sink its thread.
+    /// Gives a sink its thread. Its figures go on from those of its name in `before`.
     ///
     /// # Errors
     /// There is no thread to be had.
-    pub(super) fn open(sink: Box<dyn Sink>) -> io::Result<(Self, JoinHandle<()>)> {
-        let figures = Arc::new(Figures { name: sink.name(), ..Figures::default() });
+    pub(super) fn open(sink: Box<dyn Sink>, before: &[SinkStatus]) -> io::Result<(Self, JoinHandle<()>)> {
+        let name = sink.name();
+        let before = before.iter().find(|status| status.sink == name).cloned().unwrap_or_default();
+        let (written, lost) = (before.written.into(), before.lost.into());
+        let figures = Arc::new(Figures { name, written, lost, ..Figures::default() });
         let (queue, batches) = sync_channel(BATCHES);
         let shared = figures.clone();
         let body = move || serve(sink, &shared, &batches);
@@ -162,8 +165,8 @@ mod tests {
     #[test]
     fn a_sink_that_hangs_holds_up_no_other() {
         let (open, gate) = mpsc::channel();
-        let (hung, first) = Outlet::open(Box::new(Fake { gate: Some(gate) })).unwrap();
-        let (well, second) = Outlet::open(Box::new(Fake { gate: None })).unwrap();
+        let (hung, first) = Outlet::open(Box::new(Fake { gate: Some(gate) }), &[]).unwrap();
+        let (well, second) = Outlet::open(Box::new(Fake { gate: None }), &[]).unwrap();
         let record = Record {
             at: 0,
             kind: EventKind::BlockAllocated,

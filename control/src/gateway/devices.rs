@@ -11,7 +11,7 @@ use sluice_pkt::ethernet::Mac;
 
 use super::{RunError, VIRTUAL_DRIVERS};
 use crate::config::{self, Config, Device, DeviceFacts, Host, KernelFilter, Link, Workers};
-use crate::export::collect::Sources;
+use crate::export::collectors::Sources;
 use crate::plan::Plan;
 
 fn devices(config: &Config) -> impl Iterator<Item = (&str, &Device)> {

@@ -34,7 +34,7 @@ use crate::burst::Burst;
 use crate::clock::Nanos;
 use crate::counters::Counters;
 use crate::port::Outbox;
-use crate::snapshot::{Interface, LocalUse, Snapshot, Tags};
+use crate::snapshot::{Interface, LocalUse, NONE16, Snapshot, Tags};
 use crate::table::meter::PacketMeter;
 use crate::verdict::{Answer, DropReason};
 
@@ -242,7 +242,7 @@ impl Context<'_> {
         let packet = Packet::new(frame.whole(&mut buffer), &headers, (burst.port, interface), self.snapshot);
         match packet.map_or(Err(DropReason::LocalUnwanted), |packet| self.deliver(&packet)) {
             Ok(()) => self.counters.punted += 1,
-            Err(reason) => self.counters.dropped(reason, 1),
+            Err(reason) => self.counters.lost(reason, &frame, burst.port, NONE16),
         }
         self.local.buffer = buffer;
         self.pool.give(frame);
@@ -283,7 +283,7 @@ impl Context<'_> {
         if reason == DropReason::NeighborUnreachable {
             self.tell_late(port, &frame, Answer::HostUnreachable);
         }
-        self.counters.dropped(reason, 1);
+        self.counters.lost(reason, &frame, port, NONE16);
         self.pool.give(frame);
     }
 

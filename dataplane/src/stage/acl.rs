@@ -98,6 +98,7 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
         first.decision.rule = rule;
         if action != AclAction::Accept {
             count(shard, rule, burst.packet_len(i));
+            burst.actions[i].rule = rule;
             burst.decide(i, verdict(action));
         }
     }

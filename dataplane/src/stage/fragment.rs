@@ -19,7 +19,7 @@ use crate::arena::{Frame, FramePool, MAX_FRAME};
 use crate::burst::Burst;
 use crate::clock::Nanos;
 use crate::shard::Shard;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{NONE16, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
 pub use self::datagrams::Fragments;
@@ -109,7 +109,7 @@ pub(super) fn hold(burst: &mut Burst, i: usize, shard: &mut Shard) {
     let (port, now) = (burst.port, burst.now);
     let Some(frame) = burst.take(i) else { return };
     if let Err(frame) = shard.fragments.hold(key, port, frame, now) {
-        shard.counters.dropped(DropReason::FragmentQueueFull, 1);
+        shard.counters.lost(DropReason::FragmentQueueFull, &frame, port, NONE16);
         shard.pool.give(frame);
     }
 }
@@ -119,7 +119,7 @@ pub(crate) fn keep(shard: &mut Shard, now: Nanos) {
     let Shard { fragments, counters, pool, .. } = shard;
     fragments.tick(now);
     while let Some(lost) = fragments.undelivered() {
-        counters.dropped(lost.reason, 1);
+        counters.lost(lost.reason, &lost.frame, NONE16, NONE16);
         pool.give(lost.frame);
     }
 }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::burst::{Burst, Mask};
 use crate::local::neighbor::Neighbors;
-use crate::session::{Family, Flow, FlowAction, FlowKey, KeyFacts, NewSession, Session};
+use crate::session::{Family, Flow, FlowAction, FlowKey, KeyFacts, NONE, NewSession, Session};
 use crate::shard::Shard;
 use crate::snapshot::{AclAction, Snapshot};
 use crate::table::classifier::Tuple;
@@ -84,7 +84,13 @@ pub(super) fn hold_old(burst: &mut Burst, i: usize, shard: &mut Shard, snapshot:
 pub fn session_anew(index: u32, shard: &mut Shard, snapshot: &Snapshot) -> bool {
     let Some(session) = shard.sessions.get(index).copied() else { return false };
     let new = again(index, &session, shard, snapshot, true);
-    let kept = new.is_some_and(|new| shard.sessions.renew(index, &new));
+    let kept = new.is_some_and(|new| {
+        let kept = shard.sessions.renew(index, &new);
+        if kept && new.binding != session.binding {
+            shard.sessions.unbind(index, &mut shard.nat);
+        }
+        kept
+    });
     if !kept {
         shard.sessions.end(index, &mut shard.nat, &mut shard.counters);
         shard.counters.sessions_ended_by_policy += 1;
@@ -206,7 +212,9 @@ fn again4(
     }
     // Another source than before is another session to the far end.
     let is_same = decision.src == (old.new.source().to_bits(), old.new.source_port());
-    if session.binding != decision.binding || !is_same || session.crosses {
+    // Without ports it is by its addresses alone that it is the same: static NAT may go on with what a pool began.
+    let needs_none = decision.binding == NONE && portless::is_portless(facts.protocol);
+    if session.binding != decision.binding && !needs_none || !is_same || session.crosses {
         return None;
     }
     police::choose4(&mut decision, facts.interface, snapshot, first);

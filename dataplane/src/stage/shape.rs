@@ -211,7 +211,7 @@ pub(crate) fn close(now: Nanos, shard: &mut Shard) {
 /// Drops a packet and counts it.
 #[cold]
 fn discard(frame: Frame, reason: DropReason, pool: &mut FramePool, counters: &mut Counters) {
-    counters.dropped(reason, 1);
+    counters.lost(reason, &frame, NONE16, NONE16);
     pool.give(frame);
 }
 

@@ -10,7 +10,7 @@ use crate::arena::Frame;
 use crate::clock::{Nanos, SECOND};
 use crate::session::FlowKey;
 use crate::shard::Shard;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{NONE16, Snapshot};
 use crate::verdict::{Answer, DropReason};
 
 /// How long they wait.
@@ -77,7 +77,7 @@ pub fn expire(shard: &mut Shard, snapshot: &Snapshot, now: Nanos) {
         if !is_known(port, &frame, shard, snapshot) {
             shard.local(snapshot, now).tell_late(port, &frame, Answer::NoBinding);
         }
-        shard.counters.dropped(DropReason::SynUnsolicited, 1);
+        shard.counters.lost(DropReason::SynUnsolicited, &frame, port, NONE16);
         shard.pool.give(frame);
     }
 }

@@ -9,7 +9,7 @@ use crate::burst::Burst;
 use crate::crossing;
 use crate::local::neighbor::Egress;
 use crate::shard::Shard;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{NONE16, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
 /// Runs the stage and leaves the burst without frames.
@@ -39,7 +39,7 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
             }
             _ => {
                 if let Some(frame) = burst.take(i) {
-                    discard(frame, DropReason::TransmitQueueFull, shard);
+                    discard(frame, DropReason::TransmitQueueFull, burst.port, NONE16, shard);
                 }
             }
         }
@@ -68,33 +68,40 @@ fn conclude(burst: &mut Burst, i: usize, shard: &mut Shard, snapshot: &Snapshot)
             let (port, now) = (burst.port, burst.now);
             let refused = burst.take(i).and_then(|frame| shard.syns.hold(port, frame, now).err());
             if let Some(frame) = refused {
-                discard(frame, DropReason::SynUnsolicited, shard);
+                discard(frame, DropReason::SynUnsolicited, port, NONE16, shard);
             }
         }
         Verdict::Drop(reason) => {
+            let rule = refused_by(burst, i, reason);
             if let Some(frame) = burst.take(i) {
-                discard(frame, reason, shard);
+                discard(frame, reason, burst.port, rule, shard);
             }
         }
         Verdict::Reject(reason, answer) => {
             shard.local(snapshot, burst.now).answer(i, burst, answer);
+            let rule = refused_by(burst, i, reason);
             if let Some(frame) = burst.take(i) {
-                discard(frame, reason, shard);
+                discard(frame, reason, burst.port, rule, shard);
             }
         }
     }
 }
 
+/// The rule that refused packet `i`.
+fn refused_by(burst: &Burst, i: usize, reason: DropReason) -> u16 {
+    if reason == DropReason::AclDeny { burst.actions[i].rule } else { NONE16 }
+}
+
 #[cold]
-fn discard(frame: Frame, reason: DropReason, shard: &mut Shard) {
-    shard.counters.dropped(reason, 1);
+fn discard(frame: Frame, reason: DropReason, port: u16, rule: u16, shard: &mut Shard) {
+    shard.counters.lost(reason, &frame, port, rule);
     shard.pool.give(frame);
 }
 
 /// Sends a packet that is too long for its link in pieces: in order on the wire, the first one, then the others.
 fn cut(burst: &mut Burst, i: usize, shard: &mut Shard) {
     let Egress { port, mtu, header_len, .. } = burst.egress[i];
-    let (class, now) = (burst.actions[i].class, burst.now);
+    let (class, now, came_by) = (burst.actions[i].class, burst.now, burst.port);
     let Some(frame) = burst.take(i) else { return };
     let Shard { pool, outboxes, counters, shapers, .. } = shard;
     let emit = |piece: Frame, pool: &mut FramePool| {
@@ -103,7 +110,7 @@ fn cut(burst: &mut Burst, i: usize, shard: &mut Shard) {
         }
         let outbox = outboxes.get_mut(usize::from(port));
         if let Err(piece) = outbox.map_or(Ok(()), |outbox| outbox.push(piece)) {
-            counters.dropped(DropReason::TransmitQueueFull, 1);
+            counters.lost(DropReason::TransmitQueueFull, &piece, came_by, NONE16);
             pool.give(piece);
         }
     };
@@ -117,6 +124,6 @@ fn cut(burst: &mut Burst, i: usize, shard: &mut Shard) {
     };
     match outcome {
         Ok(extra) => shard.counters.split_extra += extra,
-        Err((frame, reason)) => discard(frame, reason, shard),
+        Err((frame, reason)) => discard(frame, reason, came_by, NONE16, shard),
     }
 }

@@ -54,6 +54,7 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
         nat_exemptions: nat.exemptions,
         forwards: nat.forwards.into_iter().map(|forward| forward.value).collect(),
         port_control: nat.port_control,
+        port_rest: nat.port_rest,
         nat_log: nat.log,
         prefixes: nat.prefixes.into_iter().map(|rule| rule.value).collect(),
         limits,
