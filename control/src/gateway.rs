@@ -28,13 +28,14 @@ use sluice_dataplane::snapshot::Snapshot;
 use sluice_dataplane::verdict::DropReason;
 use sluice_dataplane::worker::{Closed, Worker};
 
+use crate::accounting::{self, Accounting};
 use crate::alarm::Alarm;
 use crate::api::{self, ApiError};
 use crate::commit::{self, Store};
 use crate::config::{self, Poll, Report};
 use crate::device::machine::Machine;
 use crate::diff::Loaded;
-use crate::export::{Collector, SinkStatus};
+use crate::export::{Collector, SinkStatus, wall};
 use crate::host::{self, Follower, HostError};
 use crate::intake::{self, Intake, IntakeError};
 use crate::link::{Desk, Errand, Greeting};
@@ -292,7 +293,9 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let watch = Watch::new(clock, cores().zip(running.signs().iter().cloned()).zip(counters));
     let state = State::new(snapshot, ends, controls, plan.clone(), watch).with_routes(shown);
     let statuses = sources.statuses();
-    let state = Arc::new(state.with_exports(statuses.clone()));
+    let (accounts, said) = Accounting::open(config.accounting.clone());
+    said.iter().for_each(|line| say(log, format_args!("{line}")));
+    let state = Arc::new(state.with_exports(statuses.clone()).with_accounting(accounts));
     let exporters =
         sources.start(&statuses, &state, clock).map_err(system("cannot start the threads of exporters"))?;
     let greeting = Greeting {
@@ -445,9 +448,25 @@ fn attend(
             thread::park_timeout(TEND);
         }
     };
+    let told_of_accounts = tell.clone();
+    let accounting = || {
+        let mut last = None;
+        while !ends.load(Ordering::Relaxed) {
+            let (now, due) = accounting_turn(state, &mut last);
+            let line = due.then(|| state.accounting().save(now, false)).flatten();
+            line.into_iter().for_each(|line| drop(told_of_accounts.send(line)));
+            thread::park_timeout(TEND);
+        }
+        let now = wall::now() / 1_000_000;
+        state.account(now);
+        // Said by the next start, which finds what there is.
+        state.accounting().save(now, true);
+    };
     let (mut alarm, mut counted) = (Alarm::default(), 0);
     thread::scope(|scope| {
         let tender = thread::Builder::new().name("sluice-devices".into()).spawn_scoped(scope, tending)?;
+        let accountant =
+            thread::Builder::new().name("sluice-accounts".into()).spawn_scoped(scope, accounting)?;
         let died = loop {
             let mut wants_end = gateway.run_errands();
             for signal in signals.pending() {
@@ -487,8 +506,21 @@ fn attend(
         };
         ends.store(true, Ordering::Relaxed);
         tender.thread().unpark();
+        accountant.thread().unpark();
         Ok(died)
     })
+}
+
+/// Takes in the accounts, if ten seconds on the wall are over. Returns the time, and whether it did.
+fn accounting_turn(state: &State, last: &mut Option<u64>) -> (u64, bool) {
+    let now = wall::now() / 1_000_000;
+    let turn = now / accounting::EVERY;
+    let is_due = last.replace(turn) != Some(turn);
+    if is_due {
+        // As of the full ten seconds, so that what is taken in at the end of a sample or a period is its.
+        state.account(turn * accounting::EVERY);
+    }
+    (now, is_due)
 }
 
 /// What there is to say of what has run short, or was lost.

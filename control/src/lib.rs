@@ -1,6 +1,7 @@
 //! The control side of Sluice: configuration, command line, API, replay; and `sluice run`, which ties them to the data
 //! plane.
 
+pub mod accounting;
 pub mod alarm;
 pub mod api;
 pub mod bench;

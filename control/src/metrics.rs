@@ -93,6 +93,7 @@ pub fn text(state: &State) -> String {
     nat_log(&mut page, &counters, &state.nat_log());
     exports(&mut page, &counters, &state.exports());
     policy(&mut page, &snapshot, &counters);
+    accounts(&mut page, state, &snapshot);
     classes(&mut page, &state.class_sums(&snapshot));
     let drops = |device: &DeviceControl| {
         let drops = device.kernel_drops();
@@ -350,6 +351,35 @@ fn policy(page: &mut Page, snapshot: &Snapshot, counters: &Counters) {
         "sluice_limit_meters",
         "Meters that a limit keeps, one for each source, destination or flow.",
         metered().map(|(limit, count)| (vec![("limit", limit.name.as_str())], count.meters as f64)).collect(),
+    );
+}
+
+fn accounts(page: &mut Page, state: &State, snapshot: &Snapshot) {
+    let accounting = state.accounting();
+    let (mut octets, mut quotas, mut rates) = (Vec::new(), Vec::new(), Vec::new());
+    let accounts: Vec<_> = accounting.each(snapshot).collect();
+    let hosts: Vec<String> = accounts
+        .iter()
+        .map(|(account, _)| account.who.host.map_or(String::new(), |host| host.to_string()))
+        .collect();
+    for ((account, quota), host) in accounts.iter().zip(&hosts) {
+        let labels = || {
+            vec![
+                ("port", account.who.port.as_str()),
+                ("class", account.who.class.as_str()),
+                ("host", host.as_str()),
+            ]
+        };
+        octets.push((labels(), account.octets as f64));
+        rates.push((labels(), account.p95() as f64));
+        quotas.extend(quota.map(|quota| (labels(), quota as f64)));
+    }
+    page.gauges("sluice_account_octets", "Octets that have left since the account's period began.", octets);
+    page.gauges("sluice_account_quota_octets", "Octets that may leave in the account's period.", quotas);
+    page.gauges(
+        "sluice_account_p95_bits_per_second",
+        "The 95th percentile of the month's samples of five minutes.",
+        rates,
     );
 }
 

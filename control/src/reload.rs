@@ -239,6 +239,7 @@ pub(crate) fn wants_restart(old: &Config, new: &Config, socket_of_config: bool) 
             (socket_of_config && old.control_socket != new.control_socket, "control.socket"),
             (old.control_access != new.control_access || old.state != new.state, "[control]"),
             (old.metrics != new.metrics, "[metrics]"),
+            (old.accounting != new.accounting, "[accounting]"),
             (old.export != new.export, "[export]"),
         ];
         sections.into_iter().find(|(changed, _)| *changed).map(|(_, name)| format!("{name} changed"))

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -16,6 +16,7 @@ use sluice_dataplane::session::{By, FlowAction};
 use sluice_dataplane::snapshot::{Allocation, NONE16, Pool, Snapshot};
 use sluice_dataplane::stage::shape::ClassRow;
 
+use crate::accounting::Accounting;
 use crate::api::TopBy;
 use crate::config::protocol_name;
 use crate::drops::Rates;
@@ -28,6 +29,8 @@ use crate::{drops, explain, figures, metrics, nat_view, qos_view, routes, top_vi
 
 /// How long a worker may take for a listing.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same, where nobody waits for it.
+const SHORT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A topic of `sluice show`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
@@ -53,6 +56,8 @@ pub enum Topic {
     Limits,
     /// Shapers and their classes: rates, what waits and for how long, drops and marks
     Qos,
+    /// What has left by class and host since the period began, the 95th percentile, and quotas
+    Accounting,
     /// Workers: core, NUMA node, the receive queues that they own, and how their loops go
     Workers,
 }
@@ -95,6 +100,7 @@ pub struct State {
     plan: Plan,
     watch: Watch,
     nat_log: Mutex<Vec<SinkStatus>>,
+    accounting: Mutex<Accounting>,
     exports: Statuses,
     drop_rates: Mutex<Rates>,
     routes: Option<SharedRoutes>,
@@ -119,6 +125,7 @@ impl State {
             plan,
             watch,
             nat_log: Mutex::default(),
+            accounting: Mutex::default(),
             exports: Statuses::default(),
             drop_rates: Mutex::default(),
             routes: None,
@@ -134,6 +141,46 @@ impl State {
         self.nat_log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// With accounts that are there already.
+    #[must_use]
+    pub fn with_accounting(self, accounting: Accounting) -> Self {
+        Self { accounting: Mutex::new(accounting), ..self }
+    }
+
+    /// The accounts.
+    pub fn accounting(&self) -> MutexGuard<'_, Accounting> {
+        self.accounting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes into the accounts what has left up to `now`, in seconds since 1970, and has the workers know whose quota is used
+    /// up.
+    pub fn account(&self, now: u64) {
+        // Read first, so that no row is of a configuration before it.
+        let snapshot = self.snapshot();
+        let mut rows = Vec::new();
+        let take = |row| {
+            if let Row::Octets(generation, row) = row {
+                rows.push((generation, row));
+            }
+        };
+        self.ask_each(Question::Octets, take);
+        let changes = self.accounting().take_in(now, &rows, &snapshot);
+        for spent in changes {
+            self.ask_each(Question::Spent(snapshot.generation, spent), |_| ());
+        }
+    }
+
+    /// Asks all workers; one that does not answer in time is left out.
+    fn ask_each(&self, question: Question, mut each: impl FnMut(Row)) {
+        let mut inspectors = self.inspectors.lock().unwrap_or_else(PoisonError::into_inner);
+        for inspector in inspectors.iter_mut().flatten() {
+            inspector.ask(question, SHORT_PATIENCE, &mut each);
+        }
+    }
+
+    /// How the sinks of NAT's log do.
+    pub fn nat_log(&self) -> Vec<SinkStatus> {
+        self.nat_log.read()
     /// Control tells how the sinks of NAT's log do.
     pub fn set_nat_log(&self, sinks: Vec<SinkStatus>) {
         *self.nat_log.lock().unwrap_or_else(PoisonError::into_inner) = sinks;
@@ -260,6 +307,7 @@ impl State {
                     rows.filter_map(|row| if let Row::Class(row) = row { Some(row) } else { None }).collect();
                 qos_view::show(snapshot, &classes, now)
             }
+            Topic::Accounting => self.accounting().show(snapshot),
             Topic::Workers => self.workers(),
             Topic::Routes => self.routes(None)?,
             Topic::Interfaces => self.interfaces(&self.with_kernel(counters), snapshot),
@@ -443,7 +491,7 @@ impl State {
                 "state": neighbor.state.name(),
                 "packets_held": neighbor.held,
             }),
-            Row::Class(_) | Row::Dropped(_) | Row::Top(..) | Row::End => Value::Null,
+            Row::Class(_) | Row::Octets(..) | Row::Dropped(_) | Row::Top(..) | Row::End => Value::Null,
         }
     }
 

@@ -17,7 +17,7 @@ use crate::session::{
     By, Family, FlowAction, KeyFacts, NONE, Rates, Session, State, addresses, key4, key6, ports, ticks,
 };
 use crate::shard::Shard;
-use crate::stage::shape::ClassRow;
+use crate::stage::shape::{ClassRow, OctetRow, Spent};
 
 /// Table slots that are looked at between two bursts.
 const SLOTS_PER_POLL: u32 = 64;
@@ -44,6 +44,10 @@ pub enum Question {
     Neighbors,
     /// Classes of ports with a shaper.
     Classes,
+    /// Octets by class and host, each handed out once.
+    Octets,
+    /// No listing: notes whose quota is used up, if the worker goes by the configuration of this generation.
+    Spent(u32, Spent),
     /// The last packets of each drop reason.
     Drops,
     /// The sessions that move the most.
@@ -102,6 +106,8 @@ pub enum Row {
     Top(SessionRow, Rates),
     /// For [`Question::Classes`].
     Class(ClassRow),
+    /// For [`Question::Octets`], with the generation of the configuration whose class it is.
+    Octets(u32, OctetRow),
     /// For [`Question::Drops`].
     Dropped(Dropped),
     /// The listing is complete.
@@ -153,7 +159,7 @@ impl Inspector {
 
 impl Inspected {
     /// Goes on with the listing that was asked for, by a few slots. Returns whether there is more to do.
-    pub fn serve(&mut self, shard: &Shard, now: Nanos) -> bool {
+    pub fn serve(&mut self, shard: &mut Shard, now: Nanos) -> bool {
         if self.current.is_none() {
             self.current = self.questions.try_pop().map(|question| (question, 0));
         }
@@ -164,6 +170,13 @@ impl Inspected {
             Question::Blocks => shard.nat.block_slots(),
             Question::Subscribers => shard.nat.subscriber_slots(),
             Question::Drops => shard.counters.recorder.places(),
+            Question::Octets => return self.serve_octets(from, shard),
+            Question::Spent(generation, spent) => {
+                if shard.sessions.policy == generation {
+                    shard.shapers.set_spent(spent);
+                }
+                return self.finish(question, 0, true);
+            }
             Question::Session(..)
             | Question::Externals
             | Question::Neighbors
@@ -190,6 +203,15 @@ impl Inspected {
             at += 1;
         }
         self.finish(question, at, at >= slots)
+    }
+
+    fn serve_octets(&mut self, from: u32, shard: &mut Shard) -> bool {
+        let room = self.rows.vacant_len().min(SLOTS_PER_POLL as usize);
+        let (generation, rows) = (shard.sessions.policy, &mut self.rows);
+        let next = shard.shapers.take_octets(from, room, |row| {
+            let _ = rows.try_push(Row::Octets(generation, row));
+        });
+        self.finish(Question::Octets, next.unwrap_or(from), next.is_none())
     }
 
     fn serve_short(&mut self, question: Question, from: u32, shard: &Shard, now: Nanos) -> bool {
@@ -362,7 +384,7 @@ mod tests {
                 ports
             });
             while !asker.is_finished() {
-                inspected.serve(&shard, 0);
+                inspected.serve(&mut shard, 0);
             }
             asker.join().unwrap()
         });

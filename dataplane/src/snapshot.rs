@@ -21,7 +21,7 @@ use crate::table::lpm::Lpm;
 use crate::table::meter::Rate;
 use crate::table::tcm::model::{Figures, Model};
 
-pub use self::egress::{Class, ClassMatch, ClassRate, Codel, HostKey, Overhead, Shaper};
+pub use self::egress::{Class, ClassMatch, ClassRate, Codel, HostKey, Over, Overhead, Period, Quota, Shaper};
 
 /// "None" where an index is stored in 16 bits.
 pub const NONE16: u16 = u16::MAX;

@@ -212,7 +212,7 @@ impl Worker {
         if self.shard.crossing.is_some() {
             work += self.tell(work, now);
         }
-        work + usize::from(self.inspected.serve(&self.shard, now))
+        work + usize::from(self.inspected.serve(&mut self.shard, now))
     }
 
     /// Sees to what came from other workers, ahead of new packets.

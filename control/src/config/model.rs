@@ -65,6 +65,8 @@ pub struct Config {
     pub state: PathBuf,
     /// Where metrics can be had over TCP.
     pub metrics: Option<SocketAddr>,
+    /// The file in which accounts outlive the process.
+    pub accounting: Option<PathBuf>,
     /// Where it is told what passes.
     pub export: Export,
 }

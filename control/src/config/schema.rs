@@ -26,6 +26,7 @@ pub const FILE: Section = Section {
         "timeouts",
         "control",
         "metrics",
+        "accounting",
         "export",
         "version",
     ],
@@ -195,6 +196,10 @@ pub const CLASS: Section = Section {
         "interval",
         "ecn",
         "mark",
+        "quota",
+        "each-quota",
+        "period",
+        "over-quota",
     ],
 };
 /// `[icmp]`
@@ -217,6 +222,8 @@ pub const CONTROL: Section = Section { name: "[control]", keys: &["socket", "mod
 /// `[metrics]`
 pub const METRICS: Section = Section { name: "[metrics]", keys: &["listen"] };
 
+/// `[accounting]`
+pub const ACCOUNTING: Section = Section { name: "[accounting]", keys: &["file"] };
 /// `[export]`
 pub const EXPORT: Section = Section { name: "[export]", keys: &["ipfix", "sflow"] };
 /// `[export.ipfix]`
@@ -229,7 +236,7 @@ pub const EXPORT_SFLOW: Section =
     Section { name: "[export.sflow]", keys: &["collector", "agent", "sampling", "counters"] };
 
 /// All of them, in the order of the reference.
-pub const SECTIONS: [&Section; 27] = [
+pub const SECTIONS: [&Section; 28] = [
     &FILE,
     &INTERFACE,
     &ROUTE,
@@ -254,6 +261,7 @@ pub const SECTIONS: [&Section; 27] = [
     &TIMEOUTS,
     &CONTROL,
     &METRICS,
+    &ACCOUNTING,
     &EXPORT,
     &EXPORT_IPFIX,
     &EXPORT_SFLOW,

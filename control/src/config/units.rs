@@ -123,6 +123,24 @@ pub(crate) fn size(text: &str) -> Result<u64, Wrong> {
     }
 }
 
+/// Octets of a quota: `500 GB`, `1.5 TB`.
+pub(crate) fn quota(text: &str) -> Result<u64, Wrong> {
+    const HELP: &str = "a quota is a number with MB, GB or TB, such as \"500 GB\"";
+    let wrong = || Wrong::new(format!("{} is not a quota", quote(text))).help(HELP);
+    let (number, unit) = split_number(text).ok_or_else(wrong)?;
+    let factor = match unit {
+        "kB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        _ => return Err(wrong()),
+    };
+    let octets = scale(number, factor).filter(|octets| (1..=1_000_000_000_000_000_000).contains(octets));
+    octets.ok_or_else(|| {
+        Wrong::new(format!("the quota {} is out of range", quote(text))).help("up to 1000000 TB")
+    })
+}
+
 /// Time, as whole numbers with units, larger ones first: `30s`, `5min`, `2h4min`, `1d`, `500ms`. From 1 ms to 30 days.
 pub(crate) fn duration(text: &str) -> Result<Duration, Wrong> {
     const HELP: &str = "a time is made of numbers with d, h, min, s or ms, such as \"30s\" or \"2h4min\"";

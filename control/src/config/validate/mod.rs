@@ -43,6 +43,7 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
     let icmp_errors_per_second = settings::icmp_errors_per_second(&file, sink);
     let (control_socket, control_access, state) = settings::control(&file, sink);
     let metrics = settings::metrics(&file, sink);
+    let accounting = settings::accounting(&file, sink);
     let export = export::read(&file, sink);
     if sink.errors() == 0 {
         lint::all(&network, &acls, &nat, sink);
@@ -70,6 +71,7 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
         control_access,
         state,
         metrics,
+        accounting,
         export,
     })
 }

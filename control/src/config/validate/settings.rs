@@ -170,6 +170,19 @@ pub(super) fn metrics(file: &Table<'_>, sink: &mut Sink<'_>) -> Option<SocketAdd
     Some(table.one("listen", text(listen), sink)?.value)
 }
 
+pub(super) fn accounting(file: &Table<'_>, sink: &mut Sink<'_>) -> Option<PathBuf> {
+    let table = file.table("accounting", &schema::ACCOUNTING, sink)?;
+    Some(table.required("file", "\"/var/lib/sluice/accounting.json\"", text(state_file), sink)?.value)
+}
+
+fn state_file(text: &str) -> Result<PathBuf, Wrong> {
+    if !text.starts_with('/') || text.contains('\0') || text.ends_with('/') {
+        return Err(Wrong::new(format!("{} is not the absolute path of a file", quote(text)))
+            .help("such as \"/var/lib/sluice/accounting.json\""));
+    }
+    Ok(PathBuf::from(text))
+}
+
 fn listen(text: &str) -> Result<SocketAddr, Wrong> {
     text.parse().map_err(|_| {
         Wrong::new(format!("{} is not an address with a port", quote(text)))
