@@ -19,7 +19,7 @@ use crate::config::Prefix;
 use crate::nat_query::Query;
 use crate::state::Topic;
 
-pub use self::server::{Server, openapi, serve};
+pub use self::server::{Server, openapi, serve, serve_with};
 
 /// How long a gateway that was killed may hold its socket: as long as its memory takes to be released.
 const DYING: Duration = Duration::from_secs(2);
@@ -184,6 +184,16 @@ fn is_served(path: &Path) -> bool {
     false
 }
 
+/// Asks for what is at a path.
+pub fn get(path: &Path, target: &str) -> Result<Value, ApiError> {
+    client::talk(path, target, None, None)
+}
+
+/// Sends something to a path.
+pub fn post(path: &Path, target: &str, body: &Value) -> Result<Value, ApiError> {
+    client::talk(path, target, Some(body.to_string()), None)
+}
+
 /// Asks the gateway that serves the socket.
 pub fn ask(path: &Path, request: Request) -> Result<Value, ApiError> {
     client::ask(path, request, None)
@@ -194,7 +204,7 @@ pub fn explain(path: &Path, packet: &str) -> Result<Value, ApiError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric();
     let quote = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
     let packet: String = packet.bytes().map(quote).collect();
-    client::get(path, format!("/v1/explain?packet={packet}"), None)
+    client::get(path, &format!("/v1/explain?packet={packet}"), None)
 }
 
 #[cfg(test)]

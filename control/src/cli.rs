@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::api::{self, Request};
 use crate::bench;
+use crate::commit::cli;
 use crate::config::{self, Config};
 use crate::doctor;
 use crate::export::wall;
@@ -63,6 +64,19 @@ enum Command {
         after_help = "Example: sluice replay --config configs/demo.toml --in lan=lan.pcap --in wan=wan.pcap --out out/"
     )]
     Replay(ReplayArgs),
+    /// Say what a file would change of what runs; exits with 0 if nothing, 1 if something, 2 if it cannot tell
+    #[command(after_help = "Example: sluice diff /etc/sluice/sluice.toml")]
+    Diff(cli::DiffArgs),
+    /// Take in another configuration, all of it or nothing
+    #[command(after_help = "Example: sluice commit /etc/sluice/sluice.toml --confirm 5min -m 'new uplink'")]
+    Commit(cli::CommitArgs),
+    /// Keep the commit that waits to be confirmed
+    Confirm(cli::Whom),
+    /// Go back to an earlier commit, or take back the one that waits to be confirmed
+    #[command(after_help = "Example: sluice rollback 41")]
+    Rollback(cli::RollbackArgs),
+    /// List the commits, the last one first
+    History(cli::Whom),
     /// Ask a running gateway
     #[command(after_help = "Example: sluice show counters --json")]
     Show(ShowArgs),
@@ -338,6 +352,11 @@ pub fn main() -> ExitCode {
         Command::Check(args) => return check(&args),
         Command::Doctor(args) => return run_doctor(&args),
         Command::Replay(args) => return run_replay(args),
+        Command::Diff(args) => return run_diff(&args),
+        Command::Commit(args) => cli::commit(&args).map(|text| print(&text)),
+        Command::Confirm(whom) => cli::confirm(&whom).map(|text| print(&text)),
+        Command::Rollback(args) => cli::rollback(&args).map(|text| print(&text)),
+        Command::History(whom) => cli::history(&whom).map(|text| print(&text)),
         Command::Show(args) => show(&args),
         Command::Top(args) => {
             top::run(&top::Options { socket: args.socket, interval: Duration::from_secs(args.interval) })
@@ -394,6 +413,20 @@ fn complain(text: &str) {
 fn run(args: RunArgs) -> Result<(), String> {
     let file = args.file.or(args.config).unwrap_or_default();
     gateway::run(&file, args.socket, &mut io::stderr()).map_err(|error| error.to_string())
+}
+
+/// With the exit codes of diff(1).
+fn run_diff(args: &cli::DiffArgs) -> ExitCode {
+    match cli::diff(args) {
+        Ok((differs, text)) => {
+            print(&text);
+            ExitCode::from(u8::from(differs))
+        }
+        Err(words) => {
+            complain(&words);
+            ExitCode::from(2)
+        }
+    }
 }
 
 fn check(args: &CheckArgs) -> ExitCode {

@@ -1,20 +1,25 @@
-//! The control process: serves the API and the metrics, keeps the log of NAT, reads the configuration again on SIGHUP. All that
+//! The control process: serves the API and the metrics, keeps the log of NAT and the history of configurations, reads the
+//! configuration again on SIGHUP. All that
 //! it knows of packets it asks the data plane for, which has started it and goes on without it.
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::thread;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::api::{self, ApiError};
+use crate::commit::{self, Adopts, Keeper, Store};
 use crate::config;
+use crate::diff::Loaded;
 use crate::export::Logger;
 use crate::link::{self, DataPlane, Greeting};
+use crate::reload::Outcome;
 use crate::service;
 
 /// How often signals are looked at, and the data plane is asked what it wants.
@@ -61,7 +66,9 @@ pub fn run(log: &mut dyn Write) -> Result<(), ControlError> {
     let greeting = data_plane.greet().map_err(ControlError::Refused)?;
     let logger =
         log_of_nat(&greeting, &data_plane).map_err(system("cannot start the thread of NAT's log"))?;
-    let server = api::serve(listener, &greeting.socket, metrics, data_plane.clone())?;
+    let (commits, desk) = Commits::start(&greeting, &data_plane)?;
+    let more = commit::api::routes(desk);
+    let server = api::serve_with(listener, &greeting.socket, metrics, data_plane.clone(), more)?;
     data_plane.serving().map_err(ControlError::Refused)?;
 
     let ended = loop {
@@ -80,11 +87,12 @@ pub fn run(log: &mut dyn Write) -> Result<(), ControlError> {
             Err(words) => say(log, format_args!("control: {words}")),
         }
         if hang_up {
-            reload(&greeting, &data_plane, log).map_err(system("cannot start a thread"))?;
+            commits.hang_up.store(true, Relaxed);
         }
         thread::sleep(LOOK);
     };
     drop(server);
+    drop(commits);
     drop(logger);
     if ended { Ok(()) } else { Err(ControlError::DataPlaneDied) }
 }
@@ -104,28 +112,76 @@ fn log_of_nat(greeting: &Greeting, data_plane: &Arc<DataPlane>) -> io::Result<Op
     Logger::start(&log, &greeting.sinks, source).map(|(logger, _)| Some(logger))
 }
 
-/// Has the data plane adopt the file as it is now, on a thread that may wait.
-fn reload(greeting: &Greeting, data_plane: &Arc<DataPlane>, log: &mut dyn Write) -> io::Result<()> {
-    let name = greeting.file.display().to_string();
-    let refused = |report| format!("{name}: not adopted, all stays as it was:\n{report}");
-    let text = config::read(&greeting.file).map_err(refused).and_then(|bytes| {
-        String::from_utf8(bytes).or_else(|wrong| {
-            let report = config::load_bytes(&name, wrong.as_bytes()).map(|_| String::new());
-            report.map_err(refused)
-        })
-    });
-    match text {
-        Err(words) => say(log, format_args!("{words}")),
-        Ok(text) => {
-            let data_plane = data_plane.clone();
-            let adopt = move || match data_plane.adopt(name, text) {
-                Ok(lines) => lines.iter().for_each(|line| say(&mut io::stderr(), format_args!("{line}"))),
-                Err(words) => say(&mut io::stderr(), format_args!("{words}")),
-            };
-            thread::Builder::new().name("sluice-reload".into()).spawn(adopt)?;
+/// The keeper of configurations, on a thread that may wait; it ends when dropped.
+struct Commits {
+    hang_up: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Commits {
+    fn start(greeting: &Greeting, data_plane: &Arc<DataPlane>) -> Result<(Self, commit::Desk), ControlError> {
+        let mut store = Store::open(&greeting.state);
+        for complaint in store.complaints() {
+            say(&mut io::stderr(), format_args!("{complaint}"));
         }
+        let last = store.last().filter(|last| store.text(last.id).as_ref() == Some(&greeting.text));
+        let name = last.map_or_else(|| greeting.file.display().to_string(), |last| last.file.clone());
+        // The data plane runs by it, so it is right.
+        let (running, _) =
+            Loaded::new(&name, &greeting.text).map_err(|report| ControlError::Refused(report.to_string()))?;
+        let (file, now) = (greeting.file.clone(), Instant::now());
+        let (mut keeper, desk) = Keeper::new(file, running, greeting.socket_of_config, store, now);
+        let [hang_up, stop] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+        let mut plane = Plane { data_plane: data_plane.clone(), before: None };
+        let (wanted, ends) = (hang_up.clone(), stop.clone());
+        let keep = move || {
+            while !ends.load(Relaxed) {
+                if wanted.swap(false, Relaxed) {
+                    keeper.hang_up();
+                }
+                for line in keeper.go_on(&mut plane, Instant::now()) {
+                    say(&mut io::stderr(), format_args!("{line}"));
+                }
+                thread::sleep(LOOK);
+            }
+        };
+        let thread = thread::Builder::new().name("sluice-commit".into()).spawn(keep);
+        let thread =
+            thread.map_err(|source| ControlError::System { what: "cannot start a thread", source })?;
+        Ok((Self { hang_up, stop, thread: Some(thread) }, desk))
     }
-    Ok(())
+}
+
+impl Drop for Commits {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// The data plane, as what adopts configurations.
+struct Plane {
+    data_plane: Arc<DataPlane>,
+    /// While it adopts one: the generation that was settled last.
+    before: Option<Option<u32>>,
+}
+
+impl Adopts for Plane {
+    fn adopt(&mut self, name: &str, text: &str) -> Result<Vec<String>, String> {
+        let before = self.data_plane.outcome()?.map(|outcome| outcome.generation);
+        let said = self.data_plane.adopt(name.to_owned(), text.to_owned())?;
+        self.before = Some(before);
+        Ok(said)
+    }
+
+    fn settled(&mut self) -> Option<Outcome> {
+        let before = self.before?;
+        let outcome = self.data_plane.outcome().ok().flatten();
+        let outcome = outcome.filter(|outcome| before != Some(outcome.generation))?;
+        self.before = None;
+        Some(outcome)
+    }
 }
 
 /// Says a line, at once and whole, as the data plane says its own in the same place.

@@ -31,8 +31,10 @@ use sluice_dataplane::worker::{Closed, Worker};
 use crate::accounting::{self, Accounting};
 use crate::alarm::Alarm;
 use crate::api::{self, ApiError};
+use crate::commit::{self, Store};
 use crate::config::{self, Poll, Report};
 use crate::device::machine::Machine;
+use crate::diff::Loaded;
 use crate::export::{Collector, SinkStatus, wall};
 use crate::host::{self, Follower, HostError};
 use crate::intake::{self, Intake, IntakeError};
@@ -151,10 +153,19 @@ pub enum RunError {
 
 /// Runs a gateway until SIGTERM or SIGINT. What there is to say goes to `log`, a line each.
 pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<(), RunError> {
-    let name = path.display().to_string();
-    let bytes = config::read(path)?;
-    let (configured, warnings) = config::load_bytes(&name, &bytes)?;
-    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let (mut loaded, mut warnings) = Loaded::read(path)?;
+    // Another gateway's socket is another gateway's state.
+    let folder = socket.as_ref().map(|socket| PathBuf::from(format!("{}.state", socket.display())));
+    let folder = folder.unwrap_or_else(|| loaded.config.state.clone());
+    let mut store = Store::open(&folder);
+    let start = commit::at_start(&mut store, path, &loaded.text, commit::seconds());
+    if let Some((name, text)) = start.instead {
+        (loaded, warnings) = Loaded::new(&name, &text)?;
+    }
+    start.lines.iter().for_each(|line| say(log, format_args!("{line}")));
+    let Loaded { config: configured, text, .. } = loaded;
+    // Control keeps it from here on.
+    drop(store);
     for warning in warnings {
         say(log, format_args!("{warning}"));
     }
@@ -287,7 +298,14 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let state = Arc::new(state.with_exports(statuses.clone()).with_accounting(accounts));
     let exporters =
         sources.start(&statuses, &state, clock).map_err(system("cannot start the threads of exporters"))?;
-    let greeting = Greeting { file: path.to_owned(), socket: socket.clone(), text, ..Greeting::default() };
+    let greeting = Greeting {
+        file: path.to_owned(),
+        socket: socket.clone(),
+        socket_of_config,
+        state: folder,
+        text,
+        ..Greeting::default()
+    };
     let (errands, to_do) = mpsc::channel();
     let desk = Arc::new(Desk::new(&state, greeting, records, errands));
     let supervisor = Supervisor::start(desk.clone(), listener, metrics, vec![path.into()]);
@@ -401,17 +419,12 @@ impl Gateway<'_> {
         false
     }
 
-    /// Goes on with a reload. Returns what there is to say.
-    fn go_on(&mut self) -> Option<String> {
-        match self.reload.go_on(self.state)? {
-            News::Adopted(text) => {
-                self.desk.adopted(text);
-                None
-            }
-            News::Settled { name, outcome } => {
-                self.desk.settled(outcome);
-                Some(outcome.words(&name))
-            }
+    /// Goes on with a reload. Control says what came of it.
+    fn go_on(&mut self) {
+        match self.reload.go_on(self.state) {
+            Some(News::Adopted(text)) => self.desk.adopted(text),
+            Some(News::Settled(outcome)) => self.desk.settled(outcome),
+            None => {}
         }
     }
 }
@@ -463,6 +476,7 @@ fn attend(
                 }
             }
             gateway.desk.collect();
+            gateway.go_on();
             let died = gateway.running.finished();
             if wants_end || died.is_some() {
                 break died;
@@ -472,7 +486,6 @@ fn attend(
                 .look()
                 .into_iter()
                 .chain(told.try_iter())
-                .chain(gateway.go_on())
                 .chain(gateway.supervisor.tend())
                 .for_each(|line| say(log, format_args!("{line}")));
             let now = state.watch().now();

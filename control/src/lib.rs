@@ -6,7 +6,7 @@ pub mod alarm;
 pub mod api;
 pub mod bench;
 pub mod cli;
-//XX pub mod commit;
+pub mod commit;
 pub mod config;
 pub mod control;
 pub mod device;

@@ -281,9 +281,9 @@ fn classes(page: &mut Page, classes: &[(String, String, Sum)]) {
     gauges("sluice_class_backlog_packets", "Packets that wait in a class.", |sum| sum.backlog_packets);
     gauges("sluice_class_backlog_bytes", "Bytes that wait in a class.", |sum| sum.backlog_bytes);
     let waits = each().flat_map(|(labels, sum)| {
-        [("0.5", sum.wait_p50), ("0.99", sum.wait_p99)].into_iter().filter_map(|(quantile, wait)| {
+        [("50", sum.wait_p50), ("99", sum.wait_p99)].into_iter().filter_map(|(percentile, wait)| {
             let mut labels = labels.to_vec();
-            labels.push(("quantile", quantile));
+            labels.push(("percentile", percentile));
             Some((labels, wait? as f64 / 1e9))
         })
     });

@@ -90,21 +90,7 @@ pub enum News {
     /// The workers are handed this configuration.
     Adopted(String),
     /// All have it, and all sessions are decided by it.
-    Settled {
-        /// The file's name.
-        name: String,
-        /// What came of it.
-        outcome: Outcome,
-    },
-}
-
-struct UnderWay {
-    name: String,
-    snapshot: Arc<Snapshot>,
-    begun: Instant,
-    /// Until all workers have adopted it.
-    readers: Option<Vec<Reader>>,
-    settled: Vec<Option<Settled>>,
+    Settled(Outcome),
 }
 
 impl Outcome {
@@ -115,6 +101,14 @@ impl Outcome {
             "{name}: adopted as generation {generation} in {milliseconds} ms: {kept} sessions go on, {ended} ended"
         )
     }
+}
+
+struct UnderWay {
+    snapshot: Arc<Snapshot>,
+    begun: Instant,
+    /// Until all workers have adopted it.
+    readers: Option<Vec<Reader>>,
+    settled: Vec<Option<Settled>>,
 }
 
 impl Reload {
@@ -138,7 +132,7 @@ impl Reload {
             Ok((config, warnings)) => {
                 let warnings = warnings.iter().map(ToString::to_string);
                 let refused = |error| format!("{name}: not adopted, all stays as it was: {error}");
-                let applied = self.apply(&name, config, state).map_err(refused);
+                let applied = self.apply(config, state).map_err(refused);
                 applied.map(|said| warnings.chain(said).collect())
             }
             Err(report) => Err(format!("{name}: not adopted, all stays as it was:\n{report}")),
@@ -154,7 +148,7 @@ impl Reload {
     ///
     /// # Errors
     /// Why it is not adopted; then nothing has changed.
-    fn apply(&mut self, name: &str, config: Config, state: &State) -> Result<Vec<String>, ReloadError> {
+    fn apply(&mut self, config: Config, state: &State) -> Result<Vec<String>, ReloadError> {
         let running = &mut self.running;
         let mut config = config;
         if packet_buffers(&running.config) == packet_buffers(&config) {
@@ -189,7 +183,6 @@ impl Reload {
         }
         running.config = config;
         self.under_way = Some(UnderWay {
-            name: name.to_owned(),
             snapshot: next,
             begun: Instant::now(),
             readers: Some(readers),
@@ -198,7 +191,7 @@ impl Reload {
         Ok(lines)
     }
 
-    /// Looks how far the workers are.
+    /// Looks how far the workers are. Tells what came of it, once, when all are through.
     fn follow(&mut self, state: &State) -> Option<News> {
         let under_way = self.under_way.as_mut()?;
         let generation = under_way.snapshot.generation;
@@ -218,9 +211,8 @@ impl Reload {
         let kept: u64 = all.iter().map(|settled| settled.kept).sum();
         let ended: u64 = all.iter().map(|settled| settled.ended).sum();
         let milliseconds = u64::try_from(under_way.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let name = std::mem::take(&mut under_way.name);
         self.under_way = None;
-        Some(News::Settled { name, outcome: Outcome { generation, kept, ended, milliseconds } })
+        Some(News::Settled(Outcome { generation, kept, ended, milliseconds }))
     }
 }
 
@@ -245,7 +237,7 @@ pub(crate) fn wants_restart(old: &Config, new: &Config, socket_of_config: bool) 
             (old.nat_log != new.nat_log, "[nat.log]"),
             (old.port_rest.most != new.port_rest.most, "[nat.port-rest] most"),
             (socket_of_config && old.control_socket != new.control_socket, "control.socket"),
-            (old.control_access != new.control_access, "[control]"),
+            (old.control_access != new.control_access || old.state != new.state, "[control]"),
             (old.metrics != new.metrics, "[metrics]"),
             (old.accounting != new.accounting, "[accounting]"),
             (old.export != new.export, "[export]"),

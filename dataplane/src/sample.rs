@@ -117,7 +117,7 @@ impl Sampler {
         self.random ^= self.random << 13;
         self.random ^= self.random >> 7;
         self.random ^= self.random << 17;
-        1 + ((self.random >> 32) * u64::from(2 * self.every - 1) >> 32) as u32
+        1 + (((self.random >> 32) * u64::from(2 * self.every - 1)) >> 32) as u32
     }
 }
 

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{Path as Place, Query as Asked, State as Of};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use clap::ValueEnum;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -26,6 +26,7 @@ use tokio_io_timeout::TimeoutStream;
 use utoipa::OpenApi;
 
 use super::{ApiError, TopBy};
+use crate::commit::api::Peer;
 use crate::link::DataPlane;
 use crate::nat_query::Query;
 use crate::state::Topic;
@@ -84,6 +85,17 @@ pub fn serve(
     metrics: Option<TcpListener>,
     gateway: Gateway,
 ) -> Result<Server, ApiError> {
+    serve_with(listener, path, metrics, gateway, Router::new())
+}
+
+/// As [`serve`], with more that the socket answers. Its routes may ask for the [`Peer`].
+pub fn serve_with(
+    listener: UnixListener,
+    path: &Path,
+    metrics: Option<TcpListener>,
+    gateway: Gateway,
+    more: Router,
+) -> Result<Server, ApiError> {
     let failed = |source| ApiError::Socket { path: path.into(), source };
     listener.set_nonblocking(true).map_err(failed)?;
     if let Some(metrics) = &metrics {
@@ -99,7 +111,7 @@ pub fn serve(
     let all = async move {
         let places = Arc::new(Semaphore::new(CLIENTS));
         let local = tokio::net::UnixListener::from_std(listener)?;
-        tokio::spawn(accept_local(local, routes(gateway.clone()), places.clone()));
+        tokio::spawn(accept_local(local, routes(gateway.clone()).merge(more), places.clone()));
         if let Some(metrics) = metrics {
             let remote = tokio::net::TcpListener::from_std(metrics)?;
             tokio::spawn(accept_remote(remote, metrics_route(gateway), places));
@@ -144,7 +156,10 @@ async fn accept_local(listener: tokio::net::UnixListener, routes: Router, places
     loop {
         match listener.accept().await {
             Ok((stream, _)) => match places.clone().try_acquire_owned() {
-                Ok(place) => talk(stream, routes.clone(), place),
+                Ok(place) => {
+                    let peer = stream.peer_cred().map_or(u32::MAX, |peer| peer.uid());
+                    talk(stream, routes.clone().layer(Extension(Peer(peer))), place);
+                }
                 Err(_) => drop(stream.try_write(BUSY)),
             },
             Err(_) => out_of_descriptors().await,

@@ -10,6 +10,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{Flock, FlockArg};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -75,14 +76,15 @@ pub struct Store {
     pending: Option<Pending>,
     complaints: Vec<String>,
     /// Keeps another gateway out.
-    _lock: Option<File>,
+    lock: Option<Flock<File>>,
 }
 
 impl Store {
     /// Reads what is there. What cannot be read or written is said by [`complaints`](Self::complaints).
     pub fn open(folder: &Path) -> Self {
         let folder = folder.to_owned();
-        let mut store = Self { folder, entries: BTreeMap::new(), pending: None, complaints: Vec::new(), _lock: None };
+        let mut store =
+            Self { folder, entries: BTreeMap::new(), pending: None, complaints: Vec::new(), lock: None };
         if let Err(error) = store.read() {
             store.complain(&error);
         }
@@ -91,13 +93,14 @@ impl Store {
 
     fn read(&mut self) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(self.folder.join("lock"))?;
-        match nix::fcntl::Flock::lock(lock.try_clone()?, nix::fcntl::FlockArg::LockExclusiveNonblock) {
-            // Held for as long as this process has the file.
-            Ok(held) => std::mem::forget(held),
-            Err(_) => return Err(io::Error::other("another gateway uses it")),
-        }
-        self._lock = Some(lock);
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(self.folder.join("lock"))?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock);
+        self.lock = Some(lock.map_err(|_| io::Error::other("another gateway uses it"))?);
         for file in fs::read_dir(&self.folder)? {
             let path = file?.path();
             let id = path.file_stem().and_then(|stem| stem.to_str()?.parse::<u64>().ok());
@@ -160,7 +163,9 @@ impl Store {
     pub fn set_pending(&mut self, pending: Option<Pending>) {
         let path = self.folder.join("pending.json");
         let written = match &pending {
-            Some(pending) => self.write("pending.json", serde_json::to_string(pending).unwrap_or_default().as_bytes()),
+            Some(pending) => {
+                self.write("pending.json", serde_json::to_string(pending).unwrap_or_default().as_bytes())
+            }
             None if path.exists() => fs::remove_file(&path).and_then(|()| self.flush()),
             None => Ok(()),
         };
@@ -171,7 +176,8 @@ impl Store {
     /// Adds a commit. The oldest go.
     pub fn add(&mut self, entry: Entry, text: &str) {
         let id = entry.id;
-        let written = self.write(&format!("{id}.toml"), text.as_bytes()).and_then(|()| self.write_entry(&entry));
+        let written =
+            self.write(&format!("{id}.toml"), text.as_bytes()).and_then(|()| self.write_entry(&entry));
         self.entries.insert(id, (entry, text.to_owned()));
         self.check(written);
         let is_much = |entries: &BTreeMap<u64, (Entry, String)>| {
@@ -219,11 +225,12 @@ impl Store {
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        if self._lock.is_none() {
+        if self.lock.is_none() {
             return Err(io::Error::other("it could not be opened"));
         }
         let beside = self.folder.join(format!("{name}.new"));
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&beside)?;
+        let mut file =
+            OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&beside)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&beside, self.folder.join(name))?;

@@ -6,6 +6,7 @@
 //! again ([`Keeper::at_start`]).
 
 pub mod api;
+pub mod cli;
 mod history;
 
 use std::collections::VecDeque;
@@ -146,7 +147,8 @@ pub fn at_start(store: &mut Store, file: &Path, text: &str, now: u64) -> Start {
             } else if let Some(good) = store.text(back_to) {
                 store.stand(id, Standing::Undone);
                 store.set_pending(None);
-                let what = store.entry(back_to).map_or_else(String::new, |entry| format!(" ({})", entry.file));
+                let what =
+                    store.entry(back_to).map_or_else(String::new, |entry| format!(" ({})", entry.file));
                 start.lines.push(format!(
                     "{name}: it is commit {id}, which was not confirmed in time; commit {back_to}{what} runs instead, until \
                      there is another file to start with"
@@ -177,10 +179,20 @@ pub fn at_start(store: &mut Store, file: &Path, text: &str, now: u64) -> Start {
 
 impl Keeper {
     /// For a gateway that has been started with this, from the file that `run` was given.
-    pub fn new(file: PathBuf, running: Loaded, socket_of_config: bool, mut store: Store, now: Instant) -> (Self, Desk) {
+    pub fn new(
+        file: PathBuf,
+        running: Loaded,
+        socket_of_config: bool,
+        mut store: Store,
+        now: Instant,
+    ) -> (Self, Desk) {
         let (desk, jobs) = channel();
-        let at = wall::now();
-        let is_known = store.last().map(|entry| entry.id).and_then(|id| store.text(id)).is_some_and(|text| text == running.text);
+        let at = seconds();
+        let is_known = store
+            .last()
+            .map(|entry| entry.id)
+            .and_then(|id| store.text(id))
+            .is_some_and(|text| text == running.text);
         if !is_known {
             let entry = Entry { time: at, how: "start".into(), file: running.file.clone(), ..store.next() };
             store.add(entry, &running.text);
@@ -246,7 +258,9 @@ impl Keeper {
             Ask::Commit { file, text, comment, confirm } => {
                 self.check_pending(now)?;
                 let entry = Entry { uid: Some(uid), how: "commit".into(), comment, ..self.store.next() };
-                return self.begin(entry, &file, &text, confirm.map(Duration::from_secs), plane, now).map(Done::Begun);
+                return self
+                    .begin(entry, &file, &text, confirm.map(Duration::from_secs), plane, now)
+                    .map(Done::Begun);
             }
             Ask::Confirm => {
                 let Some((Pending { id, .. }, _)) = self.pending.take() else {
@@ -261,11 +275,15 @@ impl Keeper {
                     (Some(to), _) => to,
                     (None, Some((pending, _))) => pending.back_to,
                     (None, None) => self.store.before_last().ok_or_else(|| {
-                        Refusal::Conflict("there is no commit before the one that runs; see `sluice history`".into())
+                        Refusal::Conflict(
+                            "there is no commit before the one that runs; see `sluice history`".into(),
+                        )
                     })?,
                 };
                 let text = self.store.text(to).ok_or_else(|| {
-                    Refusal::Wrong(format!("there is no commit {to}; `sluice history` lists those that are kept"))
+                    Refusal::Wrong(format!(
+                        "there is no commit {to}; `sluice history` lists those that are kept"
+                    ))
                 })?;
                 let file = self.store.entry(to).map_or_else(String::new, |entry| entry.file.clone());
                 let entry = Entry { uid: Some(uid), how: format!("rollback to {to}"), ..self.store.next() };
@@ -289,15 +307,17 @@ impl Keeper {
         let (next, _) = load(file, text)?;
         let diff = self.diff(&next);
         if let Some(what) = &diff.restart {
-            return Err(Refusal::Wrong(format!("{file}: not adopted, all stays as it was: {what}; restart to change that")));
+            return Err(Refusal::Wrong(format!(
+                "{file}: not adopted, all stays as it was: {what}; restart to change that"
+            )));
         }
         let back_to = self.store.last().map_or(0, |entry| entry.id);
         let standing = if confirm.is_some() { Standing::Pending } else { Standing::Confirmed };
         let changes = diff.summary(SUMMARY);
-        let entry = Entry { time: wall::now(), file: file.to_owned(), changes, standing, ..entry };
+        let entry = Entry { time: seconds(), file: file.to_owned(), changes, standing, ..entry };
         let pending = confirm.map(|time| {
             let time = time.clamp(Duration::from_secs(1), LONGEST);
-            (Pending { id: entry.id, back_to, deadline: wall::now() + time.as_secs() }, now + time)
+            (Pending { id: entry.id, back_to, deadline: seconds() + time.as_secs() }, now + time)
         });
         if let Some((pending, _)) = &pending {
             self.store.add(entry.clone(), text);
@@ -305,7 +325,8 @@ impl Keeper {
             let complaints = self.store.complaints();
             if let Some(complaint) = complaints.first() {
                 self.store.forget(entry.id);
-                let words = format!("not adopted, as it could not be undone if control died meanwhile: {complaint}");
+                let words =
+                    format!("not adopted, as it could not be undone if control died meanwhile: {complaint}");
                 return Err(Refusal::Conflict(words));
             }
         }
@@ -361,7 +382,10 @@ impl Keeper {
                 if let Some((_, until)) = &mut self.pending {
                     *until = now + Duration::from_secs(1);
                 }
-                vec![format!("commit {id} was not confirmed in time, and cannot be undone yet: {}", refusal.words())]
+                vec![format!(
+                    "commit {id} was not confirmed in time, and cannot be undone yet: {}",
+                    refusal.words()
+                )]
             }
         }
     }
@@ -375,8 +399,14 @@ impl Keeper {
         }
         let text = match std::fs::read(&self.file).map(String::from_utf8) {
             Ok(Ok(text)) => text,
-            Ok(Err(_)) => return vec![format!("{name}: not adopted, all stays as it was: it is not UTF-8 text")],
-            Err(error) => return vec![format!("{name}: not adopted, all stays as it was: cannot read the file: {error}")],
+            Ok(Err(_)) => {
+                return vec![format!("{name}: not adopted, all stays as it was: it is not UTF-8 text")];
+            }
+            Err(error) => {
+                return vec![format!(
+                    "{name}: not adopted, all stays as it was: cannot read the file: {error}"
+                )];
+            }
         };
         let entry = Entry { how: "reload".into(), ..self.store.next() };
         self.begin(entry, &name, &text, None, plane, now).unwrap_or_else(refused)
@@ -419,6 +449,11 @@ impl Keeper {
             )],
         }
     }
+}
+
+/// Seconds since 1970.
+pub fn seconds() -> u64 {
+    wall::now() / 1_000_000
 }
 
 enum Done {

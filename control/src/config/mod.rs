@@ -31,8 +31,15 @@ pub(crate) use units::{Magnitude, magnitude};
 
 use report::Sink;
 
+/// A time as the configuration has it, such as `5min`.
+pub fn duration(text: &str) -> Option<std::time::Duration> {
+    units::duration(text).ok()
+}
+
 /// The control socket, where the configuration names no other.
 pub const DEFAULT_SOCKET: &str = "/run/sluice.sock";
+/// Where commits are kept, where it names nothing else.
+pub const DEFAULT_STATE: &str = "/var/lib/sluice";
 /// Largest configuration file in bytes.
 const LARGEST_FILE: u64 = 16 << 20;
 
@@ -44,10 +51,10 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Diagnostic>), Report> {
     load_bytes(&path.display().to_string(), &read(path)?)
 }
 
-/// The bytes of a configuration file, for [`load_bytes`].
+/// Reads a configuration file.
 ///
 /// # Errors
-/// When the file cannot be read, or is larger than 16 MiB.
+/// When it cannot be read, or is larger than 16 MiB.
 pub fn read(path: &Path) -> Result<Vec<u8>, Report> {
     let name = path.display().to_string();
     let refuse = |message: String| {
@@ -57,8 +64,8 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Report> {
     };
     let mut bytes = Vec::new();
     match File::open(path).and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut bytes)) {
-        Err(error) => return refuse(format!("cannot read the file: {error}")),
-        Ok(_) if bytes.len() as u64 > LARGEST_FILE => return refuse("the file is larger than 16 MiB".into()),
+        Err(error) => refuse(format!("cannot read the file: {error}")),
+        Ok(_) if bytes.len() as u64 > LARGEST_FILE => refuse("the file is larger than 16 MiB".into()),
         Ok(_) => Ok(bytes),
     }
 }

@@ -61,6 +61,8 @@ pub struct Config {
     pub control_socket: PathBuf,
     /// Who may use it.
     pub control_access: Access,
+    /// The directory in which commits are kept.
+    pub state: PathBuf,
     /// Where metrics can be had over TCP.
     pub metrics: Option<SocketAddr>,
     /// The file in which accounts outlive the process.

@@ -28,6 +28,7 @@ pub const FILE: Section = Section {
         "metrics",
         "accounting",
         "export",
+        "version",
     ],
 };
 /// `[interfaces.NAME]`
@@ -217,7 +218,7 @@ pub const TIMEOUTS: Section = Section {
     keys: &["udp", "icmp", "tcp-established", "tcp-transitory", "other", "fragment"],
 };
 /// `[control]`
-pub const CONTROL: Section = Section { name: "[control]", keys: &["socket", "mode", "group"] };
+pub const CONTROL: Section = Section { name: "[control]", keys: &["socket", "mode", "group", "state"] };
 /// `[metrics]`
 pub const METRICS: Section = Section { name: "[metrics]", keys: &["listen"] };
 

@@ -4,6 +4,7 @@
 mod tree;
 
 use std::fmt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
@@ -103,6 +104,18 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// Reads and checks a file; with it come the warnings.
+    ///
+    /// # Errors
+    /// As [`config::load`].
+    pub fn read(path: &Path) -> Result<(Self, Vec<Diagnostic>), Report> {
+        let (bytes, file) = (config::read(path)?, path.display().to_string());
+        let (config, warnings) = config::load_bytes(&file, &bytes)?;
+        // It has been loaded, so it is UTF-8.
+        let text = String::from_utf8(bytes).unwrap_or_default();
+        Ok((Self { file, text, config }, warnings))
+    }
+
     /// Reads and checks a text; with it come the warnings.
     ///
     /// # Errors

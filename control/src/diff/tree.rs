@@ -169,7 +169,13 @@ fn moved(order: &[(usize, usize)]) -> Vec<(usize, usize)> {
         stays[entry] = true;
         at = before[entry];
     }
-    order.iter().zip(stays).filter(|(_, stays)| !stays).map(|(&places, _)| places).collect()
+    let mut ranks: Vec<usize> = order.iter().map(|&(was, _)| was).collect();
+    ranks.sort_unstable();
+    let has_rank = |at: usize| ranks.get(at) == order.get(at).map(|(was, _)| was);
+    // One that keeps its rank while others pass it by has not moved, in people's eyes; then all others have.
+    let is_odd = (0..order.len()).any(|at| !stays[at] && has_rank(at));
+    let has_moved = |at: &usize| if is_odd { !has_rank(*at) } else { !stays[*at] };
+    (0..order.len()).filter(has_moved).map(|at| order[at]).collect()
 }
 
 fn is_same_table(old: &DeTable<'_>, new: &DeTable<'_>) -> bool {

@@ -116,6 +116,10 @@ pub struct Greeting {
     pub file: PathBuf,
     /// The control socket.
     pub socket: PathBuf,
+    /// Whether that is the socket of the configuration.
+    pub socket_of_config: bool,
+    /// Where commits are kept.
+    pub state: PathBuf,
     /// What the file said that the workers go by.
     pub text: String,
     /// How the sinks of NAT's log did in the end, if there was a control process before.

@@ -28,6 +28,7 @@ use interfaces::Network;
 /// Reads the file. Errors are in `sink`; `None`, or a `Config` with errors beside it, is of no use to anybody.
 pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
     let file = Table::file(value, &schema::FILE, sink);
+    settings::version(&file, sink);
     let acls = acls::Acls::read(&file, sink);
     let network = Network::read(&file, &acls, sink)?;
     let routes = routes::read(&file, &network, sink);
@@ -40,7 +41,7 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
     nat::check_workers(&nat, workers.count, sink);
     let timeouts = settings::timeouts(&file, sink);
     let icmp_errors_per_second = settings::icmp_errors_per_second(&file, sink);
-    let (control_socket, control_access) = settings::control(&file, sink);
+    let (control_socket, control_access, state) = settings::control(&file, sink);
     let metrics = settings::metrics(&file, sink);
     let accounting = settings::accounting(&file, sink);
     let export = export::read(&file, sink);
@@ -68,6 +69,7 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
         timeouts,
         control_socket,
         control_access,
+        state,
         metrics,
         accounting,
         export,
