@@ -150,8 +150,8 @@ pub fn at_start(store: &mut Store, file: &Path, text: &str, now: u64) -> Start {
                 let what =
                     store.entry(back_to).map_or_else(String::new, |entry| format!(" ({})", entry.file));
                 start.lines.push(format!(
-                    "{name}: it is commit {id}, which was not confirmed in time; commit {back_to}{what} runs instead, until \
-                     there is another file to start with"
+                    "{name}: it is commit {id}, which was not confirmed in time; commit {back_to}{what} runs instead, \
+                     this once: put right what is in the file"
                 ));
                 start.instead = Some((format!("commit {back_to}"), good));
             } else {
