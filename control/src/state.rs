@@ -178,11 +178,6 @@ impl State {
         }
     }
 
-    /// How the sinks of NAT's log do, as control told last.
-    pub fn nat_log(&self) -> Vec<SinkStatus> {
-        self.nat_log.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     /// Control tells how the sinks of NAT's log do.
     pub fn set_nat_log(&self, sinks: Vec<SinkStatus>) {
         *self.nat_log.lock().unwrap_or_else(PoisonError::into_inner) = sinks;
