@@ -12,12 +12,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use sluice_dataplane::session::By;
 
 use crate::config::Access;
+use crate::config::Prefix;
 use crate::nat_query::Query;
 use crate::state::Topic;
 
-pub use self::server::{Server, openapi, serve};
+pub use self::server::{Server, openapi, serve, serve_with};
 
 /// How long a gateway that was killed may hold its socket: as long as its memory takes to be released.
 const DYING: Duration = Duration::from_secs(2);
@@ -27,15 +29,55 @@ const DYING: Duration = Duration::from_secs(2);
 pub enum Request {
     /// A listing.
     Show(Topic),
+    /// The routes within a prefix, or the one by which an address goes.
+    Routes(Prefix),
     /// Who has an external port, or which ports an inside address has.
     Nat(Query),
+    /// The sessions that move the most, and how many of them.
+    TopFlows(TopBy, u32),
+    /// The hosts whose sessions move the most, likewise.
+    TopHosts(TopBy, u32),
+}
+
+/// By what sessions and hosts are the largest.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum TopBy {
+    /// Bits a second.
+    #[default]
+    Bps,
+    /// Packets a second.
+    Pps,
+}
+
+impl From<TopBy> for By {
+    fn from(by: TopBy) -> Self {
+        match by {
+            TopBy::Bps => Self::Bits,
+            TopBy::Pps => Self::Packets,
+        }
+    }
+}
+
+impl TopBy {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Bps => "bps",
+            Self::Pps => "pps",
+        }
+    }
 }
 
 impl Request {
     /// The path that it is asked by.
     fn path(self) -> String {
         match self {
+            Self::TopFlows(by, limit) => format!("/v1/top/flows?by={}&limit={limit}", by.name()),
+            Self::TopHosts(by, limit) => format!("/v1/top/hosts?by={}&limit={limit}", by.name()),
             Self::Show(topic) => format!("/v1/show/{}", topic.name()),
+            Self::Routes(within) => format!("/v1/show/routes?within={within}"),
             Self::Nat(Query::Who { address, port }) => format!("/v1/nat/who?address={address}&port={port}"),
             // The colons of IPv6 may stand in a query (RFC 3986 3.4).
             Self::Nat(Query::Where { subscriber }) => format!("/v1/nat/where?subscriber={subscriber}"),
@@ -142,6 +184,16 @@ fn is_served(path: &Path) -> bool {
     false
 }
 
+/// Asks for what is at a path.
+pub fn get(path: &Path, target: &str) -> Result<Value, ApiError> {
+    client::talk(path, target, None, None)
+}
+
+/// Sends something to a path.
+pub fn post(path: &Path, target: &str, body: &Value) -> Result<Value, ApiError> {
+    client::talk(path, target, Some(body.to_string()), None)
+}
+
 /// Asks the gateway that serves the socket.
 pub fn ask(path: &Path, request: Request) -> Result<Value, ApiError> {
     client::ask(path, request, None)
@@ -152,7 +204,7 @@ pub fn explain(path: &Path, packet: &str) -> Result<Value, ApiError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric();
     let quote = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
     let packet: String = packet.bytes().map(quote).collect();
-    client::get(path, format!("/v1/explain?packet={packet}"), None)
+    client::get(path, &format!("/v1/explain?packet={packet}"), None)
 }
 
 #[cfg(test)]

@@ -13,12 +13,13 @@ use serde_json::{Value, json};
 
 use crate::api::{self, Request};
 use crate::bench;
+use crate::commit::cli;
 use crate::config::{self, Config};
 use crate::doctor;
 use crate::export::wall;
 use crate::nat_query::Query;
 use crate::state::Topic;
-use crate::{explain, gateway, replay, table};
+use crate::{control, explain, gateway, replay, table, tech_support, top};
 
 /// Exit codes: 0 fine, 1 the thing asked about is wrong or did not work, 2 the question was (clap's own).
 const FAILED: u8 = 1;
@@ -44,6 +45,12 @@ enum Command {
     /// Run the gateway until SIGTERM or SIGINT
     #[command(after_help = "Example: sluice run /etc/sluice/sluice.toml")]
     Run(RunArgs),
+    /// The control process of a gateway, which `run` starts
+    #[command(hide = true)]
+    Control {
+        /// The configuration file, for who lists the processes
+        file: PathBuf,
+    },
     /// Say what is wrong with a configuration, with line and column, and what would be right
     #[command(after_help = "Example: sluice check configs/home-gateway.toml")]
     Check(CheckArgs),
@@ -57,9 +64,25 @@ enum Command {
         after_help = "Example: sluice replay --config configs/demo.toml --in lan=lan.pcap --in wan=wan.pcap --out out/"
     )]
     Replay(ReplayArgs),
+    /// Say what a file would change of what runs; exits with 0 if nothing, 1 if something, 2 if it cannot tell
+    #[command(after_help = "Example: sluice diff /etc/sluice/sluice.toml")]
+    Diff(cli::DiffArgs),
+    /// Take in another configuration, all of it or nothing
+    #[command(after_help = "Example: sluice commit /etc/sluice/sluice.toml --confirm 5min -m 'new uplink'")]
+    Commit(cli::CommitArgs),
+    /// Keep the commit that waits to be confirmed
+    Confirm(cli::Whom),
+    /// Go back to an earlier commit, or take back the one that waits to be confirmed
+    #[command(after_help = "Example: sluice rollback 41")]
+    Rollback(cli::RollbackArgs),
+    /// List the commits, the last one first
+    History(cli::Whom),
     /// Ask a running gateway
     #[command(after_help = "Example: sluice show counters --json")]
     Show(ShowArgs),
+    /// Watch a running gateway on the whole screen: ports, workers, top flows and hosts, drops, classes
+    #[command(after_help = "Example: sluice top --interval 2")]
+    Top(TopArgs),
     /// Say what would become of a packet, stage by stage, and by which rule; sends nothing
     #[command(
         after_help = "Examples: sluice explain \"in lan tcp 192.168.1.5:1234 > 198.51.100.7:443\"\n          sluice explain \"in wan udp [2001:db8::1]:53 > [2001:db8:1::5]:4000 ttl 1\" --config new.toml"
@@ -69,6 +92,13 @@ enum Command {
     Nat(NatArgs),
     /// Measure
     Bench(BenchArgs),
+    /// Put everything that a report of a bug needs into one text file
+    #[command(
+        after_help = "Example: sluice tech-support --mask --config /etc/sluice/sluice.toml\n\nNothing is sent anywhere. Read \
+                      the file before you give it away: names and comments of the configuration stay as they are, with \
+                      --mask too."
+    )]
+    TechSupport(TechSupportArgs),
     /// Print what makes a shell complete commands and options
     #[command(after_help = "Example: sluice completions bash >/usr/share/bash-completion/completions/sluice")]
     Completions {
@@ -145,12 +175,25 @@ struct ReplayArgs {
 struct ShowArgs {
     /// What to list
     topic: Topic,
+    /// Of routes: a prefix, whose more specific ones are listed too, or an address, whose route is
+    #[arg(value_parser = crate::routes::within)]
+    within: Option<config::Prefix>,
     /// Print it as JSON
     #[arg(long)]
     json: bool,
     /// Print it anew each second, until interrupted
     #[arg(long)]
     watch: bool,
+    /// The control socket
+    #[arg(long, value_name = "PATH", default_value = config::DEFAULT_SOCKET)]
+    socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct TopArgs {
+    /// Seconds between two looks at the gateway
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    interval: u64,
     /// The control socket
     #[arg(long, value_name = "PATH", default_value = config::DEFAULT_SOCKET)]
     socket: PathBuf,
@@ -254,6 +297,25 @@ struct ShaperArgs {
 }
 
 #[derive(Debug, Args)]
+struct TechSupportArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The gateway's control socket
+    #[arg(long, value_name = "PATH", default_value = config::DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// Replace IPv4, IPv6 and MAC addresses: the same by the same, those of one prefix by those of one prefix
+    #[arg(long)]
+    mask: bool,
+    /// List sessions and NAT bindings, too
+    #[arg(long)]
+    tables: bool,
+    /// The file to write; `-` for standard output
+    #[arg(short, long, value_name = "FILE", default_value = "sluice-tech-support.txt")]
+    output: PathBuf,
+}
+
+#[derive(Debug, Args)]
 struct TableArgs {
     #[command(subcommand)]
     options: bench::TableOptions,
@@ -286,13 +348,23 @@ pub fn main() -> ExitCode {
     };
     let done = match Cli::parse().command {
         Command::Run(args) => run(args),
+        Command::Control { .. } => control::run(&mut io::stderr()).map_err(|error| error.to_string()),
         Command::Check(args) => return check(&args),
         Command::Doctor(args) => return run_doctor(&args),
         Command::Replay(args) => return run_replay(args),
+        Command::Diff(args) => return run_diff(&args),
+        Command::Commit(args) => cli::commit(&args).map(|text| print(&text)),
+        Command::Confirm(whom) => cli::confirm(&whom).map(|text| print(&text)),
+        Command::Rollback(args) => cli::rollback(&args).map(|text| print(&text)),
+        Command::History(whom) => cli::history(&whom).map(|text| print(&text)),
         Command::Show(args) => show(&args),
+        Command::Top(args) => {
+            top::run(&top::Options { socket: args.socket, interval: Duration::from_secs(args.interval) })
+        }
         Command::Explain(args) => run_explain(&args),
         Command::Nat(args) => nat(&args.what),
         Command::Bench(args) => run_bench(&args),
+        Command::TechSupport(args) => write_tech_support(args),
         Command::Completions { shell } => {
             completions(shell);
             Ok(())
@@ -301,6 +373,16 @@ pub fn main() -> ExitCode {
             .map_err(|error| format!("{}: cannot write the manual pages: {error}", folder.display())),
     };
     done.map_or_else(failed, |()| ExitCode::SUCCESS)
+}
+
+fn write_tech_support(args: TechSupportArgs) -> Result<(), String> {
+    let TechSupportArgs { config, socket, mask, tables, output } = args;
+    tech_support::write(&tech_support::Options { socket, config, tables, mask }, &output)
+        .map_err(|error| format!("{}: cannot write the file: {error}", output.display()))?;
+    if output.as_os_str() != "-" {
+        print(&format!("{}: written\n", output.display()));
+    }
+    Ok(())
 }
 
 fn completions(shell: clap_complete::Shell) {
@@ -331,6 +413,20 @@ fn complain(text: &str) {
 fn run(args: RunArgs) -> Result<(), String> {
     let file = args.file.or(args.config).unwrap_or_default();
     gateway::run(&file, args.socket, &mut io::stderr()).map_err(|error| error.to_string())
+}
+
+/// With the exit codes of diff(1).
+fn run_diff(args: &cli::DiffArgs) -> ExitCode {
+    match cli::diff(args) {
+        Ok((differs, text)) => {
+            print(&text);
+            ExitCode::from(u8::from(differs))
+        }
+        Err(words) => {
+            complain(&words);
+            ExitCode::from(2)
+        }
+    }
 }
 
 fn check(args: &CheckArgs) -> ExitCode {
@@ -410,8 +506,15 @@ fn run_replay(args: ReplayArgs) -> ExitCode {
 }
 
 fn show(args: &ShowArgs) -> Result<(), String> {
+    let request = match (args.within, args.topic) {
+        (None, topic) => Request::Show(topic),
+        (Some(within), Topic::Routes) => Request::Routes(within),
+        (Some(within), topic) => {
+            return Err(format!("{}: there is no listing of {within} alone", topic.name()));
+        }
+    };
     loop {
-        let value = api::ask(&args.socket, Request::Show(args.topic)).map_err(|error| error.to_string())?;
+        let value = api::ask(&args.socket, request).map_err(|error| error.to_string())?;
         let text = match (args.json, args.watch) {
             (true, false) => format!("{value:#}\n"),
             // A line each time, for programs.

@@ -1,5 +1,6 @@
 //! Counters as JSON, in the one shape that replay, a running gateway and golden cases share.
 
+use crate::routes::route_row;
 use serde_json::{Map, Value, json};
 use sluice_dataplane::counters::Counters;
 use sluice_dataplane::nat::NatLog;
@@ -139,17 +140,6 @@ pub fn limits(snapshot: &Snapshot, counters: &Counters) -> Value {
 
 /// The route table.
 pub fn routes(snapshot: &Snapshot) -> Value {
-    use sluice_dataplane::snapshot::Route;
-    let name = |interface: u16| snapshot.interfaces.get(usize::from(interface)).map(|i| i.name.clone());
-    let rows = snapshot.route_list.iter().filter_map(|(prefix, index)| {
-        let (kind, via, interface) = match snapshot.routes.get(*index as usize)? {
-            Route::Connected { interface } => ("connected", None, name(*interface)),
-            Route::Via4 { interface, gateway } => ("via", Some(gateway.to_string()), name(*interface)),
-            Route::Via6 { interface, gateway } => ("via", Some(gateway.to_string()), name(*interface)),
-            Route::Blackhole => ("blackhole", None, None),
-            Route::Unreachable => ("unreachable", None, None),
-        };
-        Some(json!({ "to": prefix, "kind": kind, "via": via, "interface": interface }))
-    });
-    rows.collect()
+    let row = |(prefix, index): &(String, u32)| Some(route_row(prefix, &snapshot.way(*index)?, snapshot));
+    snapshot.route_list.iter().filter_map(row).collect()
 }

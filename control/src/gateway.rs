@@ -1,21 +1,26 @@
-//! `sluice run`: takes the devices into service, starts the workers, answers questions, ends in order.
+//! `sluice run`: takes the devices into service, starts the workers and the control process (`supervise.rs`), answers what that
+//! asks (`link/`), ends in order. This process is the data plane: packets want nothing of the other one.
 
 mod devices;
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::sched::{sched_getaffinity, sched_setaffinity};
+use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use sluice_dataplane::arena::{ArenaError, FramePool, Pages};
 use sluice_dataplane::clock::{Clock, Nanos, SECOND};
 use sluice_dataplane::counters::Counters;
 use sluice_dataplane::crossing;
+use sluice_dataplane::fib::FibError;
 use sluice_dataplane::live::{Habit, Post, Running};
 use sluice_dataplane::port::Port;
 use sluice_dataplane::port::af_xdp::{self, AfXdpPort, DeviceChange, DeviceControl, OpenError};
@@ -23,17 +28,23 @@ use sluice_dataplane::snapshot::Snapshot;
 use sluice_dataplane::verdict::DropReason;
 use sluice_dataplane::worker::{Closed, Worker};
 
+use crate::accounting::{self, Accounting};
 use crate::alarm::Alarm;
 use crate::api::{self, ApiError};
+use crate::commit::{self, Store};
 use crate::config::{self, Poll, Report};
 use crate::device::machine::Machine;
-use crate::export::{Logger, SinkStatus};
+use crate::diff::Loaded;
+use crate::export::{Collector, SinkStatus, wall};
 use crate::host::{self, Follower, HostError};
 use crate::intake::{self, Intake, IntakeError};
+use crate::link::{Desk, Errand, Greeting};
 use crate::plan::{self, Plan, TooFewCores};
-use crate::reload::{self, Reload};
+use crate::reload::{self, News, Reload};
+use crate::routes::{FollowError, RouteFollower, RouteTable, SharedRoutes};
 use crate::service::{self, Manager};
 use crate::state::{Ends, State};
+use crate::supervise::Supervisor;
 use crate::watch::Watch;
 pub(crate) use devices::check_mtus;
 use devices::describe;
@@ -63,6 +74,12 @@ pub enum RunError {
     /// The kernel cannot answer for the box's addresses.
     #[error("{0}")]
     Host(#[from] HostError),
+    /// No memory for so many routes.
+    #[error("kernel-routes: {0}")]
+    Routes(FibError),
+    /// The kernel's routes.
+    #[error("{0}")]
+    Follow(#[from] FollowError),
     /// There are not enough cores.
     #[error("{0}")]
     Plan(#[from] TooFewCores),
@@ -136,7 +153,19 @@ pub enum RunError {
 
 /// Runs a gateway until SIGTERM or SIGINT. What there is to say goes to `log`, a line each.
 pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<(), RunError> {
-    let (configured, warnings) = config::load(path)?;
+    let (mut loaded, mut warnings) = Loaded::read(path)?;
+    // Another gateway's socket is another gateway's state.
+    let folder = socket.as_ref().map(|socket| PathBuf::from(format!("{}.state", socket.display())));
+    let folder = folder.unwrap_or_else(|| loaded.config.state.clone());
+    let mut store = Store::open(&folder);
+    let start = commit::at_start(&mut store, path, &loaded.text, commit::seconds());
+    if let Some((name, text)) = start.instead {
+        (loaded, warnings) = Loaded::new(&name, &text)?;
+    }
+    start.lines.iter().for_each(|line| say(log, format_args!("{line}")));
+    let Loaded { config: configured, text, .. } = loaded;
+    // Control keeps it from here on.
+    drop(store);
     for warning in warnings {
         say(log, format_args!("{warning}"));
     }
@@ -148,6 +177,7 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let socket = socket.unwrap_or_else(|| config.control_socket.clone());
     // Bound before any device is touched: a second gateway with the same socket changes nothing.
     let listener = api::listen(&socket, &config.control_access)?;
+    let place = Place(socket.clone());
     let metrics = config
         .metrics
         .map(|address| TcpListener::bind(address).map_err(|source| RunError::Metrics { address, source }));
@@ -178,6 +208,16 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     check_mtus(&config)?;
     let mut snapshot = config::compile(&config, &facts);
     snapshot.seed = seed();
+    let routes = match &config.kernel_routes {
+        Some(settings) => {
+            let mut table = RouteTable::new(settings, plan.workers.len()).map_err(RunError::Routes)?;
+            table.set_file(config::file_routes(&config));
+            snapshot.fib = Some(table.fib());
+            Some(SharedRoutes::new(table))
+        }
+        None => None,
+    };
+    let devices = devices::of_routes(&config, hosting.as_ref());
     let snapshot = Arc::new(snapshot);
     let pool = FramePool::new(snapshot.sizes.frames, false)?;
     if pool.pages() == Pages::Ordinary {
@@ -213,23 +253,33 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
         None => None,
     };
     let adopters = workers.iter_mut().filter_map(Worker::adopter).collect();
-    let path = path.to_owned();
-    let mut reload = Reload::new(reload::Running {
-        path,
+    let shown = routes.clone();
+    let routes = match routes {
+        Some(routes) => {
+            let (follower, took) = RouteFollower::start(routes.clone(), devices)?;
+            let ([v4, v6], _, _) = routes.lock().totals();
+            let took = took.as_millis();
+            say(log, format_args!("routes: {v4} of IPv4 and {v6} of IPv6, the kernel's read in {took} ms"));
+            Some((routes, follower))
+        }
+        None => None,
+    };
+    let reload = Reload::new(reload::Running {
         config: configured,
         facts,
         socket_of_config,
         adopters,
         follower,
+        routes,
     });
     let ends = |worker: &mut Worker| Ends { counters: worker.reader(), inspector: worker.inspector() };
     let ends: Vec<Ends> = workers.iter_mut().map(ends).collect();
 
-    let events = config.nat_log.as_ref().map(|log| {
-        let readers = workers.iter_mut().map(Worker::nat_events).collect::<Vec<_>>();
-        (log, readers)
-    });
+    let sources = devices::sources(&config, &mut workers, seed());
     let clock = Clock::monotonic();
+    let records =
+        config.nat_log.is_some().then(|| workers.iter_mut().map(Worker::nat_events).collect::<Vec<_>>());
+    let records = records.map(|readers| Collector::new(readers, clock));
     let habit = if config.workers.poll == Poll::Busy { Habit::Busy } else { Habit::Adaptive };
     let cores = || plan.workers.iter().map(|worker| worker.core);
     let posts = workers.into_iter().zip(cores()).map(|(worker, core)| Post { worker, core }).collect();
@@ -238,29 +288,42 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     for (worker, core) in cores().enumerate().filter(|(worker, _)| pinned.get(*worker) != Some(&true)) {
         say(log, format_args!("worker {worker}: core {core} is not ours to use; it runs unpinned"));
     }
+    keep_off(cores());
     let counters = ends.iter().map(|ends| ends.counters.clone());
     let watch = Watch::new(clock, cores().zip(running.signs().iter().cloned()).zip(counters));
-    let mut state = State::new(snapshot, ends, controls, plan.clone(), watch);
-    // Dropped once the workers have ended, and with them what they record.
-    let mut logger = None;
-    if let Some((log, readers)) = events {
-        let started = Logger::start(log, readers, clock);
-        let (kept, statuses) = started.map_err(system("cannot start the thread of NAT's log"))?;
-        (logger, state) = (Some(kept), state.with_nat_log(statuses));
-    }
-    let state = Arc::new(state);
-    let server = api::serve(listener, &socket, metrics, state.clone())?;
+    let state = State::new(snapshot, ends, controls, plan.clone(), watch).with_routes(shown);
+    let statuses = sources.statuses();
+    let (accounts, said) = Accounting::open(config.accounting.clone());
+    said.iter().for_each(|line| say(log, format_args!("{line}")));
+    let state = Arc::new(state.with_exports(statuses.clone()).with_accounting(accounts));
+    let exporters =
+        sources.start(&statuses, &state, clock).map_err(system("cannot start the threads of exporters"))?;
+    let greeting = Greeting {
+        file: path.to_owned(),
+        socket: socket.clone(),
+        socket_of_config,
+        state: folder,
+        text,
+        ..Greeting::default()
+    };
+    let (errands, to_do) = mpsc::channel();
+    let desk = Arc::new(Desk::new(&state, greeting, records, errands));
+    let supervisor = Supervisor::start(desk.clone(), listener, metrics, vec![path.into()]);
+    let supervisor = supervisor.map_err(system("cannot start the control process"))?;
     let on = on_cores(&plan);
-    say(log, format_args!("ready: {on}; `sluice show counters --socket {}`", socket.display()));
-    let mut manager = Manager::ready(state.watch().now());
+    let ready = format!("ready: {on}; `sluice show counters --socket {}`", socket.display());
+    let mut gateway =
+        Gateway { running: &running, state: &state, reload, desk, supervisor, to_do, manager: None };
 
-    let died = attend(&mut signals, &running, &mut reload, &state, &mut manager, log)
-        .map_err(system("cannot start a thread"));
+    let died = attend(&mut signals, &mut gateway, &ready, log).map_err(system("cannot start a thread"));
     Manager::stopping();
     let begun = Instant::now();
-    drop((server, reload));
+    drop(place);
+    let Gateway { reload, supervisor, .. } = gateway;
+    drop(reload);
     let ended = running.stop();
-    drop(logger);
+    drop(exporters);
+    supervisor.end();
     if let Some(worker) = died?.or(ended.iter().position(Option::is_none)) {
         return Err(RunError::WorkerDied(worker));
     }
@@ -300,6 +363,17 @@ fn workers(snapshot: &Arc<Snapshot>, ports: Vec<Vec<AfXdpPort>>, pools: Vec<Fram
     workers
 }
 
+/// The calling thread, and all that it starts from now on, leaves the workers' cores alone, if there are others.
+fn keep_off(cores: impl Iterator<Item = usize>) {
+    let this = Pid::from_raw(0);
+    let Ok(mut allowed) = sched_getaffinity(this) else { return };
+    for core in cores {
+        let _ = allowed.unset(core);
+    }
+    // With none left the kernel refuses, and all stays as it is.
+    let _ = sched_setaffinity(this, &allowed);
+}
+
 /// `worker 0 on core 2, worker 1 on core 3`
 fn on_cores(plan: &Plan) -> String {
     let workers = plan.workers.iter().enumerate();
@@ -309,18 +383,61 @@ fn on_cores(plan: &Plan) -> String {
 
 fn say(log: &mut dyn Write, line: std::fmt::Arguments<'_>) {
     // A log that is gone (a closed pipe) is no reason to stop forwarding.
-    let _ = writeln!(log, "{line}").and_then(|()| log.flush());
+    let _ = log.write_all(format!("{line}\n").as_bytes()).and_then(|()| log.flush());
 }
 
-/// Waits for a signal to end, and looks after devices and workers. Returns a worker that ended first.
+/// A control socket's name, which goes with the gateway and stays when control alone ends.
+struct Place(PathBuf);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// What is looked after while it runs.
+struct Gateway<'a> {
+    running: &'a Running,
+    state: &'a State,
+    reload: Reload,
+    desk: Arc<Desk>,
+    supervisor: Supervisor,
+    to_do: Receiver<Errand>,
+    /// Once the gateway is ready.
+    manager: Option<Manager>,
+}
+
+impl Gateway<'_> {
+    /// Does what control asks for. Returns whether the gateway is to end.
+    fn run_errands(&mut self) -> bool {
+        for errand in self.to_do.try_iter() {
+            match errand {
+                Errand::Adopt { name, text, reply } => self.reload.request(name, text, reply),
+                Errand::Stop => return true,
+            }
+        }
+        false
+    }
+
+    /// Goes on with a reload. Control says what came of it.
+    fn go_on(&mut self) {
+        match self.reload.go_on(self.state) {
+            Some(News::Adopted(text)) => self.desk.adopted(text),
+            Some(News::Settled(outcome)) => self.desk.settled(outcome),
+            None => {}
+        }
+    }
+}
+
+/// Waits for a signal to end, and looks after devices, workers and control. Says `ready` when control serves for the first time.
+/// Returns a worker that ended first.
 fn attend(
     signals: &mut Signals,
-    running: &Running,
-    reload: &mut Reload,
-    state: &State,
-    manager: &mut Manager,
+    gateway: &mut Gateway<'_>,
+    ready: &str,
     log: &mut dyn Write,
 ) -> io::Result<Option<usize>> {
+    let state = gateway.state;
     let ends = AtomicBool::new(false);
     let (tell, told) = mpsc::channel();
     // On a thread of its own, as a device that comes back takes its time.
@@ -331,18 +448,36 @@ fn attend(
             thread::park_timeout(TEND);
         }
     };
+    let told_of_accounts = tell.clone();
+    let accounting = || {
+        let mut last = None;
+        while !ends.load(Ordering::Relaxed) {
+            let (now, due) = accounting_turn(state, &mut last);
+            let line = due.then(|| state.accounting().save(now, false)).flatten();
+            line.into_iter().for_each(|line| drop(told_of_accounts.send(line)));
+            thread::park_timeout(TEND);
+        }
+        let now = wall::now() / 1_000_000;
+        state.account(now);
+        // Said by the next start, which finds what there is.
+        state.accounting().save(now, true);
+    };
     let (mut alarm, mut counted) = (Alarm::default(), 0);
     thread::scope(|scope| {
         let tender = thread::Builder::new().name("sluice-devices".into()).spawn_scoped(scope, tending)?;
+        let accountant =
+            thread::Builder::new().name("sluice-accounts".into()).spawn_scoped(scope, accounting)?;
         let died = loop {
-            let mut wants_end = false;
+            let mut wants_end = gateway.run_errands();
             for signal in signals.pending() {
                 wants_end |= signal != SIGHUP;
                 if signal == SIGHUP {
-                    reload.request();
+                    gateway.desk.hang_up();
                 }
             }
-            let died = running.finished();
+            gateway.desk.collect();
+            gateway.go_on();
+            let died = gateway.running.finished();
             if wants_end || died.is_some() {
                 break died;
             }
@@ -351,10 +486,17 @@ fn attend(
                 .look()
                 .into_iter()
                 .chain(told.try_iter())
-                .chain(reload.go_on(state))
+                .chain(gateway.supervisor.tend())
                 .for_each(|line| say(log, format_args!("{line}")));
             let now = state.watch().now();
-            manager.feed(now, |since| state.watch().all_turned_since(since));
+            match &mut gateway.manager {
+                Some(manager) => manager.feed(now, |since| state.watch().all_turned_since(since)),
+                None if gateway.desk.is_serving() => {
+                    say(log, format_args!("{ready}"));
+                    gateway.manager = Some(Manager::ready(now));
+                }
+                None => {}
+            }
             if now.saturating_sub(counted) >= SECOND {
                 counted = now;
                 state.sample_drops();
@@ -364,8 +506,21 @@ fn attend(
         };
         ends.store(true, Ordering::Relaxed);
         tender.thread().unpark();
+        accountant.thread().unpark();
         Ok(died)
     })
+}
+
+/// Takes in the accounts, if ten seconds on the wall are over. Returns the time, and whether it did.
+fn accounting_turn(state: &State, last: &mut Option<u64>) -> (u64, bool) {
+    let now = wall::now() / 1_000_000;
+    let turn = now / accounting::EVERY;
+    let is_due = last.replace(turn) != Some(turn);
+    if is_due {
+        // As of the full ten seconds, so that what is taken in at the end of a sample or a period is its.
+        state.account(turn * accounting::EVERY);
+    }
+    (now, is_due)
 }
 
 /// What there is to say of what has run short, or was lost.

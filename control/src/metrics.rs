@@ -9,6 +9,7 @@ use sluice_dataplane::snapshot::Snapshot;
 use sluice_dataplane::verdict::DropReason;
 
 use crate::export::SinkStatus;
+use crate::qos_view::{CAUSES, Sum};
 use crate::state::State;
 use crate::watch::{Health, Loop};
 
@@ -83,21 +84,32 @@ fn labelled(labels: Labels<'_>) -> Metric {
 /// The page of a running gateway.
 pub fn text(state: &State) -> String {
     let mut page = Page::default();
-    page.gauges(
-        "sluice_build_info",
-        "The version that runs; the value is 1.",
-        vec![(vec![("version", env!("CARGO_PKG_VERSION"))], 1.0)],
-    );
+    build_info(&mut page);
     // Read once, so that all of them are of one moment.
     let (snapshot, counters) = state.totals();
     let counters = state.with_kernel(counters);
     packets(&mut page, &snapshot, &counters);
     sessions(&mut page, &snapshot, &counters);
     nat_log(&mut page, &counters, &state.nat_log());
+    exports(&mut page, &counters, &state.exports());
     policy(&mut page, &snapshot, &counters);
-    devices(&mut page, state);
+    accounts(&mut page, state, &snapshot);
+    classes(&mut page, &state.class_sums(&snapshot));
+    let drops = |device: &DeviceControl| {
+        let drops = device.kernel_drops();
+        (device.name().to_owned(), [drops.rx_dropped, drops.rx_ring_full, drops.fill_ring_empty])
+    };
+    devices(&mut page, &state.devices().iter().map(drops).collect::<Vec<_>>());
     workers(&mut page, &state.watch().loops());
     page.text()
+}
+
+fn build_info(page: &mut Page) {
+    page.gauges(
+        "sluice_build_info",
+        "The version that runs; the value is 1.",
+        vec![(vec![("version", env!("CARGO_PKG_VERSION"))], 1.0)],
+    );
 }
 
 /// What every packet is accounted for by.
@@ -152,6 +164,11 @@ fn packets(page: &mut Page, snapshot: &Snapshot, counters: &Counters) {
         "Whether every packet is accounted for; 0 is a defect of Sluice.",
         f64::from(u8::from(counters.conserved())),
     );
+    page.gauge(
+        "sluice_unaccounted_packets",
+        "Packets that came less those that are accounted for; anything but 0 is a defect of Sluice.",
+        counters.unaccounted() as f64,
+    );
 }
 
 fn sessions(page: &mut Page, snapshot: &Snapshot, counters: &Counters) {
@@ -174,6 +191,21 @@ fn sessions(page: &mut Page, snapshot: &Snapshot, counters: &Counters) {
         counters.sessions_ended_by_policy,
     );
     page.gauge("sluice_nat_bindings", "Live NAT bindings.", counters.bindings as f64);
+    page.counter(
+        "sluice_port_control_requests_total",
+        "Requests of inside hosts about their mappings (PCP, NAT-PMP).",
+        counters.port_control_requests,
+    );
+    page.counter(
+        "sluice_port_control_refused_total",
+        "Requests of inside hosts about their mappings that were refused.",
+        counters.port_control_refused,
+    );
+    page.gauge(
+        "sluice_port_control_mappings",
+        "Mappings that inside hosts have asked for.",
+        counters.leases as f64,
+    );
 }
 
 fn nat_log(page: &mut Page, counters: &Counters, sinks: &[SinkStatus]) {
@@ -188,6 +220,78 @@ fn nat_log(page: &mut Page, counters: &Counters, sinks: &[SinkStatus]) {
         "sluice_nat_log_sink_lost_total",
         "Records that a sink of the NAT log did not take.",
         labels.iter().map(|labels| labels.as_slice()).zip(sinks.iter().map(|sink| sink.lost)),
+    );
+}
+
+fn exports(page: &mut Page, counters: &Counters, exporters: &[SinkStatus]) {
+    page.counter("sluice_flow_records_total", "Records of what passed by flows.", counters.flows_recorded);
+    page.counter(
+        "sluice_flow_records_lost_total",
+        "Records of what passed by flows that found no room on their way to the exporter.",
+        counters.flows_unrecorded,
+    );
+    page.counter("sluice_packet_samples_total", "Packets sampled.", counters.samples);
+    page.counter(
+        "sluice_packet_samples_lost_total",
+        "Packets sampled that found no room on their way to the exporter.",
+        counters.samples_lost,
+    );
+    let labels: Vec<_> = exporters.iter().map(|one| [("exporter", one.sink.as_str())]).collect();
+    let each = || labels.iter().map(|labels| labels.as_slice()).zip(exporters);
+    page.counters(
+        "sluice_export_sent_records_total",
+        "Records that an exporter sent.",
+        each().map(|(labels, one)| (labels, one.written)),
+    );
+    page.counters(
+        "sluice_export_lost_records_total",
+        "Records that an exporter could not send.",
+        each().map(|(labels, one)| (labels, one.lost)),
+    );
+}
+
+/// What has become of each class of a shaper.
+fn classes(page: &mut Page, classes: &[(String, String, Sum)]) {
+    let labels: Vec<_> =
+        classes.iter().map(|(port, class, _)| [("port", port.as_str()), ("class", class.as_str())]).collect();
+    let each = || labels.iter().map(|labels| labels.as_slice()).zip(classes.iter().map(|(.., sum)| sum));
+    let mut sums = |name, help, of: fn(&Sum) -> u64| {
+        page.counters(name, help, each().map(|(labels, sum)| (labels, of(sum))));
+    };
+    sums("sluice_class_sent_packets_total", "Packets that left a class.", |sum| sum.packets);
+    sums("sluice_class_sent_bytes_total", "Bytes that left a class, on the wire.", |sum| sum.bytes);
+    sums("sluice_class_marked_packets_total", "Packets marked by ECN in a class.", |sum| sum.marks);
+    let causes: Vec<_> = each()
+        .flat_map(|(labels, sum)| {
+            CAUSES.iter().zip(sum.drops).map(|((cause, _), count)| {
+                let mut labels = labels.to_vec();
+                labels.push(("cause", *cause));
+                (labels, count)
+            })
+        })
+        .collect();
+    page.counters(
+        "sluice_class_dropped_packets_total",
+        "Packets dropped in a class, by cause.",
+        causes.iter().map(|(labels, count)| (labels.as_slice(), *count)),
+    );
+    let mut gauges = |name, help, of: fn(&Sum) -> u64| {
+        page.gauges(name, help, each().map(|(labels, sum)| (labels.to_vec(), of(sum) as f64)).collect());
+    };
+    gauges("sluice_class_backlog_packets", "Packets that wait in a class.", |sum| sum.backlog_packets);
+    gauges("sluice_class_backlog_bytes", "Bytes that wait in a class.", |sum| sum.backlog_bytes);
+    let waits = each().flat_map(|(labels, sum)| {
+        [("50", sum.wait_p50), ("99", sum.wait_p99)].into_iter().filter_map(|(percentile, wait)| {
+            let mut labels = labels.to_vec();
+            labels.push(("percentile", percentile));
+            Some((labels, wait? as f64 / 1e9))
+        })
+    });
+    let waits = waits.collect();
+    page.gauges(
+        "sluice_class_wait_seconds",
+        "How long packets waited that left a class in the last second or two.",
+        waits,
     );
 }
 
@@ -225,20 +329,66 @@ fn policy(page: &mut Page, snapshot: &Snapshot, counters: &Counters) {
         "Bytes that a limit was asked about.",
         limits.iter().map(|(labels, count)| (labels.as_slice(), count.bytes)),
     );
+    let metered =
+        || snapshot.limits.iter().zip(&counters.limits).filter(|(limit, _)| limit.policer.is_some());
+    let colors: Vec<_> = metered()
+        .flat_map(|(limit, count)| {
+            let labels = |color| [("limit", limit.name.as_str()), ("color", color)];
+            ["green", "yellow", "red"].map(labels).into_iter().zip(count.colors)
+        })
+        .collect();
+    page.counters(
+        "sluice_limit_color_packets_total",
+        "Packets that a limit was asked about, by colour.",
+        colors.iter().map(|(labels, count)| (labels.as_slice(), count.packets)),
+    );
+    page.counters(
+        "sluice_limit_color_bytes_total",
+        "Bytes that a limit was asked about, by colour.",
+        colors.iter().map(|(labels, count)| (labels.as_slice(), count.bytes)),
+    );
+    page.gauges(
+        "sluice_limit_meters",
+        "Meters that a limit keeps, one for each source, destination or flow.",
+        metered().map(|(limit, count)| (vec![("limit", limit.name.as_str())], count.meters as f64)).collect(),
+    );
 }
 
-fn devices(page: &mut Page, state: &State) {
-    let drops: Vec<_> = state
-        .devices()
+fn accounts(page: &mut Page, state: &State, snapshot: &Snapshot) {
+    let accounting = state.accounting();
+    let (mut octets, mut quotas, mut rates) = (Vec::new(), Vec::new(), Vec::new());
+    let accounts: Vec<_> = accounting.each(snapshot).collect();
+    let hosts: Vec<String> = accounts
         .iter()
-        .flat_map(|device: &DeviceControl| {
-            let (name, drops) = (device.name(), device.kernel_drops());
-            [
-                ("no_buffer_fits", drops.rx_dropped),
-                ("receive_ring_full", drops.rx_ring_full),
-                ("fill_ring_empty", drops.fill_ring_empty),
+        .map(|(account, _)| account.who.host.map_or(String::new(), |host| host.to_string()))
+        .collect();
+    for ((account, quota), host) in accounts.iter().zip(&hosts) {
+        let labels = || {
+            vec![
+                ("port", account.who.port.as_str()),
+                ("class", account.who.class.as_str()),
+                ("host", host.as_str()),
             ]
-            .map(|(cause, count)| ([("port", name), ("cause", cause)], count))
+        };
+        octets.push((labels(), account.octets as f64));
+        rates.push((labels(), account.p95() as f64));
+        quotas.extend(quota.map(|quota| (labels(), quota as f64)));
+    }
+    page.gauges("sluice_account_octets", "Octets that have left since the account's period began.", octets);
+    page.gauges("sluice_account_quota_octets", "Octets that may leave in the account's period.", quotas);
+    page.gauges(
+        "sluice_account_p95_bits_per_second",
+        "The 95th percentile of the month's samples of five minutes.",
+        rates,
+    );
+}
+
+fn devices(page: &mut Page, devices: &[(String, [u64; 3])]) {
+    let drops: Vec<_> = devices
+        .iter()
+        .flat_map(|(name, drops)| {
+            let labels = |cause| [("port", name.as_str()), ("cause", cause)];
+            ["no_buffer_fits", "receive_ring_full", "fill_ring_empty"].map(labels).into_iter().zip(*drops)
         })
         .collect();
     page.counters(
@@ -250,6 +400,8 @@ fn devices(page: &mut Page, state: &State) {
 
 /// Upper bounds of the histogram of bursts.
 const BURSTS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
+/// Upper bounds of the histogram of turns, as powers of two.
+const TURNS: [usize; 11] = [10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30];
 
 fn workers(page: &mut Page, loops: &[Loop]) {
     let names: Vec<String> = (0..loops.len()).map(|worker| worker.to_string()).collect();
@@ -288,20 +440,8 @@ fn workers(page: &mut Page, loops: &[Loop]) {
         each().map(|(l, one)| (l, one.crossed)),
     );
     let bursts = each().map(|(labels, one)| {
-        let upto = |bound: usize| one.turns.bursts.iter().take(bound + 1).sum::<u64>();
-        let bucket = |bound: usize| {
-            let mut bucket = Bucket::default();
-            bucket.set_upper_bound(bound as f64);
-            bucket.set_cumulative_count(upto(bound));
-            bucket
-        };
-        let mut histogram = Histogram::default();
-        histogram.set_bucket(BURSTS.map(bucket).into());
-        histogram.set_sample_count(upto(one.turns.bursts.len()));
-        histogram.set_sample_sum(one.turns.packets as f64);
-        let mut metric = labelled(labels);
-        metric.set_histogram(histogram);
-        metric
+        let bounds = BURSTS.map(|bound| (bound as f64, bound + 1));
+        histogram(labels, &one.turns.bursts, &bounds, one.turns.packets)
     });
     let bursts = bursts.collect();
     page.family(
@@ -310,4 +450,36 @@ fn workers(page: &mut Page, loops: &[Loop]) {
         MetricType::HISTOGRAM,
         bursts,
     );
+    let turns = each().map(|(labels, one)| {
+        let bounds = TURNS.map(|power| ((1u64 << power) as f64, power));
+        histogram(labels, &one.turns.lengths, &bounds, one.turns.busy + one.turns.idle - one.turns.asleep)
+    });
+    let turns = turns.collect();
+    page.family(
+        "sluice_worker_turn_cycles",
+        "Cycles of the time-stamp counter between two polls of a worker's loop, those asleep left out.",
+        MetricType::HISTOGRAM,
+        turns,
+    );
 }
+
+/// Of counts by place; each bound comes with how many places lie below it.
+fn histogram(labels: Labels<'_>, counts: &[u64], bounds: &[(f64, usize)], sum: u64) -> Metric {
+    let below = |places: usize| counts.iter().take(places).sum::<u64>();
+    let bucket = |&(bound, places): &(f64, usize)| {
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(bound);
+        bucket.set_cumulative_count(below(places));
+        bucket
+    };
+    let mut histogram = Histogram::default();
+    histogram.set_bucket(bounds.iter().map(bucket).collect());
+    histogram.set_sample_count(below(counts.len()));
+    histogram.set_sample_sum(sum as f64);
+    let mut metric = labelled(labels);
+    metric.set_histogram(histogram);
+    metric
+}
+
+#[cfg(test)]
+mod tests;

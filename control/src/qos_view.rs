@@ -10,7 +10,7 @@ use sluice_dataplane::table::shaper::Cause;
 use crate::config::code_point_name;
 
 /// The words for why packets were dropped; those of the drop reasons.
-const CAUSES: [(&str, &[Cause]); 5] = [
+pub(crate) const CAUSES: [(&str, &[Cause]); 5] = [
     ("full", &[Cause::Full, Cause::Fattest]),
     ("class_full", &[Cause::Limit]),
     ("hosts", &[Cause::Hosts]),
@@ -20,17 +20,17 @@ const CAUSES: [(&str, &[Cause]); 5] = [
 
 /// What all workers say of each class, added up.
 #[derive(Clone, Copy, Debug, Default)]
-struct Sum {
-    bits_per_second: u64,
-    borrowed_per_second: u64,
-    packets: u64,
-    bytes: u64,
-    marks: u64,
-    drops: [u64; CAUSES.len()],
-    backlog_packets: u64,
-    backlog_bytes: u64,
-    wait_p50: Option<Nanos>,
-    wait_p99: Option<Nanos>,
+pub(crate) struct Sum {
+    pub(crate) bits_per_second: u64,
+    pub(crate) borrowed_per_second: u64,
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+    pub(crate) marks: u64,
+    pub(crate) drops: [u64; CAUSES.len()],
+    pub(crate) backlog_packets: u64,
+    pub(crate) backlog_bytes: u64,
+    pub(crate) wait_p50: Option<Nanos>,
+    pub(crate) wait_p99: Option<Nanos>,
 }
 
 impl Sum {
@@ -83,6 +83,20 @@ impl Sum {
         });
         if let Value::Object(figures) = figures { figures } else { Map::new() }
     }
+}
+
+/// Each class with its port's name and its own, parents' ahead of it.
+pub(crate) fn sums(snapshot: &Snapshot, rows: &[ClassRow], now: Nanos) -> Vec<(String, String, Sum)> {
+    let mut sums = Vec::new();
+    for (index, shaper) in snapshot.shapers.iter().enumerate() {
+        let Some(port) = snapshot.ports.get(usize::from(shaper.port)) else { continue };
+        for class in snapshot.classes_of(index) {
+            if let Some(sum) = Sum::of(rows, class, now) {
+                sums.push((port.name.clone(), snapshot.class_path(class as u16), sum));
+            }
+        }
+    }
+    sums
 }
 
 /// Each shaper, and under it its classes, parents ahead of what is in them.

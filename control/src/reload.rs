@@ -1,15 +1,16 @@
-//! Another configuration for a gateway that runs: read, checked, compiled, handed to the workers, and what came of it.
+//! Another configuration for a gateway that runs: checked, compiled, handed to the workers, and what came of it.
 //!
 //! Nothing changes unless all of it can be adopted. What devices and workers were made with cannot change while they run;
 //! it is said which key wants a restart.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::mem::{Discriminant, discriminant};
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
+use serde::{Deserialize, Serialize};
 use sluice_dataplane::adopt::{self, Adopter, Settled};
 use sluice_dataplane::counters::Reader;
 use sluice_dataplane::snapshot::{Allocation, Snapshot};
@@ -18,6 +19,7 @@ use sluice_dataplane::stage::owner::Owners;
 use crate::config::{self, Config, Device, DeviceFacts, Interface, Link, Report};
 use crate::gateway::{RunError, check_mtus};
 use crate::host::{self, Follower, HostError, Narrowed};
+use crate::routes::{RouteFollower, SharedRoutes};
 use crate::state::State;
 
 /// Why a configuration is not adopted.
@@ -42,8 +44,6 @@ pub enum ReloadError {
 
 /// What a running gateway was started with, and what a reload needs besides.
 pub struct Running {
-    /// The file.
-    pub path: PathBuf,
     /// What the file said.
     pub config: Config,
     /// What the devices were like, in the order of the ports.
@@ -54,13 +54,53 @@ pub struct Running {
     pub adopters: Vec<Adopter>,
     /// Follows the kernel, where it is the host, with what it has of NAT's ports.
     pub follower: Option<(Follower, Narrowed)>,
+    /// The routes that change while it runs, and who follows the kernel's.
+    pub routes: Option<(SharedRoutes, RouteFollower)>,
 }
 
 /// Reloads, one after the other.
 pub struct Reload {
     running: Running,
-    wanted: bool,
+    wanted: VecDeque<Wanted>,
     under_way: Option<UnderWay>,
+}
+
+struct Wanted {
+    name: String,
+    text: String,
+    reply: SyncSender<Result<Vec<String>, String>>,
+}
+
+/// What came of a configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The number that it goes by.
+    pub generation: u32,
+    /// Sessions that go on.
+    pub kept: u64,
+    /// Sessions that it does not allow.
+    pub ended: u64,
+    /// Until all sessions were decided.
+    pub milliseconds: u64,
+}
+
+/// What there is to be told of a reload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// The workers are handed this configuration.
+    Adopted(String),
+    /// All have it, and all sessions are decided by it.
+    Settled(Outcome),
+}
+
+impl Outcome {
+    /// In words.
+    pub fn words(&self, name: &str) -> String {
+        let Self { generation, kept, ended, milliseconds } = self;
+        format!(
+            "{name}: adopted as generation {generation} in {milliseconds} ms: {kept} sessions go on, {ended} ended"
+        )
+    }
 }
 
 struct UnderWay {
@@ -74,44 +114,41 @@ struct UnderWay {
 impl Reload {
     /// For a gateway that runs.
     pub fn new(running: Running) -> Self {
-        Self { running, wanted: false, under_way: None }
+        Self { running, wanted: VecDeque::new(), under_way: None }
     }
 
-    /// The file is to be loaded again, as soon as the last change is through.
-    pub fn request(&mut self) {
-        self.wanted = true;
+    /// A configuration is to be adopted, as soon as the last change is through; `reply` gets what there is to say, or why not.
+    pub fn request(&mut self, name: String, text: String, reply: SyncSender<Result<Vec<String>, String>>) {
+        self.wanted.push_back(Wanted { name, text, reply });
     }
 
-    /// Goes on with it; to be called every 20 ms. Returns what there is to say.
-    pub fn go_on(&mut self, state: &State) -> Vec<String> {
+    /// Goes on with it; to be called every 20 ms. Returns what there is to tell.
+    pub fn go_on(&mut self, state: &State) -> Option<News> {
         if self.under_way.is_some() {
-            return self.follow(state).into_iter().collect();
+            return self.follow(state);
         }
-        if !std::mem::take(&mut self.wanted) {
-            return Vec::new();
-        }
-        let path = self.running.path.display().to_string();
-        match config::load(&self.running.path) {
+        let Wanted { name, text, reply } = self.wanted.pop_front()?;
+        let adopted = match config::load_str(&name, &text) {
             Ok((config, warnings)) => {
                 let warnings = warnings.iter().map(ToString::to_string);
-                let refused = |error| format!("{path}: not adopted, all stays as it was: {error}");
-                let mut lines: Vec<String> = warnings.collect();
-                match self.apply(config, state) {
-                    Ok(said) => lines.extend(said),
-                    Err(error) => lines.push(refused(error)),
-                }
-                lines
+                let refused = |error| format!("{name}: not adopted, all stays as it was: {error}");
+                let applied = self.apply(config, state).map_err(refused);
+                applied.map(|said| warnings.chain(said).collect())
             }
-            Err(report) => vec![format!("{path}: not adopted, all stays as it was:\n{report}")],
-        }
+            Err(report) => Err(format!("{name}: not adopted, all stays as it was:\n{report}")),
+        };
+        let is_adopted = adopted.is_ok();
+        // Who asked may be gone.
+        let _ = reply.try_send(adopted);
+        is_adopted.then_some(News::Adopted(text))
     }
 
-    /// Has the workers adopt a configuration. Returns what there is to say; what comes of it is said by
+    /// Has the workers adopt a configuration. Returns what there is to say; what comes of it is told by
     /// [`go_on`](Self::go_on).
     ///
     /// # Errors
     /// Why it is not adopted; then nothing has changed.
-    pub fn apply(&mut self, config: Config, state: &State) -> Result<Vec<String>, ReloadError> {
+    fn apply(&mut self, config: Config, state: &State) -> Result<Vec<String>, ReloadError> {
         let running = &mut self.running;
         let mut config = config;
         if packet_buffers(&running.config) == packet_buffers(&config) {
@@ -128,17 +165,16 @@ impl Reload {
         let present = state.snapshot();
         let mut next = config::compile(&planned, &running.facts);
         (next.generation, next.seed) = (present.generation.wrapping_add(1), present.seed);
+        next.fib.clone_from(&present.fib);
         let workers = running.adopters.len();
-        if workers > 1 && Owners::new(&present, workers) != Owners::new(&next, workers) {
-            let what =
-                "nat.source: the number of `ports` decides how several workers share them, and changed";
-            return Err(ReloadError::Restart(what.into()));
-        }
-        if let Some(what) = changed_way(&present, &next).filter(|_| workers > 1) {
+        if let Some(what) = changed_sharing(&present, &next, workers) {
             return Err(ReloadError::Restart(what));
         }
         let next = Arc::new(next);
         let readers = adopt::hand_over(&mut running.adopters, &next).ok_or(ReloadError::Busy)?;
+        if let Some((routes, _)) = &running.routes {
+            routes.lock().set_file(config::file_routes(&planned));
+        }
         let mut lines = Vec::new();
         if let (Some((follower, narrowed)), Some((plan, said))) = (&mut running.follower, hosting) {
             *narrowed = plan.narrowed().clone();
@@ -155,8 +191,8 @@ impl Reload {
         Ok(lines)
     }
 
-    /// Looks how far the workers are.
-    fn follow(&mut self, state: &State) -> Option<String> {
+    /// Looks how far the workers are. Tells what came of it, once, when all are through.
+    fn follow(&mut self, state: &State) -> Option<News> {
         let under_way = self.under_way.as_mut()?;
         let generation = under_way.snapshot.generation;
         let adopters = &mut self.running.adopters;
@@ -174,12 +210,9 @@ impl Reload {
         }
         let kept: u64 = all.iter().map(|settled| settled.kept).sum();
         let ended: u64 = all.iter().map(|settled| settled.ended).sum();
-        let milliseconds = under_way.begun.elapsed().as_millis();
+        let milliseconds = u64::try_from(under_way.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.under_way = None;
-        let path = self.running.path.display();
-        Some(format!(
-            "{path}: adopted as generation {generation} in {milliseconds} ms: {kept} sessions go on, {ended} ended"
-        ))
+        Some(News::Settled(Outcome { generation, kept, ended, milliseconds }))
     }
 }
 
@@ -189,7 +222,7 @@ fn packet_buffers(config: &Config) -> u32 {
 }
 
 /// What of a configuration cannot take the place of another's while the gateway runs.
-fn wants_restart(old: &Config, new: &Config, socket_of_config: bool) -> Option<String> {
+pub(crate) fn wants_restart(old: &Config, new: &Config, socket_of_config: bool) -> Option<String> {
     let names = |config: &Config| config.interfaces.iter().map(|i| i.name.clone()).collect::<Vec<_>>();
     if names(old) != names(new) {
         let (old, new) = (names(old).join(", "), names(new).join(", "));
@@ -200,13 +233,29 @@ fn wants_restart(old: &Config, new: &Config, socket_of_config: bool) -> Option<S
         let sections = [
             (old.workers != new.workers, "[workers]"),
             (old.tables != new.tables, "[tables]"),
+            (old.kernel_routes != new.kernel_routes, "[kernel-routes]"),
             (old.nat_log != new.nat_log, "[nat.log]"),
+            (old.port_rest.most != new.port_rest.most, "[nat.port-rest] most"),
             (socket_of_config && old.control_socket != new.control_socket, "control.socket"),
-            (old.control_access != new.control_access, "[control]"),
+            (old.control_access != new.control_access || old.state != new.state, "[control]"),
             (old.metrics != new.metrics, "[metrics]"),
+            (old.accounting != new.accounting, "[accounting]"),
+            (old.export != new.export, "[export]"),
         ];
         sections.into_iter().find(|(changed, _)| *changed).map(|(_, name)| format!("{name} changed"))
     })
+}
+
+/// Whether several workers would share the ports of NAT otherwise.
+pub(crate) fn changed_sharing(old: &Snapshot, new: &Snapshot, workers: usize) -> Option<String> {
+    if workers < 2 {
+        return None;
+    }
+    if Owners::new(old, workers) != Owners::new(new, workers) {
+        let what = "nat.source: the number of `ports` decides how several workers share them, and changed";
+        return Some(what.into());
+    }
+    changed_way(old, new)
 }
 
 /// Whether an external address is given out in another way, by which several workers would share its ports otherwise.

@@ -37,6 +37,17 @@ pub fn renounce() -> Result<(), caps::errors::CapsError> {
     caps::set(None, CapSet::Permitted, &kept)
 }
 
+/// Gives up all of the calling thread's rights, and gets none by running a program.
+///
+/// # Errors
+/// The kernel refuses; some rights may be gone then.
+pub fn renounce_all() -> Result<(), caps::errors::CapsError> {
+    let _ = nix::sys::prctl::set_no_new_privs();
+    [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted]
+        .into_iter()
+        .try_for_each(|set| caps::clear(None, set))
+}
+
 /// The system's manager, which may want to hear that the workers go on.
 #[derive(Debug)]
 pub struct Manager {

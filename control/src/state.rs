@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -12,20 +12,25 @@ use sluice_dataplane::inspect::{FlowRow, Inspector, Question, Row, SessionRow};
 use sluice_dataplane::local::neighbor;
 use sluice_dataplane::nat::NatLog;
 use sluice_dataplane::port::af_xdp::DeviceControl;
-use sluice_dataplane::session::FlowAction;
+use sluice_dataplane::session::{By, FlowAction};
 use sluice_dataplane::snapshot::{Allocation, NONE16, Pool, Snapshot};
 use sluice_dataplane::stage::shape::ClassRow;
 
+use crate::accounting::Accounting;
+use crate::api::TopBy;
 use crate::config::protocol_name;
 use crate::drops::Rates;
 use crate::export::{SinkStatus, Statuses};
 use crate::nat_query::Query;
 use crate::plan::Plan;
+use crate::routes::SharedRoutes;
 use crate::watch::Watch;
-use crate::{drops, explain, figures, nat_view, qos_view};
+use crate::{drops, explain, figures, metrics, nat_view, qos_view, routes, top_view};
 
 /// How long a worker may take for a listing.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same, where nobody waits for it.
+const SHORT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A topic of `sluice show`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, clap::ValueEnum)]
@@ -51,6 +56,8 @@ pub enum Topic {
     Limits,
     /// Shapers and their classes: rates, what waits and for how long, drops and marks
     Qos,
+    /// What has left by class and host since the period began, the 95th percentile, and quotas
+    Accounting,
     /// Workers: core, NUMA node, the receive queues that they own, and how their loops go
     Workers,
 }
@@ -92,8 +99,11 @@ pub struct State {
     devices: Vec<DeviceControl>,
     plan: Plan,
     watch: Watch,
-    nat_log: Statuses,
+    nat_log: Mutex<Vec<SinkStatus>>,
+    accounting: Mutex<Accounting>,
+    exports: Statuses,
     drop_rates: Mutex<Rates>,
+    routes: Option<SharedRoutes>,
 }
 
 impl State {
@@ -108,24 +118,110 @@ impl State {
         let ends = workers.into_iter().map(|ends| (ends.counters, ends.inspector));
         let (counters, inspectors): (_, Vec<_>) = ends.unzip();
         let current = RwLock::new(Arc::new(Current { snapshot, counters }));
-        let nat_log = Statuses::default();
-        let (inspectors, drop_rates) = (Mutex::new(inspectors), Mutex::default());
-        Self { current, inspectors, devices, plan, watch, nat_log, drop_rates }
+        Self {
+            current,
+            inspectors: Mutex::new(inspectors),
+            devices,
+            plan,
+            watch,
+            nat_log: Mutex::default(),
+            accounting: Mutex::default(),
+            exports: Statuses::default(),
+            drop_rates: Mutex::default(),
+            routes: None,
+        }
     }
 
     fn current(&self) -> Arc<Current> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// With a log of NAT.
+    /// How the sinks of NAT's log do, as control told last.
+    pub fn nat_log(&self) -> Vec<SinkStatus> {
+        self.nat_log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// With accounts that are there already.
     #[must_use]
-    pub fn with_nat_log(self, nat_log: Statuses) -> Self {
-        Self { nat_log, ..self }
+    pub fn with_accounting(self, accounting: Accounting) -> Self {
+        Self { accounting: Mutex::new(accounting), ..self }
+    }
+
+    /// The accounts.
+    pub fn accounting(&self) -> MutexGuard<'_, Accounting> {
+        self.accounting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes into the accounts what has left up to `now`, in seconds since 1970, and has the workers know whose quota is used
+    /// up.
+    pub fn account(&self, now: u64) {
+        // Read first, so that no row is of a configuration before it.
+        let snapshot = self.snapshot();
+        let mut rows = Vec::new();
+        let take = |row| {
+            if let Row::Octets(generation, row) = row {
+                rows.push((generation, row));
+            }
+        };
+        self.ask_each(Question::Octets, take);
+        let changes = self.accounting().take_in(now, &rows, &snapshot);
+        for spent in changes {
+            self.ask_each(Question::Spent(snapshot.generation, spent), |_| ());
+        }
+    }
+
+    /// Asks all workers; one that does not answer in time is left out.
+    fn ask_each(&self, question: Question, mut each: impl FnMut(Row)) {
+        let mut inspectors = self.inspectors.lock().unwrap_or_else(PoisonError::into_inner);
+        for inspector in inspectors.iter_mut().flatten() {
+            inspector.ask(question, SHORT_PATIENCE, &mut each);
+        }
     }
 
     /// How the sinks of NAT's log do.
     pub fn nat_log(&self) -> Vec<SinkStatus> {
         self.nat_log.read()
+    /// Control tells how the sinks of NAT's log do.
+    pub fn set_nat_log(&self, sinks: Vec<SinkStatus>) {
+        *self.nat_log.lock().unwrap_or_else(PoisonError::into_inner) = sinks;
+    }
+
+    /// With exporters of flows and samples.
+    #[must_use]
+    pub fn with_exports(self, exports: Statuses) -> Self {
+        Self { exports, ..self }
+    }
+
+    /// How the exporters of flows and samples do.
+    pub fn exports(&self) -> Vec<SinkStatus> {
+        self.exports.read()
+    }
+
+    /// With a route table that follows the kernel.
+    #[must_use]
+    pub fn with_routes(self, routes: Option<SharedRoutes>) -> Self {
+        Self { routes, ..self }
+    }
+
+    /// The routes within a prefix (`10.0.0.0/8`), or by which an address goes.
+    ///
+    /// # Errors
+    /// It is no prefix, or the kernel's routes are not followed.
+    pub fn routes(&self, within: Option<String>) -> Result<Value, String> {
+        let within = within.map(|within| routes::within(&within)).transpose()?;
+        let snapshot = self.snapshot();
+        match &self.routes {
+            Some(routes) => Ok(routes.lock().list(within, &snapshot).into()),
+            None if within.is_some() => {
+                Err("`[kernel-routes]` is not configured: all routes are listed".into())
+            }
+            None => Ok(figures::routes(&snapshot)),
+        }
+    }
+
+    /// Everything that is counted, for Prometheus.
+    pub fn metrics(&self) -> Result<String, String> {
+        Ok(metrics::text(self))
     }
 
     /// The configuration.
@@ -190,6 +286,16 @@ impl State {
                 let mut figures = figures::counters(snapshot, &self.with_kernel(counters.clone()));
                 figures["generation"] = snapshot.generation.into();
                 figures["sessions_ended_by_policy"] = counters.sessions_ended_by_policy.into();
+                let exporters = self.exports();
+                if !exporters.is_empty() {
+                    figures["export"] = json!({
+                        "flow_records": counters.flows_recorded,
+                        "flow_records_lost": counters.flows_unrecorded,
+                        "packet_samples": counters.samples,
+                        "packet_samples_lost": counters.samples_lost,
+                        "exporters": exporters,
+                    });
+                }
                 figures
             }
             Topic::Acl => figures::rules(snapshot, &counters),
@@ -201,8 +307,9 @@ impl State {
                     rows.filter_map(|row| if let Row::Class(row) = row { Some(row) } else { None }).collect();
                 qos_view::show(snapshot, &classes, now)
             }
+            Topic::Accounting => self.accounting().show(snapshot),
             Topic::Workers => self.workers(),
-            Topic::Routes => figures::routes(snapshot),
+            Topic::Routes => self.routes(None)?,
             Topic::Interfaces => self.interfaces(&self.with_kernel(counters), snapshot),
             Topic::Flows => rows(self.list(Question::Sessions)?),
             Topic::Drops => {
@@ -246,10 +353,10 @@ impl State {
     ///
     /// # Errors
     /// The words are wrong, or a worker does not answer.
-    pub fn explain(&self, packet: &str) -> Result<Value, String> {
+    pub fn explain(&self, packet: String) -> Result<Value, String> {
         let snapshot = self.snapshot();
-        let mut story = explain::explain(packet, &snapshot, None)?;
-        let explain::FlowEnds { ends, ports, protocol, interface } = explain::flow(packet, &snapshot)?;
+        let mut story = explain::explain(&packet, &snapshot, None)?;
+        let explain::FlowEnds { ends, ports, protocol, interface } = explain::flow(&packet, &snapshot)?;
         let rows = self.list(Question::Session(ends, ports, protocol, interface))?;
         let session = rows.iter().map(|row| Self::row(row, &snapshot)).next();
         story["session"] = match session {
@@ -288,6 +395,35 @@ impl State {
             });
         }
         Ok(json!(hits))
+    }
+
+    /// What each class of a shaper has done; of none if a worker does not answer.
+    pub(crate) fn class_sums(&self, snapshot: &Snapshot) -> Vec<(String, String, qos_view::Sum)> {
+        if snapshot.shapers.is_empty() {
+            return Vec::new();
+        }
+        let rows = self.list(Question::Classes).unwrap_or_default().into_iter();
+        let classes: Vec<ClassRow> =
+            rows.filter_map(|row| if let Row::Class(row) = row { Some(row) } else { None }).collect();
+        qos_view::sums(snapshot, &classes, self.watch.now())
+    }
+
+    /// The sessions that move the most, the largest first.
+    pub fn top_flows(&self, by: TopBy, limit: u32) -> Result<Value, String> {
+        let (by, limit, snapshot) = (By::from(by), limit as usize, self.snapshot());
+        let row = |(session, rates): &_| {
+            let mut row = Self::session(session, &snapshot);
+            top_view::rates(rates).into_iter().for_each(|(key, value)| row[key] = value);
+            row
+        };
+        Ok(top_view::largest(self.list(Question::Top(by))?, by, limit).iter().map(row).collect())
+    }
+
+    /// The hosts whose sessions move the most, of those that are the largest.
+    pub fn top_hosts(&self, by: TopBy, limit: u32) -> Result<Value, String> {
+        let by = By::from(by);
+        let sessions = top_view::largest(self.list(Question::Top(by))?, by, usize::MAX);
+        Ok(top_view::hosts(&sessions, by, limit as usize))
     }
 
     /// The rows of all workers, one after the other.
@@ -355,7 +491,7 @@ impl State {
                 "state": neighbor.state.name(),
                 "packets_held": neighbor.held,
             }),
-            Row::Class(_) | Row::Dropped(_) | Row::End => Value::Null,
+            Row::Class(_) | Row::Octets(..) | Row::Dropped(_) | Row::Top(..) | Row::End => Value::Null,
         }
     }
 

@@ -24,7 +24,7 @@ fn files(directory: &str, extension: &str) -> Vec<PathBuf> {
 fn wrong_files_are_reported_to_the_letter() {
     let mut different = Vec::new();
     let cases = files("control/tests/config", "toml");
-    assert!(cases.len() >= 35, "{} cases", cases.len());
+    assert!(cases.len() >= 60, "{} cases", cases.len());
     for path in cases {
         let name = path.file_name().unwrap().to_str().unwrap();
         let report = match config::load_bytes(name, &fs::read(&path).unwrap()) {

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sluice_control::config::{self, NatLog, NatRecords};
-use sluice_control::export::Logger;
+use sluice_control::export::{Collector, Logger, Record};
 use sluice_control::nat_query::Query;
 use sluice_dataplane::arena::FramePool;
 use sluice_dataplane::clock::{Clock, SECOND};
-use sluice_dataplane::nat::NatLog as NatLogRecords;
+use sluice_dataplane::nat::{EventReader, NatLog as NatLogRecords};
 use sluice_dataplane::port::Port;
 use sluice_dataplane::port::memory::{MemoryPeer, pair};
 use sluice_dataplane::worker::Worker;
@@ -85,6 +85,20 @@ fn log(file: Option<&Path>) -> NatLog {
     NatLog { records: NatRecords::Blocks, file, syslog: None, ipfix: None, domain: 1 }
 }
 
+/// Records as control gets them.
+fn records(
+    reader: EventReader,
+    clock: Clock,
+) -> impl FnMut(&[sluice_control::export::SinkStatus]) -> Vec<Record> + Send {
+    let (mut collector, mut next) = (Collector::new(vec![reader], clock), 0);
+    move |_| {
+        collector.collect();
+        let batch = collector.fetch(next);
+        next = batch.next();
+        batch.records
+    }
+}
+
 fn until(what: &str, mut done: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !done() {
@@ -101,7 +115,8 @@ fn a_log_tells_who_had_a_port() {
     let path = folder.path().join("nat.log");
     let (mut worker, mut peers) = worker(NatLogRecords::Blocks);
     let clock = Clock::monotonic();
-    let (logger, statuses) = Logger::start(&log(Some(&path)), vec![worker.nat_events()], clock).unwrap();
+    let (logger, statuses) =
+        Logger::start(&log(Some(&path)), &[], records(worker.nat_events(), clock)).unwrap();
     let now = clock.now();
     let seen = send(&mut worker, &mut peers, now, 1..=50);
     send(&mut worker, &mut peers, now, 1..=50);
@@ -128,7 +143,8 @@ fn a_log_that_stalls_stops_no_packet() {
     assert!(Command::new("mkfifo").arg(&path).status().is_ok_and(|status| status.success()));
     let (mut worker, mut peers) = worker(NatLogRecords::Blocks);
     let clock = Clock::monotonic();
-    let (logger, statuses) = Logger::start(&log(Some(&path)), vec![worker.nat_events()], clock).unwrap();
+    let (logger, statuses) =
+        Logger::start(&log(Some(&path)), &[], records(worker.nat_events(), clock)).unwrap();
     let seen = send(&mut worker, &mut peers, SECOND, 1..=100);
     assert_eq!(seen.len(), 100);
     until("the loss is counted", || statuses.read()[0].lost == 100);
@@ -164,7 +180,7 @@ fn nfcapd_reads_our_ipfix() {
     let (mut worker, mut peers) = worker(NatLogRecords::Bindings);
     let clock = Clock::monotonic();
     let to = NatLog { ipfix: Some(([127, 0, 0, 1], port).into()), ..log(None) };
-    let (logger, statuses) = Logger::start(&to, vec![worker.nat_events()], clock).unwrap();
+    let (logger, statuses) = Logger::start(&to, &[], records(worker.nat_events(), clock)).unwrap();
     let seen = send(&mut worker, &mut peers, clock.now(), 1..=50);
     until("all is sent", || statuses.read()[0].written == 100);
     drop(logger);

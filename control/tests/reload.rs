@@ -4,18 +4,14 @@
 
 mod netns;
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
-use serde_json::Value;
+use crate::netns::gateway::Gateway;
+use crate::netns::{PATIENCE, Station, in_namespace};
 
-use crate::netns::{Held, PATIENCE, Station, in_namespace};
-
-const SLUICE: &str = env!("CARGO_BIN_EXE_sluice");
 const CONNECTIONS: usize = 24;
 
 /// Gives back what clients say.
@@ -26,62 +22,6 @@ fn serve_echo(at: &str) {
             thread::spawn(move || io::copy(&mut &stream, &mut &stream));
         }
     });
-}
-
-struct Gateway {
-    process: Held,
-    lines: Receiver<String>,
-    folder: tempfile::TempDir,
-}
-
-impl Gateway {
-    fn start(config: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("c.toml"), config).unwrap();
-        let mut command = Command::new(SLUICE);
-        command.arg("run").arg(folder.path().join("c.toml")).arg("--socket").arg(folder.path().join("s"));
-        let mut child = command.env_remove("SSH_CONNECTION").stderr(Stdio::piped()).spawn().unwrap();
-        let (tell, lines) = channel();
-        let stderr = child.stderr.take().unwrap();
-        thread::spawn(move || {
-            BufReader::new(stderr).lines().map_while(Result::ok).for_each(|line| drop(tell.send(line)));
-        });
-        let gateway = Self { process: Held(child), lines, folder };
-        gateway.until("ready: ");
-        gateway
-    }
-
-    /// Reads the log up to a line with these words, and returns it; with it what was said before.
-    fn until(&self, words: &str) -> (String, Vec<String>) {
-        let mut before = Vec::new();
-        loop {
-            match self.lines.recv_timeout(PATIENCE) {
-                Ok(line) if line.contains(words) => return (line, before),
-                Ok(line) => before.push(line),
-                Err(_) => panic!("no {words:?} in the log: {before:#?}"),
-            }
-        }
-    }
-
-    fn hang_up(&self, config: &str) {
-        std::fs::write(self.folder.path().join("c.toml"), config).unwrap();
-        let pid = self.process.0.id().to_string();
-        assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
-    }
-
-    fn show(&self, topic: &str) -> Value {
-        let mut command = Command::new(SLUICE);
-        command.args(["show", topic, "--json", "--socket"]).arg(self.folder.path().join("s"));
-        serde_json::from_slice(&command.output().unwrap().stdout).unwrap()
-    }
-
-    fn stop(mut self) {
-        let pid = self.process.0.id().to_string();
-        assert!(Command::new("kill").arg(&pid).status().unwrap().success());
-        let (line, _) = self.until("stopped in ");
-        assert!(line.contains("conserved: true"), "{line}");
-        assert!(self.process.0.wait().unwrap().success());
-    }
 }
 
 /// One of many configurations that all let the connections pass, with the same mapping.

@@ -87,6 +87,14 @@ pub struct Counters {
     pub nat_recorded: u64,
     /// Of these, those that found no room.
     pub nat_unrecorded: u64,
+    /// Records made of what passed by flows.
+    pub flows_recorded: u64,
+    /// Of these, those that found no room.
+    pub flows_unrecorded: u64,
+    /// Packets sampled.
+    pub samples: u64,
+    /// Of these, those that found no room.
+    pub samples_lost: u64,
     /// How many workers these are the counters of. A gauge.
     pub workers: u64,
     /// Packets lent to the worker that owns their session.
@@ -146,10 +154,16 @@ impl Counters {
         self.ports.iter().map(|p| p.tx.packets).sum()
     }
 
+    /// Packets that came and are not accounted for; below 0, those that are accounted for and never came.
+    pub fn unaccounted(&self) -> i64 {
+        let came = self.rx() + self.originated + self.split_extra;
+        let went = self.tx() + self.drops.iter().sum::<u64>() + self.punted + self.held;
+        came.wrapping_sub(went) as i64
+    }
+
     /// Whether every packet is accounted for: rx + originated + split_extra = tx + drops + punted + held.
     pub fn conserved(&self) -> bool {
-        let came = self.rx() + self.originated + self.split_extra;
-        came == self.tx() + self.drops.iter().sum::<u64>() + self.punted + self.held
+        self.unaccounted() == 0
     }
 
     /// Adds another worker's counters to these. If one of the two has not adopted a configuration yet that the other has,
@@ -204,6 +218,10 @@ impl Counters {
             &mut self.port_control_refused,
             &mut self.nat_recorded,
             &mut self.nat_unrecorded,
+            &mut self.flows_recorded,
+            &mut self.flows_unrecorded,
+            &mut self.samples,
+            &mut self.samples_lost,
             &mut self.workers,
             &mut self.crossed,
             &mut self.parked,

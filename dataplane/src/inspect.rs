@@ -14,10 +14,10 @@ use crate::local::neighbor::Neighbor;
 use crate::nat::{Binding, BlockRow, SubscriberRow};
 use crate::recorder::Dropped;
 use crate::session::{
-    Family, FlowAction, KeyFacts, NONE, Session, State, addresses, key4, key6, ports, ticks,
+    By, Family, FlowAction, KeyFacts, NONE, Rates, Session, State, addresses, key4, key6, ports, ticks,
 };
 use crate::shard::Shard;
-use crate::stage::shape::ClassRow;
+use crate::stage::shape::{ClassRow, OctetRow, Spent};
 
 /// Table slots that are looked at between two bursts.
 const SLOTS_PER_POLL: u32 = 64;
@@ -44,8 +44,14 @@ pub enum Question {
     Neighbors,
     /// Classes of ports with a shaper.
     Classes,
+    /// Octets by class and host, each handed out once.
+    Octets,
+    /// No listing: notes whose quota is used up, if the worker goes by the configuration of this generation.
+    Spent(u32, Spent),
     /// The last packets of each drop reason.
     Drops,
+    /// The sessions that move the most.
+    Top(By),
     /// The session, if there is one, of packets with these addresses, ports, protocol and ingress interface.
     Session([IpAddr; 2], (u16, u16), u8, u16),
 }
@@ -96,8 +102,12 @@ pub enum Row {
     Subscriber(SubscriberRow),
     /// For [`Question::Neighbors`].
     Neighbor(Neighbor),
+    /// For [`Question::Top`].
+    Top(SessionRow, Rates),
     /// For [`Question::Classes`].
     Class(ClassRow),
+    /// For [`Question::Octets`], with the generation of the configuration whose class it is.
+    Octets(u32, OctetRow),
     /// For [`Question::Drops`].
     Dropped(Dropped),
     /// The listing is complete.
@@ -149,7 +159,7 @@ impl Inspector {
 
 impl Inspected {
     /// Goes on with the listing that was asked for, by a few slots. Returns whether there is more to do.
-    pub fn serve(&mut self, shard: &Shard, now: Nanos) -> bool {
+    pub fn serve(&mut self, shard: &mut Shard, now: Nanos) -> bool {
         if self.current.is_none() {
             self.current = self.questions.try_pop().map(|question| (question, 0));
         }
@@ -160,11 +170,19 @@ impl Inspected {
             Question::Blocks => shard.nat.block_slots(),
             Question::Subscribers => shard.nat.subscriber_slots(),
             Question::Drops => shard.counters.recorder.places(),
+            Question::Octets => return self.serve_octets(from, shard),
+            Question::Spent(generation, spent) => {
+                if shard.sessions.policy == generation {
+                    shard.shapers.set_spent(spent);
+                }
+                return self.finish(question, 0, true);
+            }
             Question::Session(..)
             | Question::Externals
             | Question::Neighbors
             | Question::Holders(..)
-            | Question::Classes => {
+            | Question::Classes
+            | Question::Top(_) => {
                 return self.serve_short(question, from, shard, now);
             }
         };
@@ -185,6 +203,15 @@ impl Inspected {
             at += 1;
         }
         self.finish(question, at, at >= slots)
+    }
+
+    fn serve_octets(&mut self, from: u32, shard: &mut Shard) -> bool {
+        let room = self.rows.vacant_len().min(SLOTS_PER_POLL as usize);
+        let (generation, rows) = (shard.sessions.policy, &mut self.rows);
+        let next = shard.shapers.take_octets(from, room, |row| {
+            let _ = rows.try_push(Row::Octets(generation, row));
+        });
+        self.finish(Question::Octets, next.unwrap_or(from), next.is_none())
     }
 
     fn serve_short(&mut self, question: Question, from: u32, shard: &Shard, now: Nanos) -> bool {
@@ -218,6 +245,12 @@ impl Inspected {
             Question::Classes => {
                 for row in shard.shapers.rows().skip(from as usize).take(room) {
                     let _ = self.rows.try_push(Row::Class(row));
+                    sent += 1;
+                }
+            }
+            Question::Top(by) => {
+                for (session, rates) in shard.sessions.top(by).skip(from as usize).take(room) {
+                    let _ = self.rows.try_push(Row::Top(session_row(session, shard, now), rates));
                     sent += 1;
                 }
             }
@@ -351,7 +384,7 @@ mod tests {
                 ports
             });
             while !asker.is_finished() {
-                inspected.serve(&shard, 0);
+                inspected.serve(&mut shard, 0);
             }
             asker.join().unwrap()
         });

@@ -21,6 +21,7 @@ mod hosts;
 mod layout;
 mod lease;
 mod renew;
+mod resting;
 mod subscribers;
 
 use std::net::Ipv4Addr;
@@ -43,6 +44,7 @@ pub use self::layout::Layout;
 use self::layout::Way;
 use self::lease::Leases;
 pub use self::lease::{Ask, Filters, LeaseFacts, Nonce, Peers, Refusal};
+use self::resting::Resting;
 use self::subscribers::Subscribers;
 pub use self::subscribers::{BlockRow, Opener, SubscriberRow};
 use crate::clock::Nanos;
@@ -67,6 +69,7 @@ pub struct Nat {
     layout: Layout,
     share: Share,
     blocks: Blocks,
+    resting: Resting,
     subscribers: Subscribers,
     recorder: Recorder,
     now: Nanos,
@@ -92,6 +95,7 @@ impl Nat {
             externals: External::all(&layout, &share),
             share,
             blocks,
+            resting: Resting::new(layout.rest_room(snapshot), snapshot.seed),
             subscribers: Subscribers::new(room(layout.has_accounts), snapshot.seed),
             recorder: Recorder::new(snapshot.nat_log),
             layout,
@@ -142,6 +146,7 @@ impl Nat {
             + self.externals.iter().map(External::bytes).sum::<usize>()
             + self.subscribers.bytes()
             + self.blocks.bytes()
+            + self.resting.bytes()
     }
 
     /// The binding at `index`.
@@ -163,19 +168,22 @@ impl Nat {
             let used = |space: usize| {
                 let forwarded = self.layout.reserved.iter().filter(|r| (r.slot, r.space) == (at, space));
                 let ports = forwarded.flat_map(|r| r.first..=r.last);
+                let resting = if space == resting::UDP { external.resting } else { 0 };
                 let counted = ports.filter(|&port| slot.way != Way::Ports && !self.share.is_mine(port));
-                external.ports[space].in_use() - external.others[space] - counted.count() as u32
+                let taken = external.ports[space].in_use() - external.others[space];
+                (taken - counted.count() as u32).saturating_sub(resting)
             };
             (external.address, [0, 1, 2].map(used))
         })
     }
 
-    /// The time is `now`: gives back blocks whose time is up.
+    /// The time is `now`: gives back blocks and ports whose time is up.
     pub fn tick(&mut self, now: Nanos) {
         self.now = now;
         while let Some((block, at)) = self.blocks.expired(now) {
             self.give_block(block, at);
         }
+        self.end_rests();
     }
 
     /// The binding that has this external address and port (or identifier).
@@ -258,6 +266,7 @@ impl Nat {
                     subscriber,
                     is_recorded: false,
                     is_leased: false,
+                    has_served: false,
                 };
                 self.insert(key(binding.of(), mapping, remote), binding, &of.allocation)
             });
@@ -297,6 +306,7 @@ impl Nat {
     pub fn hold(&mut self, index: u32, remote: u32, inbound: bool) -> u32 {
         let Some((_, binding)) = self.bindings.get_mut(index) else { return NONE };
         binding.sessions += 1;
+        binding.has_served = true;
         if let Some(subscriber) = self.subscribers.get_mut(binding.subscriber) {
             subscriber.sessions += 1;
         }

@@ -22,11 +22,24 @@ pub struct Turns {
     pub asleep: u64,
     /// Bursts by how many packets a port gave at once; those of none are not counted.
     pub bursts: [u64; BURST + 1],
+    /// Turns by how many ticks they took: of 2^n to 2^(n+1) at place n; longer ones at the last.
+    pub lengths: [u64; LENGTHS],
 }
+
+/// Places of [`Turns::lengths`].
+pub const LENGTHS: usize = 32;
 
 impl Default for Turns {
     fn default() -> Self {
-        Self { turns: 0, packets: 0, busy: 0, idle: 0, asleep: 0, bursts: [0; BURST + 1] }
+        Self {
+            turns: 0,
+            packets: 0,
+            busy: 0,
+            idle: 0,
+            asleep: 0,
+            bursts: [0; BURST + 1],
+            lengths: [0; LENGTHS],
+        }
     }
 }
 
@@ -35,6 +48,11 @@ impl Turns {
     pub fn since(&self, earlier: &Self) -> Self {
         let mut bursts = self.bursts;
         bursts.iter_mut().zip(earlier.bursts).for_each(|(count, before)| *count = count.wrapping_sub(before));
+        let mut lengths = self.lengths;
+        lengths
+            .iter_mut()
+            .zip(earlier.lengths)
+            .for_each(|(count, before)| *count = count.wrapping_sub(before));
         Self {
             turns: self.turns.wrapping_sub(earlier.turns),
             packets: self.packets.wrapping_sub(earlier.packets),
@@ -42,6 +60,7 @@ impl Turns {
             idle: self.idle.wrapping_sub(earlier.idle),
             asleep: self.asleep.wrapping_sub(earlier.asleep),
             bursts,
+            lengths,
         }
     }
 }
@@ -52,6 +71,7 @@ struct Cells {
     /// As in [`Turns`].
     sums: [AtomicU64; 5],
     bursts: [AtomicU64; BURST + 1],
+    lengths: [AtomicU64; LENGTHS],
 }
 
 /// The reader's end.
@@ -69,7 +89,8 @@ impl Pulse {
         let [turns, packets, busy, idle, asleep] =
             std::array::from_fn(|i| self.0.sums.get(i).map_or(0, |sum| sum.load(Relaxed)));
         let bursts = std::array::from_fn(|i| self.0.bursts.get(i).map_or(0, |count| count.load(Relaxed)));
-        Turns { turns, packets, busy, idle, asleep, bursts }
+        let lengths = std::array::from_fn(|i| self.0.lengths.get(i).map_or(0, |count| count.load(Relaxed)));
+        Turns { turns, packets, busy, idle, asleep, bursts, lengths }
     }
 }
 
@@ -88,6 +109,7 @@ pub fn channel() -> (Meter, Pulse) {
         thread: AtomicU32::new(0),
         sums: Default::default(),
         bursts: [const { AtomicU64::new(0) }; BURST + 1],
+        lengths: [const { AtomicU64::new(0) }; LENGTHS],
     });
     (Meter { cells: cells.clone(), last: tsc::now(), sums: Turns::default() }, Pulse(cells))
 }
@@ -108,6 +130,11 @@ impl Meter {
         let ticks = self.lap();
         self.sums.turns += 1;
         *if busy { &mut self.sums.busy } else { &mut self.sums.idle } += ticks;
+        let place = (ticks | 1).ilog2().min(LENGTHS as u32 - 1) as usize;
+        if let (Some(count), Some(cell)) = (self.sums.lengths.get_mut(place), self.cells.lengths.get(place)) {
+            *count += 1;
+            cell.store(*count, Relaxed);
+        }
         self.publish();
     }
 
@@ -162,6 +189,7 @@ mod tests {
         let first = pulse.turns();
         assert_eq!((first.turns, first.packets, first.bursts[64], first.bursts[0]), (1, 64, 1, 0));
         assert!(first.busy > 0 && first.idle == 0);
+        assert_eq!((first.lengths.iter().sum::<u64>(), first.lengths[first.busy.ilog2() as usize]), (1, 1));
         meter.burst(3);
         meter.slept();
         meter.turn(false);

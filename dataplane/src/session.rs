@@ -11,7 +11,9 @@ mod cross;
 mod flow;
 mod record;
 mod renew;
+mod report;
 mod tcp;
+mod top;
 
 use sluice_pkt::ipv4;
 
@@ -25,7 +27,11 @@ pub use self::flow::{
     plain_action, ports, ticks,
 };
 pub use self::record::{Family, Session, State};
+use self::report::Reporter;
+pub use self::report::{EndReason, Ends, FlowReader, FlowRecord, ReportTimes};
 pub use self::tcp::Segment;
+use self::top::Top;
+pub use self::top::{By, Rates};
 
 use crate::arena::{HugePages, HugeVec};
 use crate::clock::Nanos;
@@ -87,6 +93,9 @@ pub struct Sessions {
     copies: Copies,
     /// Sessions that have ended, for the carriers of their flows.
     ended: std::collections::VecDeque<Ended>,
+    top: Top,
+    /// Tells what has passed, where somebody wants to know.
+    reporter: Option<Box<Reporter>>,
 }
 
 impl Sessions {
@@ -108,6 +117,8 @@ impl Sessions {
             sweep: Sweep::default(),
             copies: Copies::default(),
             ended: std::collections::VecDeque::new(),
+            top: Top::default(),
+            reporter: None,
         }
     }
 
@@ -262,10 +273,12 @@ impl Sessions {
                 (true, true) => 0b10,
             },
             created: ticks(now),
+            looked: ticks(now),
             policy: self.policy,
             ..Session::default()
         };
         self.look_at(index, ticks(now));
+        self.report_from(index, ticks(now));
         if !new.inbound {
             nat.seen_outbound(new.binding, ticks(now));
         }
@@ -276,9 +289,19 @@ impl Sessions {
 
     /// Ends a session, and gives up its NAT binding.
     pub fn end(&mut self, index: u32, nat: &mut Nat, counters: &mut Counters) {
+        self.end_for(index, EndReason::Forced, nat, counters);
+    }
+
+    fn end_for(&mut self, index: u32, reason: EndReason, nat: &mut Nat, counters: &mut Counters) {
+        if self.reporter.is_some() && self.get(index).is_some() {
+            self.report_now(index, reason);
+        }
         let Some(session) = self.slab.get_mut(index as usize).filter(|s| s.live) else { return };
         session.live = false;
         let session = *session;
+        if session.listed != 0 {
+            self.unlist(index, session.listed);
+        }
         for (direction, (flow, carriers)) in session.flows.into_iter().zip(session.carriers).enumerate() {
             let key = self.remove_flow(session.family_of(direction), flow).map(|(key, _)| key);
             if let Some(key) = key.filter(|_| carriers != 0 && self.ended.len() < ENDED) {

@@ -6,12 +6,14 @@ mod egress;
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use sluice_pkt::ethernet::Mac;
 use sluice_pkt::nat64::Embedding;
 use sluice_pkt::nptv6::PrefixPair;
 
 use crate::clock::Nanos;
+use crate::fib::{Fib, Way};
 use crate::nat::{Deterministic, NatLog, StaticTable};
 use crate::table::classifier::{Classifier, Rule};
 use crate::table::key::AddressHasher;
@@ -19,7 +21,7 @@ use crate::table::lpm::Lpm;
 use crate::table::meter::Rate;
 use crate::table::tcm::model::{Figures, Model};
 
-pub use self::egress::{Class, ClassMatch, ClassRate, Codel, HostKey, Overhead, Shaper};
+pub use self::egress::{Class, ClassMatch, ClassRate, Codel, HostKey, Over, Overhead, Period, Quota, Shaper};
 
 /// "None" where an index is stored in 16 bits.
 pub const NONE16: u16 = u16::MAX;
@@ -87,7 +89,7 @@ pub enum LocalUse {
 }
 
 /// What becomes of packets to a prefix.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Route {
     /// On the link of this interface.
     Connected {
@@ -112,6 +114,15 @@ pub enum Route {
     Blackhole,
     /// Dropped, and the sender is told.
     Unreachable,
+    /// Dropped, and the sender is told that somebody wants it so.
+    Prohibited,
+    /// One of several others, which lie side by side; a flow goes by the same one for as long as that is among them.
+    Several {
+        /// The first of them.
+        first: u32,
+        /// How many.
+        count: u16,
+    },
 }
 
 /// What an ACL rule does with a packet that matches.
@@ -225,6 +236,16 @@ impl PortBlocks {
     pub fn number(&self, ports: (u16, u16), port: u16) -> u32 {
         u32::from(port.saturating_sub(ports.0)) / self.size.max(1)
     }
+}
+
+/// How long an external UDP port that everybody may send to rests before it is given out again (RFC 6888 REQ-8). By default
+/// not at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortRest {
+    /// How long; 0 for not at all.
+    pub time: Nanos,
+    /// Ports that rest at a time at a worker, at most. One too many ends the rest of the oldest.
+    pub most: u32,
 }
 
 /// How source NAT behaves, in the terms of RFC 4787.
@@ -527,6 +548,10 @@ pub struct Snapshot {
     pub routes6: Lpm<16>,
     /// What the route tables point to.
     pub routes: Vec<Route>,
+    /// The weights of those that are [one of several](Route::Several), by index; where there is none it is 1.
+    pub weights: Vec<u16>,
+    /// The routes in service, where they are followed: then those above are in it, and nobody looks at them.
+    pub fib: Option<Arc<Fib>>,
     /// The route table for people: prefix, and index into `routes`.
     pub route_list: Vec<(String, u32)>,
     /// ACLs.
@@ -547,6 +572,8 @@ pub struct Snapshot {
     pub forwards: Vec<Forward>,
     /// Mappings that inside hosts ask for.
     pub port_control: PortControl,
+    /// How long external ports rest.
+    pub port_rest: PortRest,
     /// What of NAT is recorded for logs.
     pub nat_log: NatLog,
     /// Prefix translation, first match wins; no two have outside prefixes that overlap.
@@ -589,6 +616,42 @@ impl Snapshot {
     #[inline]
     pub fn inner(&self, port: u16) -> u16 {
         port + self.ports.len() as u16
+    }
+
+    /// The index of the route to an address.
+    #[inline]
+    pub fn look_up4(&self, address: &[u8; 4]) -> Option<u32> {
+        match &self.fib {
+            Some(fib) => fib.look_up4(address),
+            None => self.routes4.lookup(address),
+        }
+    }
+
+    /// As [`look_up4`](Self::look_up4).
+    #[inline]
+    pub fn look_up6(&self, address: &[u8; 16]) -> Option<u32> {
+        match &self.fib {
+            Some(fib) => fib.look_up6(address),
+            None => self.routes6.lookup(address),
+        }
+    }
+
+    /// What becomes of packets by the route with this index, and its weight among several.
+    #[inline]
+    pub fn way(&self, index: u32) -> Option<Way> {
+        if let Some(fib) = &self.fib {
+            return fib.way(index);
+        }
+        let weight = self.weights.get(index as usize).copied().unwrap_or(1);
+        self.routes.get(index as usize).map(|&route| Way { route, weight })
+    }
+
+    /// Whether some route leads there.
+    pub fn leads_to(&self, is_it: impl Fn(&Route) -> bool) -> bool {
+        match &self.fib {
+            Some(fib) => fib.ways().any(|way| is_it(&way.route)),
+            None => self.routes.iter().any(is_it),
+        }
     }
 
     /// The interface of a port for a frame with these tags. A priority tag (VLAN id 0) counts as none.

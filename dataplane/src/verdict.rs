@@ -237,6 +237,8 @@ drop_reasons! {
     ShaperHosts = "shaper_hosts",
     /// Packet buffers ran low: the longest queue of a shaper gave some up.
     ShaperFrames = "shaper_frames",
+    /// The quota of its class, or of its host there, is used up.
+    QuotaUsedUp = "quota_used_up",
     /// The egress port's queue is full.
     TransmitQueueFull = "transmit_queue_full",
     /// The gateway was stopped while the packet waited.

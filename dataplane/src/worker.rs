@@ -17,6 +17,8 @@ use crate::pipeline;
 use crate::port::{Port, Refused};
 use crate::probe::Probe;
 use crate::recorder::Recorder;
+use crate::sample::{self, SampleReader, Sampler};
+use crate::session::{FlowReader, ReportTimes};
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::stage::fragment;
@@ -41,6 +43,8 @@ pub struct Worker {
     inspected: Inspected,
     inspector: Option<Inspector>,
     published: Nanos,
+    sampler: Option<Box<Sampler>>,
+    route_epoch: u32,
     index: usize,
     statuses: Statuses,
     /// When it began to drain.
@@ -82,6 +86,8 @@ impl Worker {
             inspected,
             inspector: Some(inspector),
             published: 0,
+            sampler: None,
+            route_epoch: 0,
         }
     }
 
@@ -128,6 +134,19 @@ impl Worker {
     /// so.
     pub fn nat_events(&mut self) -> EventReader {
         self.shard.nat.events()
+    }
+
+    /// The end from which is read what passes by flows; from now on it is recorded. If it is one of several workers, it must have
+    /// joined them.
+    pub fn flow_records(&mut self, times: ReportTimes) -> FlowReader {
+        self.shard.sessions.report(times)
+    }
+
+    /// The end from which samples of packets are read, one of `every` that come in; from now on they are taken.
+    pub fn samples(&mut self, every: u32, seed: u64) -> SampleReader {
+        let (sampler, reader) = sample::channel(every, seed);
+        self.sampler = Some(Box::new(sampler));
+        reader
     }
 
     /// The end from which its tables are listed; there is one.
@@ -193,7 +212,7 @@ impl Worker {
         if self.shard.crossing.is_some() {
             work += self.tell(work, now);
         }
-        work + usize::from(self.inspected.serve(&self.shard, now))
+        work + usize::from(self.inspected.serve(&mut self.shard, now))
     }
 
     /// Sees to what came from other workers, ahead of new packets.
@@ -248,11 +267,14 @@ impl Worker {
     }
 
     fn receive(&mut self, index: usize, now: Nanos, probe: &mut impl Probe) -> usize {
-        let Self { burst, ports, shard, snapshot, .. } = self;
+        let Self { burst, ports, shard, snapshot, sampler, .. } = self;
         burst.now = now;
         burst.port = index as u16;
         let refused = ports[index].receive(now, &mut shard.pool, burst);
         let count = burst.len();
+        if let Some(sampler) = sampler {
+            sampler.look(burst);
+        }
         probe.burst(count);
         let rx = &mut shard.counters.ports[index].rx;
         rx.packets += count as u64;
@@ -305,7 +327,13 @@ impl Worker {
 
     /// What is due with time, ahead of the packets: ageing, the gateway's own messages, publication.
     fn keep(&mut self, now: Nanos) {
-        let Self { shard, snapshot, .. } = self;
+        let Self { shard, snapshot, index, route_epoch, .. } = self;
+        if let Some(fib) = &snapshot.fib {
+            let epoch = fib.begin_poll(*index);
+            if std::mem::replace(route_epoch, epoch) != epoch {
+                shard.neighbors.renew();
+            }
+        }
         shard.nat.tick(now);
         shard.sessions.sweep(now, &snapshot.timeouts, &mut shard.nat, &mut shard.counters);
         port_control::keep(shard, snapshot, now);
@@ -348,6 +376,9 @@ impl Worker {
         shard.counters.bindings = shard.nat.live().into();
         shard.counters.leases = shard.nat.leased().into();
         (shard.counters.nat_recorded, shard.counters.nat_unrecorded) = shard.nat.recorded();
+        (shard.counters.flows_recorded, shard.counters.flows_unrecorded) = shard.sessions.reported();
+        (shard.counters.samples, shard.counters.samples_lost) =
+            self.sampler.as_ref().map_or((0, 0), |sampler| sampler.counts());
         shard.counters.copies = shard.sessions.copies().into();
         for (published, count) in shard.counters.limits.iter_mut().zip(shard.limiters.counts()) {
             *published = count;
@@ -383,6 +414,7 @@ impl Worker {
     pub fn close(&mut self, now: Nanos) -> (Counters, Closed) {
         self.flush(now);
         let shard = &mut self.shard;
+        shard.sessions.report_all();
         crossing::close(shard);
         shape::close(now, shard);
         while let Some(frame) = shard.neighbors.drain().or_else(|| shard.fragments.drain()) {

@@ -13,8 +13,8 @@ pub struct PrefixPair {
     adjustment: u16,
 }
 
-/// The longest prefix: behind it lies the interface identifier.
-pub const LONGEST: u8 = 64;
+/// The longest prefix: behind it lies one word that can be adjusted.
+pub const LONGEST: u8 = 112;
 
 /// Bits of the shortest prefix that leaves no word of the subnet's to adjust.
 const SUBNET_END: u8 = 48;
@@ -61,10 +61,11 @@ impl PrefixPair {
     }
 
     /// The subnet is adjusted where the prefixes leave one (RFC 6296 3.4); otherwise the first word of the interface
-    /// identifier that is not all ones (3.5).
+    /// identifier that is not all ones (3.5), of those that lie behind the prefixes.
     fn map(&self, address: u128, prefix: u128, adjustment: u16) -> Option<u128> {
         let address = prefix | address & !mask(self.length);
-        let words = if self.length <= SUBNET_END { 3..4 } else { 4..8 };
+        let words =
+            if self.length <= SUBNET_END { 3..4 } else { u32::from(self.length.div_ceil(16)).max(4)..8 };
         for shift in words.map(|word| 112 - 16 * word) {
             let word = (address >> shift) as u16;
             if word != u16::MAX {
@@ -135,6 +136,21 @@ mod tests {
         assert_eq!(changed("fd01:203:405:1:ffff:ffff:ffff:ffff"), None);
     }
 
+    /// proves: RFC 6296 3.5
+    #[test]
+    fn of_a_prefix_longer_than_64_bits_no_bit_is_adjusted() {
+        let inside = (bits("fd01:203:405:1::"), 72);
+        let pair = PrefixPair::new(inside, (bits("2001:db8:1:2:f00::"), 72)).unwrap();
+        let host = bits("fd01:203:405:1:77:5:6:7");
+        let outside = pair.outward(host).unwrap();
+        assert_eq!(Ipv6Addr::from_bits(outside).segments()[..5], [0x2001, 0xdb8, 1, 2, 0xf77]);
+        assert_eq!(Ipv6Addr::from_bits(outside).segments()[6..], [6, 7]);
+        assert_eq!(pair.inward(outside), Some(host));
+        let last = PrefixPair::new((bits("fd01::"), 112), (bits("2001:db8::"), 112)).unwrap();
+        assert_eq!(last.outward(bits("fd01::ffff")), None);
+        assert!(last.outward(bits("fd01::fffe")).is_some());
+    }
+
     /// proves: RFC 6296 3.4
     #[test]
     fn a_subnet_of_all_ones_has_no_counterpart() {
@@ -153,7 +169,7 @@ mod tests {
         let pair = pair(("fd01:203:405::", 48), ("2001:db8:1:ab00::", 56));
         assert_eq!(pair.length(), 56);
         assert!(pair.is_inside(bits("fd01:203:405:ff::1")) && !pair.is_inside(bits("fd01:203:405:100::1")));
-        assert!(PrefixPair::new((0, 48), (0, 65)).is_none());
+        assert!(PrefixPair::new((0, 48), (0, 113)).is_none());
     }
 
     #[test]
@@ -181,7 +197,7 @@ mod tests {
         #[test]
         fn there_and_back_and_no_checksum_changes(
             (inside, outside) in (addresses(), addresses()),
-            (first, second) in (0u8..=64, 0u8..=64),
+            (first, second) in (0u8..=112, 0u8..=112),
             behind in addresses(),
         ) {
             let pair = PrefixPair::new((inside, first), (outside, second)).unwrap();
@@ -196,7 +212,10 @@ mod tests {
                 }
                 None => {
                     let words = Ipv6Addr::from_bits(address).segments();
-                    let stuck = if pair.length() <= 48 { &words[3..4] } else { &words[4..] };
+                    let stuck = match pair.length() {
+                        ..=48 => &words[3..4],
+                        longer => &words[usize::from(longer.div_ceil(16)).max(4)..],
+                    };
                     prop_assert!(stuck.iter().all(|&word| word == u16::MAX));
                 }
             }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -15,15 +15,25 @@ use super::{ApiError, Request};
 
 /// Asks, and waits for the answer: without end, or as long as `patience` says.
 pub(super) fn ask(path: &Path, request: Request, patience: Option<Duration>) -> Result<Value, ApiError> {
-    get(path, request.path(), patience)
+    talk(path, &request.path(), None, patience)
 }
 
 /// Asks for what is at a path of the API.
-pub(super) fn get(path: &Path, asked: String, patience: Option<Duration>) -> Result<Value, ApiError> {
+pub(super) fn get(path: &Path, asked: &str, patience: Option<Duration>) -> Result<Value, ApiError> {
+    talk(path, asked, None, patience)
+}
+
+/// Asks for what is at `target`, or sends it a body of JSON.
+pub(super) fn talk(
+    path: &Path,
+    target: &str,
+    body: Option<String>,
+    patience: Option<Duration>,
+) -> Result<Value, ApiError> {
     let unreachable = |source| ApiError::Unreachable { path: path.into(), source };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(unreachable)?;
     runtime.block_on(async {
-        let exchange = exchange(path, asked);
+        let exchange = exchange(path, target, body);
         match patience {
             None => exchange.await,
             Some(patience) => {
@@ -34,7 +44,7 @@ pub(super) fn get(path: &Path, asked: String, patience: Option<Duration>) -> Res
     })
 }
 
-async fn exchange(path: &Path, asked: String) -> Result<Value, ApiError> {
+async fn exchange(path: &Path, target: &str, body: Option<String>) -> Result<Value, ApiError> {
     let unreachable = |source| ApiError::Unreachable { path: path.into(), source };
     let broken = |error: hyper::Error| unreachable(io::Error::other(error));
     let stream = UnixStream::connect(path).await.map_err(|source| match source.kind() {
@@ -43,9 +53,13 @@ async fn exchange(path: &Path, asked: String) -> Result<Value, ApiError> {
     })?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     tokio::spawn(connection);
-    let request = hyper::Request::get(asked)
+    let builder = match &body {
+        None => hyper::Request::get(target),
+        Some(_) => hyper::Request::post(target).header(hyper::header::CONTENT_TYPE, "application/json"),
+    };
+    let request = builder
         .header(hyper::header::HOST, "sluice")
-        .body(Empty::<Bytes>::new())
+        .body(Full::new(Bytes::from(body.unwrap_or_default())))
         .map_err(|error| unreachable(io::Error::other(error)))?;
     let answer = sender.send_request(request).await.map_err(broken)?;
     let is_fine = answer.status().is_success();

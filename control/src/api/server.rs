@@ -4,16 +4,16 @@
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::path::Path;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use axum::Router;
 use axum::extract::{Path as Place, Query as Asked, State as Of};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use clap::ValueEnum;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -25,10 +25,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_io_timeout::TimeoutStream;
 use utoipa::OpenApi;
 
-use super::ApiError;
-use crate::metrics;
+use super::{ApiError, TopBy};
+use crate::commit::api::Peer;
+use crate::link::DataPlane;
 use crate::nat_query::Query;
-use crate::state::{State, Topic};
+use crate::state::Topic;
 
 /// Clients that are served at once; more are sent away.
 const CLIENTS: usize = 512;
@@ -43,8 +44,8 @@ const BUSY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 52\r\n\
     connection: close\r\n\r\n{\"error\":\"too many clients at once; try again soon\"}";
 
-/// What the routes are answered from. Who holds on to the state holds on to the devices, so this does not.
-type Gateway = Weak<State>;
+/// What the routes are answered from.
+type Gateway = Arc<DataPlane>;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -55,7 +56,7 @@ type Gateway = Weak<State>;
         contact(),
         version = "1"
     ),
-    paths(show, explained, nat_who, nat_where, metrics_page)
+    paths(show, top_flows, top_hosts, explained, nat_who, nat_where, metrics_page)
 )]
 struct Api;
 
@@ -64,19 +65,16 @@ pub fn openapi() -> Value {
     serde_json::to_value(Api::openapi()).unwrap_or_default()
 }
 
-/// A server that runs; dropping it ends it, removes the socket, and lets go of the gateway's state.
+/// A server that runs; dropping it ends it. The socket stays where it is, for the next one.
 pub struct Server {
-    path: PathBuf,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
-    _state: Arc<State>,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         drop(self.stop.take());
         let _ = self.thread.take().map(JoinHandle::join);
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 
@@ -85,7 +83,18 @@ pub fn serve(
     listener: UnixListener,
     path: &Path,
     metrics: Option<TcpListener>,
-    state: Arc<State>,
+    gateway: Gateway,
+) -> Result<Server, ApiError> {
+    serve_with(listener, path, metrics, gateway, Router::new())
+}
+
+/// As [`serve`], with more that the socket answers. Its routes may ask for the [`Peer`].
+pub fn serve_with(
+    listener: UnixListener,
+    path: &Path,
+    metrics: Option<TcpListener>,
+    gateway: Gateway,
+    more: Router,
 ) -> Result<Server, ApiError> {
     let failed = |source| ApiError::Socket { path: path.into(), source };
     listener.set_nonblocking(true).map_err(failed)?;
@@ -99,11 +108,10 @@ pub fn serve(
         .build()
         .map_err(failed)?;
     let (stop, stopped) = oneshot::channel::<()>();
-    let gateway = Arc::downgrade(&state);
     let all = async move {
         let places = Arc::new(Semaphore::new(CLIENTS));
         let local = tokio::net::UnixListener::from_std(listener)?;
-        tokio::spawn(accept_local(local, routes(gateway.clone()), places.clone()));
+        tokio::spawn(accept_local(local, routes(gateway.clone()).merge(more), places.clone()));
         if let Some(metrics) = metrics {
             let remote = tokio::net::TcpListener::from_std(metrics)?;
             tokio::spawn(accept_remote(remote, metrics_route(gateway), places));
@@ -117,12 +125,14 @@ pub fn serve(
         runtime.shutdown_timeout(Duration::from_millis(100));
     };
     let thread = std::thread::Builder::new().name("sluice-api".into()).spawn(run).map_err(failed)?;
-    Ok(Server { path: path.into(), stop: Some(stop), thread: Some(thread), _state: state })
+    Ok(Server { stop: Some(stop), thread: Some(thread) })
 }
 
 fn routes(gateway: Gateway) -> Router {
     Router::new()
         .route("/v1/show/{topic}", get(show))
+        .route("/v1/top/flows", get(top_flows))
+        .route("/v1/top/hosts", get(top_hosts))
         .route("/v1/nat/who", get(nat_who))
         .route("/v1/nat/where", get(nat_where))
         .route("/v1/explain", get(explained))
@@ -146,7 +156,10 @@ async fn accept_local(listener: tokio::net::UnixListener, routes: Router, places
     loop {
         match listener.accept().await {
             Ok((stream, _)) => match places.clone().try_acquire_owned() {
-                Ok(place) => talk(stream, routes.clone(), place),
+                Ok(place) => {
+                    let peer = stream.peer_cred().map_or(u32::MAX, |peer| peer.uid());
+                    talk(stream, routes.clone().layer(Extension(Peer(peer))), place);
+                }
                 Err(_) => drop(stream.try_write(BUSY)),
             },
             Err(_) => out_of_descriptors().await,
@@ -193,38 +206,91 @@ fn error(status: StatusCode, words: &str) -> Response {
     (status, Json(json!({ "error": words }))).into_response()
 }
 
-/// What the state says, asked on a thread that may wait.
+/// What the data plane says, asked on a thread that may wait.
 async fn answer<T: IntoResponse + Send + 'static>(
     gateway: Gateway,
-    question: impl FnOnce(&State) -> Result<T, String> + Send + 'static,
+    question: impl FnOnce(&DataPlane) -> Result<T, String> + Send + 'static,
 ) -> Response {
-    let ended = || "the gateway is about to end".to_owned();
-    let asked = move || gateway.upgrade().ok_or_else(ended).and_then(|state| question(&state));
-    match tokio::task::spawn_blocking(asked).await {
+    match tokio::task::spawn_blocking(move || question(&gateway)).await {
         Ok(Ok(said)) => said.into_response(),
         Ok(Err(words)) => error(StatusCode::SERVICE_UNAVAILABLE, &words),
         Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the answer cannot be made; the log may say why"),
     }
 }
 
+#[derive(Deserialize)]
+struct Within {
+    within: Option<String>,
+}
+
 /// A listing, as `sluice show TOPIC --json` prints it.
 #[utoipa::path(
     get,
     path = "/v1/show/{topic}",
-    params(("topic" = String, Path, description = "As `sluice show --help` lists them")),
+    params(
+        ("topic" = String, Path, description = "As `sluice show --help` lists them"),
+        ("within" = Option<String>, Query, description = "Of routes: those within a prefix, or the one of an address")
+    ),
     responses(
         (status = 200, description = "The listing; docs/counters.md has its fields", body = Object),
         (status = 404, description = "No such topic"),
         (status = 503, description = "A worker does not answer")
     )
 )]
-async fn show(Of(gateway): Of<Gateway>, Place(topic): Place<String>) -> Response {
+async fn show(
+    Of(gateway): Of<Gateway>,
+    Place(topic): Place<String>,
+    asked: Result<Asked<Within>, axum::extract::rejection::QueryRejection>,
+) -> Response {
+    let within = match asked {
+        Ok(Asked(Within { within })) => within,
+        Err(wrong) => return error(StatusCode::BAD_REQUEST, &wrong.body_text()),
+    };
+    if let Some(Err(wrong)) = within.as_deref().map(crate::routes::within) {
+        return error(StatusCode::BAD_REQUEST, &wrong);
+    }
     match Topic::from_str(&topic, false) {
-        Ok(topic) => answer(gateway, move |state| state.show(topic).map(Json)).await,
+        Ok(Topic::Routes) => answer(gateway, move |gateway| gateway.routes(within).map(Json)).await,
+        Ok(topic) => answer(gateway, move |gateway| gateway.show(topic).map(Json)).await,
         Err(_) => error(
             StatusCode::NOT_FOUND,
             &format!("there is no topic {topic}; `sluice show --help` lists them"),
         ),
+    }
+}
+
+#[derive(Deserialize, utoipa::IntoParams)]
+struct Largest {
+    /// By what; bits a second if it is left out.
+    #[serde(default)]
+    by: TopBy,
+    /// How many at most; 50 if it is left out.
+    limit: Option<u32>,
+}
+
+impl Largest {
+    fn parts(&self) -> (TopBy, u32) {
+        (self.by, self.limit.unwrap_or(50))
+    }
+}
+
+type Wrong = axum::extract::rejection::QueryRejection;
+
+/// The sessions that move the most now, the largest first, of the 256 that each worker has in view.
+#[utoipa::path(get, path = "/v1/top/flows", params(Largest), responses((status = 200, description = "As /v1/show/flows, with rates", body = [Object])))]
+async fn top_flows(Of(gateway): Of<Gateway>, asked: Result<Asked<Largest>, Wrong>) -> Response {
+    match asked.map(|Asked(asked)| asked.parts()) {
+        Ok((by, limit)) => answer(gateway, move |state| state.top_flows(by, limit).map(Json)).await,
+        Err(wrong) => error(StatusCode::BAD_REQUEST, &wrong.body_text()),
+    }
+}
+
+/// The hosts that began the sessions that move the most now, the largest first.
+#[utoipa::path(get, path = "/v1/top/hosts", params(Largest), responses((status = 200, description = "Hosts with their rates", body = [Object])))]
+async fn top_hosts(Of(gateway): Of<Gateway>, asked: Result<Asked<Largest>, Wrong>) -> Response {
+    match asked.map(|Asked(asked)| asked.parts()) {
+        Ok((by, limit)) => answer(gateway, move |state| state.top_hosts(by, limit).map(Json)).await,
+        Err(wrong) => error(StatusCode::BAD_REQUEST, &wrong.body_text()),
     }
 }
 
@@ -242,7 +308,7 @@ async fn explained(
 ) -> Response {
     match asked {
         Ok(Asked(Explained { packet })) => {
-            answer(gateway, move |state| state.explain(&packet).map(Json)).await
+            answer(gateway, move |state| state.explain(packet).map(Json)).await
         }
         Err(wrong) => error(StatusCode::BAD_REQUEST, &wrong.body_text()),
     }
@@ -289,13 +355,14 @@ async fn nat_where(
 }
 
 async fn nat(gateway: Gateway, query: Query) -> Response {
-    answer(gateway, move |state| state.nat_query(query).map(Json)).await
+    answer(gateway, move |gateway| gateway.nat_query(query).map(Json)).await
 }
 
 /// Everything that is counted, for Prometheus (text format 0.0.4).
 #[utoipa::path(get, path = "/metrics", responses((status = 200, description = "The metrics", content_type = "text/plain")))]
 async fn metrics_page(Of(gateway): Of<Gateway>) -> Response {
-    let page =
-        |state: &State| Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics::text(state)));
+    let page = |gateway: &DataPlane| {
+        gateway.metrics().map(|page| ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], page))
+    };
     answer(gateway, page).await
 }

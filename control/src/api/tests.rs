@@ -10,6 +10,7 @@ use sluice_dataplane::snapshot::Snapshot;
 use super::*;
 use crate::config::Workers;
 use crate::device::machine::Core;
+use crate::link::DataPlane;
 use crate::plan::{self, PortQueues};
 use crate::state::{Ends, State};
 use crate::watch::Watch;
@@ -24,7 +25,8 @@ fn server_with(folder: &Path, metrics: Option<TcpListener>) -> (PathBuf, Server)
     let watch = Watch::new(Clock::Virtual(0), []);
     let ends = Ends { counters, inspector: None };
     let state = Arc::new(State::new(snapshot, [ends], Vec::new(), plan, watch));
-    let server = serve(listen(&path, &Access::default()).unwrap(), &path, metrics, state).unwrap();
+    let gateway = Arc::new(DataPlane::within(state).unwrap());
+    let server = serve(listen(&path, &Access::default()).unwrap(), &path, metrics, gateway).unwrap();
     (path, server)
 }
 
@@ -154,7 +156,10 @@ fn metrics_are_served_by_both_sockets_and_nothing_else_over_tcp() {
 fn the_description_names_every_path() {
     let described = openapi();
     let paths: Vec<&str> = described["paths"].as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(paths, ["/metrics", "/v1/nat/where", "/v1/nat/who", "/v1/show/{topic}"]);
+    assert_eq!(
+        paths,
+        ["/metrics", "/v1/nat/where", "/v1/nat/who", "/v1/show/{topic}", "/v1/top/flows", "/v1/top/hosts"]
+    );
 }
 
 #[test]

@@ -3,11 +3,12 @@
 mod limits;
 mod shapers;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use sluice_dataplane::fib::Way;
 use sluice_dataplane::nat::{NatLog, StaticNat, StaticTable};
 use sluice_dataplane::snapshot::{
     self, AclAction, LocalUse, NatFiltering, NatMapping, PortConfig, RuleInfo, Snapshot, Tags,
@@ -161,16 +162,18 @@ fn link_local(Mac([a, b, c, d, e, f]): Mac) -> Ipv6Addr {
     Ipv6Addr::from_bits(0xfe80 << 112 | u128::from(identifier))
 }
 
-fn routes(config: &Config, snapshot: &mut Snapshot) {
-    let mut listed: Vec<(Prefix, snapshot::Route)> = Vec::new();
-    let mut seen = HashSet::new();
+/// The routes that the file makes: the interfaces' subnets, and static ones with one way or several each.
+pub fn file_routes(config: &Config) -> Vec<(Prefix, Vec<Way>)> {
+    let mut listed: Vec<(Prefix, Vec<Way>)> = Vec::new();
+    let mut places = HashMap::new();
     for (number, interface) in config.interfaces.iter().enumerate() {
         for prefix in interface.addresses.iter().map(|prefix| prefix.network()) {
             // A further address in a subnet adds no route.
             let route = snapshot::Route::Connected { interface: index(number) };
-            if seen.insert(prefix) {
-                listed.push((prefix, route));
-            }
+            places.entry(prefix).or_insert_with(|| {
+                listed.push((prefix, vec![Way { route, weight: 1 }]));
+                listed.len() - 1
+            });
         }
     }
     for route in &config.routes {
@@ -185,16 +188,35 @@ fn routes(config: &Config, snapshot: &mut Snapshot) {
             Target::Blackhole => snapshot::Route::Blackhole,
             Target::Unreachable => snapshot::Route::Unreachable,
         };
-        listed.push((route.to, compiled));
+        let place = *places.entry(route.to).or_insert_with(|| {
+            listed.push((route.to, Vec::new()));
+            listed.len() - 1
+        });
+        if let Some((_, ways)) = listed.get_mut(place) {
+            ways.push(Way { route: compiled, weight: route.weight });
+        }
     }
-    for (number, (prefix, route)) in (0u32..).zip(listed) {
+    listed
+}
+
+fn routes(config: &Config, snapshot: &mut Snapshot) {
+    for (prefix, ways) in file_routes(config) {
+        let number = snapshot.routes.len() as u32;
         let inserted = match prefix.address {
             IpAddr::V4(address) => snapshot.routes4.insert(address.octets(), prefix.length, number),
             IpAddr::V6(address) => snapshot.routes6.insert(address.octets(), prefix.length, number),
         };
         debug_assert!(inserted.is_ok(), "a valid prefix fits the table");
-        snapshot.routes.push(route);
-        snapshot.route_list.push((prefix.to_string(), number));
+        let first = number + u32::from(ways.len() > 1);
+        if ways.len() > 1 {
+            snapshot.routes.push(snapshot::Route::Several { first, count: index(ways.len()) });
+            snapshot.weights.push(1);
+        }
+        for (number, way) in (first..).zip(ways) {
+            snapshot.routes.push(way.route);
+            snapshot.weights.push(way.weight);
+            snapshot.route_list.push((prefix.to_string(), number));
+        }
     }
 }
 
@@ -247,6 +269,10 @@ fn nat(config: &Config, snapshot: &mut Snapshot) {
         min_lifetime: seconds(config.port_control.min_lifetime),
         max_lifetime: seconds(config.port_control.max_lifetime),
         max_mappings: config.port_control.max_mappings,
+    };
+    snapshot.port_rest = snapshot::PortRest {
+        time: u64::try_from(config.port_rest.time.as_nanos()).unwrap_or(u64::MAX),
+        most: config.port_rest.most,
     };
     let mut pools = HashMap::new();
     for rule in &config.source_nat {

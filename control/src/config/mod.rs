@@ -22,16 +22,24 @@ pub mod schema;
 mod units;
 mod validate;
 
-pub use compile::{DeviceFacts, compile};
+pub use compile::{DeviceFacts, compile, file_routes};
 pub use dscp::code_point_name;
 pub use model::*;
 pub use protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name, protocol_number};
 pub use report::{Diagnostic, Place, Related, Report, Severity};
+pub(crate) use units::{Magnitude, magnitude};
 
 use report::Sink;
 
+/// A time as the configuration has it, such as `5min`.
+pub fn duration(text: &str) -> Option<std::time::Duration> {
+    units::duration(text).ok()
+}
+
 /// The control socket, where the configuration names no other.
 pub const DEFAULT_SOCKET: &str = "/run/sluice.sock";
+/// Where commits are kept, where it names nothing else.
+pub const DEFAULT_STATE: &str = "/var/lib/sluice";
 /// Largest configuration file in bytes.
 const LARGEST_FILE: u64 = 16 << 20;
 
@@ -40,6 +48,14 @@ const LARGEST_FILE: u64 = 16 << 20;
 /// # Errors
 /// Everything that is wrong, when the file cannot be read, is larger than 16 MiB, or is not a valid configuration.
 pub fn load(path: &Path) -> Result<(Config, Vec<Diagnostic>), Report> {
+    load_bytes(&path.display().to_string(), &read(path)?)
+}
+
+/// Reads a configuration file.
+///
+/// # Errors
+/// When it cannot be read, or is larger than 16 MiB.
+pub fn read(path: &Path) -> Result<Vec<u8>, Report> {
     let name = path.display().to_string();
     let refuse = |message: String| {
         let mut sink = Sink::new(&name, "");
@@ -48,11 +64,10 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Diagnostic>), Report> {
     };
     let mut bytes = Vec::new();
     match File::open(path).and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut bytes)) {
-        Err(error) => return refuse(format!("cannot read the file: {error}")),
-        Ok(_) if bytes.len() as u64 > LARGEST_FILE => return refuse("the file is larger than 16 MiB".into()),
-        Ok(_) => {}
+        Err(error) => refuse(format!("cannot read the file: {error}")),
+        Ok(_) if bytes.len() as u64 > LARGEST_FILE => refuse("the file is larger than 16 MiB".into()),
+        Ok(_) => Ok(bytes),
     }
-    load_bytes(&name, &bytes)
 }
 
 /// [`load`] for bytes at hand; `name` is the file's name in messages.

@@ -1,5 +1,6 @@
 //! A valid configuration: names resolved to indices, units to numbers, defaults filled in.
 
+mod export;
 mod limit;
 mod nat;
 mod shapers;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+pub use self::export::*;
 pub use self::limit::*;
 pub use self::nat::*;
 pub use self::shapers::*;
@@ -21,8 +23,10 @@ pub use super::protocol::IcmpType;
 pub struct Config {
     /// In the order of the file, which is the order of ports everywhere; at least one.
     pub interfaces: Vec<Interface>,
-    /// Static routes; no two to the same prefix, none to an interface's subnet.
+    /// Static routes; those to the same prefix lead to different next hops; none to an interface's subnet.
     pub routes: Vec<Route>,
+    /// Whether and how the kernel's routes are followed.
+    pub kernel_routes: Option<KernelRoutes>,
     /// Access control lists.
     pub acls: Vec<Acl>,
     /// Source NAT rules; the first that matches counts.
@@ -35,6 +39,8 @@ pub struct Config {
     pub forwards: Vec<Forward>,
     /// What inside hosts may ask of their mappings, by the rules that let them.
     pub port_control: PortControl,
+    /// How long external ports rest.
+    pub port_rest: PortRest,
     /// Where NAT is logged.
     pub nat_log: Option<NatLog>,
     /// Prefix translation for IPv6; no two outside prefixes share an address.
@@ -55,8 +61,14 @@ pub struct Config {
     pub control_socket: PathBuf,
     /// Who may use it.
     pub control_access: Access,
+    /// The directory in which commits are kept.
+    pub state: PathBuf,
     /// Where metrics can be had over TCP.
     pub metrics: Option<SocketAddr>,
+    /// The file in which accounts outlive the process.
+    pub accounting: Option<PathBuf>,
+    /// Where it is told what passes.
+    pub export: Export,
 }
 
 /// Who may use the control socket.
@@ -236,6 +248,17 @@ pub enum KernelFilter {
     Udp(u16),
 }
 
+/// The kernel's routes that are followed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KernelRoutes {
+    /// Numbers of the tables; of an earlier one wins.
+    pub tables: Vec<u32>,
+    /// Who made them, by number; empty is anybody.
+    pub protocols: Vec<u8>,
+    /// For how many of IPv4 and IPv6 there is memory.
+    pub most: [u32; 2],
+}
+
 /// A static route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Route {
@@ -243,6 +266,8 @@ pub struct Route {
     pub to: Prefix,
     /// What happens to their packets.
     pub target: Target,
+    /// The share of flows that it has of several routes to these destinations.
+    pub weight: u16,
 }
 
 /// Where a route leads.

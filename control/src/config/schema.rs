@@ -15,6 +15,7 @@ pub const FILE: Section = Section {
     keys: &[
         "interfaces",
         "routes",
+        "kernel-routes",
         "acls",
         "nat",
         "limits",
@@ -25,6 +26,9 @@ pub const FILE: Section = Section {
         "timeouts",
         "control",
         "metrics",
+        "accounting",
+        "export",
+        "version",
     ],
 };
 /// `[interfaces.NAME]`
@@ -52,7 +56,10 @@ pub const INTERFACE: Section = Section {
 };
 /// `[[routes]]`
 pub const ROUTE: Section =
-    Section { name: "[[routes]]", keys: &["to", "via", "interface", "blackhole", "unreachable"] };
+    Section { name: "[[routes]]", keys: &["to", "via", "interface", "weight", "blackhole", "unreachable"] };
+/// `[kernel-routes]`
+pub const KERNEL_ROUTES: Section =
+    Section { name: "[kernel-routes]", keys: &["tables", "protocols", "most-ipv4", "most-ipv6"] };
 /// `[acls.NAME]`
 pub const ACL: Section = Section { name: "[acls.NAME]", keys: &["default", "rules"] };
 /// A rule of an ACL.
@@ -63,7 +70,7 @@ pub const RULE: Section = Section {
 /// `[nat]`
 pub const NAT: Section = Section {
     name: "[nat]",
-    keys: &["source", "static", "exempt", "forward", "nat64", "prefix", "port-control", "log"],
+    keys: &["source", "static", "exempt", "forward", "nat64", "prefix", "port-control", "port-rest", "log"],
 };
 /// `[[nat.source]]`
 pub const SOURCE_NAT: Section = Section {
@@ -97,6 +104,8 @@ pub const NAT_LOG: Section =
 /// `[nat.port-control]`
 pub const PORT_CONTROL: Section =
     Section { name: "[nat.port-control]", keys: &["min-lifetime", "max-lifetime", "max-mappings"] };
+/// `[nat.port-rest]`
+pub const PORT_REST: Section = Section { name: "[nat.port-rest]", keys: &["time", "most"] };
 /// `[[nat.forward]]`
 pub const FORWARD: Section =
     Section { name: "[[nat.forward]]", keys: &["in", "protocol", "address", "port", "to"] };
@@ -187,6 +196,10 @@ pub const CLASS: Section = Section {
         "interval",
         "ecn",
         "mark",
+        "quota",
+        "each-quota",
+        "period",
+        "over-quota",
     ],
 };
 /// `[icmp]`
@@ -205,15 +218,29 @@ pub const TIMEOUTS: Section = Section {
     keys: &["udp", "icmp", "tcp-established", "tcp-transitory", "other", "fragment"],
 };
 /// `[control]`
-pub const CONTROL: Section = Section { name: "[control]", keys: &["socket", "mode", "group"] };
+pub const CONTROL: Section = Section { name: "[control]", keys: &["socket", "mode", "group", "state"] };
 /// `[metrics]`
 pub const METRICS: Section = Section { name: "[metrics]", keys: &["listen"] };
 
+/// `[accounting]`
+pub const ACCOUNTING: Section = Section { name: "[accounting]", keys: &["file"] };
+/// `[export]`
+pub const EXPORT: Section = Section { name: "[export]", keys: &["ipfix", "sflow"] };
+/// `[export.ipfix]`
+pub const EXPORT_IPFIX: Section = Section {
+    name: "[export.ipfix]",
+    keys: &["collector", "transport", "domain", "active-timeout", "idle-timeout"],
+};
+/// `[export.sflow]`
+pub const EXPORT_SFLOW: Section =
+    Section { name: "[export.sflow]", keys: &["collector", "agent", "sampling", "counters"] };
+
 /// All of them, in the order of the reference.
-pub const SECTIONS: [&Section; 23] = [
+pub const SECTIONS: [&Section; 28] = [
     &FILE,
     &INTERFACE,
     &ROUTE,
+    &KERNEL_ROUTES,
     &ACL,
     &RULE,
     &NAT,
@@ -234,4 +261,8 @@ pub const SECTIONS: [&Section; 23] = [
     &TIMEOUTS,
     &CONTROL,
     &METRICS,
+    &ACCOUNTING,
+    &EXPORT,
+    &EXPORT_IPFIX,
+    &EXPORT_SFLOW,
 ];

@@ -21,6 +21,23 @@ impl Wrong {
     }
 }
 
+/// A quantity, however it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Magnitude {
+    Rate(Tokens),
+    Burst(Tokens),
+    Time(Duration),
+}
+
+/// The quantity that a text stands for, if it is one.
+pub(crate) fn magnitude(text: &str) -> Option<Magnitude> {
+    if !text.starts_with(|first: char| first.is_ascii_digit()) || !text.ends_with(char::is_alphabetic) {
+        return None;
+    }
+    let rate = rate(text).map(Magnitude::Rate);
+    rate.or_else(|_| burst(text).map(Magnitude::Burst)).or_else(|_| duration(text).map(Magnitude::Time)).ok()
+}
+
 /// Tokens of a rate or a burst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tokens {
@@ -104,6 +121,24 @@ pub(crate) fn size(text: &str) -> Result<u64, Wrong> {
             Err(Wrong::new(format!("the size {} is out of range", quote(text))).help("from 1 B to 4096 MiB"))
         }
     }
+}
+
+/// Octets of a quota: `500 GB`, `1.5 TB`.
+pub(crate) fn quota(text: &str) -> Result<u64, Wrong> {
+    const HELP: &str = "a quota is a number with MB, GB or TB, such as \"500 GB\"";
+    let wrong = || Wrong::new(format!("{} is not a quota", quote(text))).help(HELP);
+    let (number, unit) = split_number(text).ok_or_else(wrong)?;
+    let factor = match unit {
+        "kB" => 1_000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "TB" => 1_000_000_000_000,
+        _ => return Err(wrong()),
+    };
+    let octets = scale(number, factor).filter(|octets| (1..=1_000_000_000_000_000_000).contains(octets));
+    octets.ok_or_else(|| {
+        Wrong::new(format!("the quota {} is out of range", quote(text))).help("up to 1000000 TB")
+    })
 }
 
 /// Time, as whole numbers with units, larger ones first: `30s`, `5min`, `2h4min`, `1d`, `500ms`. From 1 ms to 30 days.

@@ -12,6 +12,7 @@ use sluice_dataplane::port::af_xdp;
 
 mod changes;
 mod ethtool;
+mod kernel_routes;
 pub mod machine;
 mod neighbor;
 mod netlink;
@@ -20,6 +21,7 @@ mod session;
 
 pub use changes::{ChangeError, Changes, Wanted};
 pub use ethtool::{Channels, Feature, Features, XdpSupport};
+pub use kernel_routes::{Change, Hop, KernelRoute, Kind, RouteMonitor};
 pub use neighbor::{Event, KernelNeighbor, Monitor};
 pub use netlink::NetlinkError;
 pub use route::Rtnetlink;

@@ -16,6 +16,9 @@ const ATTRIBUTE_MESSAGE: u16 = 1;
 pub(super) const LARGEST_DATAGRAM: usize = 1 << 16;
 /// Length of `struct nlmsghdr`.
 const HEADER: usize = 16;
+/// `NLMSG_ERROR` and `NLMSG_DONE`.
+const ERROR: u16 = 2;
+const DONE: u16 = 3;
 
 /// Why the kernel did not do, or did not tell, what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -71,8 +74,44 @@ impl<M: NetlinkSerializable + NetlinkDeserializable + Debug> Netlink<M> {
         self.exchange(message, NLM_F_DUMP)
     }
 
+    /// Has the kernel mind what a dump is asked for, such as the table, since Linux 4.20.
+    pub(super) fn strict(&mut self) {
+        let _ = self.socket.set_netlink_get_strict_chk(true);
+    }
+
+    /// Asks for all there is of a kind, and hands over the bytes of each message.
+    pub(super) fn dump_each(&mut self, message: M, mut each: impl FnMut(&[u8])) -> Result<(), NetlinkError> {
+        self.send(message, NLM_F_DUMP)?;
+        let mut datagram = Vec::with_capacity(LARGEST_DATAGRAM);
+        loop {
+            datagram.clear();
+            self.socket.recv_from(&mut datagram, 0)?;
+            for one in messages(&datagram) {
+                let word = |at: usize| one.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+                if word(8).map(u32::from_ne_bytes) != Some(self.sequence) {
+                    continue;
+                }
+                let kind =
+                    one.get(4..6).and_then(|bytes| bytes.try_into().ok()).map_or(0, u16::from_ne_bytes);
+                let code = word(HEADER).map_or(0, i32::from_ne_bytes);
+                match kind {
+                    ERROR | DONE if code < 0 => {
+                        return Err(NetlinkError::Refused { errno: -code, reason: None });
+                    }
+                    ERROR | DONE => return Ok(()),
+                    _ => each(one),
+                }
+            }
+        }
+    }
+
     /// As the flags say.
     pub(super) fn exchange(&mut self, message: M, flags: u16) -> Result<Vec<M>, NetlinkError> {
+        self.send(message, flags)?;
+        self.answers()
+    }
+
+    fn send(&mut self, message: M, flags: u16) -> Result<(), NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = NLM_F_REQUEST | flags;
@@ -82,7 +121,10 @@ impl<M: NetlinkSerializable + NetlinkDeserializable + Debug> Netlink<M> {
         let mut bytes = vec![0; request.buffer_len()];
         request.serialize(&mut bytes);
         self.socket.send(&bytes, 0)?;
+        Ok(())
+    }
 
+    fn answers(&mut self) -> Result<Vec<M>, NetlinkError> {
         let mut answers = Vec::new();
         loop {
             let mut datagram = Vec::with_capacity(LARGEST_DATAGRAM);

@@ -11,10 +11,11 @@ use super::Record;
 /// How often templates are sent; a collector keeps them for three times as long at least (RFC 7011 8.4).
 pub const TEMPLATES: Duration = Duration::from_secs(60);
 /// Longest message, bytes: no packet of it is fragmented.
-const LONGEST: usize = 1400;
+pub(super) const LONGEST: usize = 1400;
 
 const VERSION: u16 = 10;
-const TEMPLATE_SET: u16 = 2;
+pub(super) const TEMPLATE_SET: u16 = 2;
+pub(super) const OPTIONS_TEMPLATE_SET: u16 = 3;
 const BLOCK: u16 = 256;
 const BINDING: u16 = 257;
 const BINDING6: u16 = 258;
@@ -128,14 +129,19 @@ impl Exporter {
     }
 
     fn begin(&self, seconds: u32) -> Vec<u8> {
-        let mut message = Vec::with_capacity(LONGEST);
-        put16(&mut message, VERSION);
-        put16(&mut message, 0);
-        message.extend(seconds.to_be_bytes());
-        message.extend(self.sequence.to_be_bytes());
-        message.extend(self.domain.to_be_bytes());
-        message
+        begin_message(seconds, self.sequence, self.domain)
     }
+}
+
+/// The header of a message, to which [`finish`] adds the length.
+pub(super) fn begin_message(seconds: u32, sequence: u32, domain: u32) -> Vec<u8> {
+    let mut message = Vec::with_capacity(LONGEST);
+    put16(&mut message, VERSION);
+    put16(&mut message, 0);
+    message.extend(seconds.to_be_bytes());
+    message.extend(sequence.to_be_bytes());
+    message.extend(domain.to_be_bytes());
+    message
 }
 
 fn template(record: &Record) -> u16 {
@@ -193,22 +199,22 @@ fn put(message: &mut Vec<u8>, record: &Record) {
     }
 }
 
-fn put16(message: &mut Vec<u8>, value: u16) {
+pub(super) fn put16(message: &mut Vec<u8>, value: u16) {
     message.extend(value.to_be_bytes());
 }
 
-fn begin_set(message: &mut Vec<u8>, id: u16) -> usize {
+pub(super) fn begin_set(message: &mut Vec<u8>, id: u16) -> usize {
     let start = message.len();
     put16(message, id);
     put16(message, 0);
     start
 }
 
-fn end_set(message: &mut [u8], start: usize) {
+pub(super) fn end_set(message: &mut [u8], start: usize) {
     set_length(message, start + 2, start);
 }
 
-fn finish(mut message: Vec<u8>) -> Vec<u8> {
+pub(super) fn finish(mut message: Vec<u8>) -> Vec<u8> {
     set_length(&mut message, 2, 0);
     message
 }

@@ -1,11 +1,18 @@
-//! The log of NAT: what the workers record of blocks and bindings, handed on to a file, to syslog and to an IPFIX collector.
+//! What is told to others. The log of NAT: what the workers record of blocks and bindings, handed on to a file, to syslog and to an IPFIX collector.
 //!
-//! A thread of its own empties the workers' rings, and hands what is in them to a thread for each sink (`outlet.rs`). No sink is
-//! waited for: what one does not take at once is lost to it, and counted; one that hangs, in a write to a dead disk, holds up no
-//! other. If the first thread itself gets no time, the rings fill, and the workers count what is lost.
+//! The data plane empties the workers' rings into a bounded queue (`collect.rs`). A thread of control fetches from it, and hands
+//! what there is to a thread for each sink (`outlet.rs`). No sink is waited for: what one does not take at once is lost to it, and
+//! counted; one that hangs, in a write to a dead disk, holds up no other. If nobody fetches, the queue fills and then the rings,
+//! and the workers count what is lost.
+//!
+//! What passes by flows, and samples of packets, go to collectors from threads of the data plane (`collectors.rs`).
 
+mod collect;
+pub mod collectors;
+mod flows;
 pub mod ipfix;
 mod outlet;
+mod sflow;
 mod sink;
 pub mod syslog;
 pub mod wall;
@@ -16,25 +23,26 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-use sluice_dataplane::clock::Clock;
-use sluice_dataplane::nat::{Event, EventKind, EventReader};
+use serde::{Deserialize, Serialize};
+use sluice_dataplane::nat::{Event, EventKind};
 
+pub use self::collect::{Batch, Collector};
 use self::outlet::{Figures, Outlet};
 use self::sink::sinks;
 use crate::config::NatLog;
 
-/// How often the rings are emptied.
+/// How often it is asked for records when there were none.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How long the end of the process waits for the last records to be written.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What has become of a block or a binding, in the time of day.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// When, in microseconds since 1970-01-01T00:00:00Z.
     pub at: u64,
     /// What.
+    #[serde(with = "Kind")]
     pub kind: EventKind,
     /// IP protocol of a binding; 0 for a block, which is for all.
     pub protocol: u8,
@@ -48,6 +56,16 @@ pub struct Record {
     pub ports: (u16, u16),
 }
 
+/// [`EventKind`] as it goes over the link.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "EventKind")]
+enum Kind {
+    BlockAllocated,
+    BlockReleased,
+    BindingCreated,
+    BindingReleased,
+}
+
 impl Record {
     /// Of an event that was `ago` nanoseconds before the time `now`.
     fn new(event: &Event, now: u64, ago: u64) -> Self {
@@ -57,7 +75,7 @@ impl Record {
 }
 
 /// How one sink does.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SinkStatus {
     /// Which it is, and where.
     pub sink: String,
@@ -87,30 +105,33 @@ pub struct Logger {
 }
 
 impl Logger {
-    /// Keeps the log of these workers, whose events are in the time of `clock`.
+    /// Keeps the log of what `source` gives. It is asked again at once while it gives something, otherwise every 20 ms; what it
+    /// gets is how the sinks do. Their figures go on from `before`.
     ///
     /// # Errors
     /// There is no thread to be had. A sink that cannot be opened is tried again later.
     pub fn start(
         config: &NatLog,
-        readers: Vec<EventReader>,
-        clock: Clock,
+        before: &[SinkStatus],
+        mut source: impl FnMut(&[SinkStatus]) -> Vec<Record> + Send + 'static,
     ) -> std::io::Result<(Self, Statuses)> {
         let opened: Vec<(Outlet, JoinHandle<()>)> =
-            sinks(config).into_iter().map(Outlet::open).collect::<Result<_, _>>()?;
+            sinks(config).into_iter().map(|sink| Outlet::open(sink, before)).collect::<Result<_, _>>()?;
         let (outlets, mut threads): (Vec<Outlet>, Vec<JoinHandle<()>>) = opened.into_iter().unzip();
         let statuses = Statuses(outlets.iter().map(Outlet::figures).collect());
-        let mut work = Work { readers, clock, outlets };
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, reported) = (Arc::new(AtomicBool::new(false)), statuses.clone());
         let stopped = stop.clone();
         let body = move || {
             loop {
                 let ends = stopped.load(Relaxed);
-                work.step();
-                if ends {
+                let records: Arc<[Record]> = source(&reported.read()).into();
+                if !records.is_empty() {
+                    outlets.iter().for_each(|outlet| outlet.hand(&records));
+                } else if ends {
                     break;
+                } else {
+                    thread::sleep(PAUSE);
                 }
-                thread::sleep(PAUSE);
             }
         };
         // The sinks' threads end once this one has.
@@ -130,31 +151,6 @@ impl Drop for Logger {
         for thread in self.threads.drain(..).filter(JoinHandle::is_finished) {
             let _ = thread.join();
         }
-    }
-}
-
-struct Work {
-    readers: Vec<EventReader>,
-    clock: Clock,
-    outlets: Vec<Outlet>,
-}
-
-impl Work {
-    /// Hands on what has been recorded.
-    fn step(&mut self) {
-        let (now, ticks) = (wall::now(), self.clock.now());
-        let mut records: Vec<Record> = Vec::new();
-        for reader in &mut self.readers {
-            let events = std::iter::from_fn(|| reader.take());
-            records.extend(events.map(|event| Record::new(&event, now, ticks.saturating_sub(event.at))));
-        }
-        if records.is_empty() {
-            return;
-        }
-        // Each worker's are in order, and those of one moment stay so.
-        records.sort_by_key(|record| record.at);
-        let records: Arc<[Record]> = records.into();
-        self.outlets.iter().for_each(|outlet| outlet.hand(&records));
     }
 }
 

@@ -28,6 +28,18 @@ pub(super) struct Figures {
 }
 
 impl Figures {
+    /// All zero.
+    pub(super) fn named(name: String) -> Self {
+        Self { name, ..Self::default() }
+    }
+
+    /// So many records were sent, or not.
+    pub(super) fn count(&self, records: u64, sent: io::Result<()>) {
+        let which = if sent.is_ok() { &self.written } else { &self.lost };
+        which.fetch_add(records, Relaxed);
+        self.look(sent);
+    }
+
     /// As they are now.
     pub(super) fn read(&self) -> SinkStatus {
         SinkStatus {
@@ -42,7 +54,7 @@ impl Figures {
         *self.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
     }
 
-    fn look(&self, result: io::Result<()>) {
+    pub(super) fn look(&self, result: io::Result<()>) {
         if let Err(error) = result {
             self.note(error.to_string());
         }
@@ -56,12 +68,15 @@ pub(super) struct Outlet {
 }
 
 impl Outlet {
-    /// Gives a sink its thread.
+    /// Gives a sink its thread. Its figures go on from those of its name in `before`.
     ///
     /// # Errors
     /// There is no thread to be had.
-    pub(super) fn open(sink: Box<dyn Sink>) -> io::Result<(Self, JoinHandle<()>)> {
-        let figures = Arc::new(Figures { name: sink.name(), ..Figures::default() });
+    pub(super) fn open(sink: Box<dyn Sink>, before: &[SinkStatus]) -> io::Result<(Self, JoinHandle<()>)> {
+        let name = sink.name();
+        let before = before.iter().find(|status| status.sink == name).cloned().unwrap_or_default();
+        let (written, lost) = (before.written.into(), before.lost.into());
+        let figures = Arc::new(Figures { name, written, lost, ..Figures::default() });
         let (queue, batches) = sync_channel(BATCHES);
         let shared = figures.clone();
         let body = move || serve(sink, &shared, &batches);
@@ -150,8 +165,8 @@ mod tests {
     #[test]
     fn a_sink_that_hangs_holds_up_no_other() {
         let (open, gate) = mpsc::channel();
-        let (hung, first) = Outlet::open(Box::new(Fake { gate: Some(gate) })).unwrap();
-        let (well, second) = Outlet::open(Box::new(Fake { gate: None })).unwrap();
+        let (hung, first) = Outlet::open(Box::new(Fake { gate: Some(gate) }), &[]).unwrap();
+        let (well, second) = Outlet::open(Box::new(Fake { gate: None }), &[]).unwrap();
         let record = Record {
             at: 0,
             kind: EventKind::BlockAllocated,

@@ -81,7 +81,7 @@ fn days(year: u64, month: u64, day: u64) -> Option<u64> {
 }
 
 /// Year, month and day from the days since 1970-01-01.
-fn date(days: u64) -> (u64, u64, u64) {
+pub(crate) fn date(days: u64) -> (u64, u64, u64) {
     let mut year = 1970 + days / 366;
     while days_before(year + 1) <= days {
         year += 1;

@@ -5,11 +5,16 @@ use std::io;
 use sluice_dataplane::port::af_xdp::{
     self, AttachedMode, BusyPoll, DeviceControl, KernelMatch, OpenError, PortSpec, XdpMode,
 };
+use sluice_dataplane::session::ReportTimes;
+use sluice_dataplane::worker::Worker;
 use sluice_pkt::ethernet::Mac;
 
 use super::{RunError, VIRTUAL_DRIVERS};
 use crate::config::{self, Config, Device, DeviceFacts, Host, KernelFilter, Link, Workers};
+use crate::export::collectors::Sources;
+use crate::host;
 use crate::plan::Plan;
+use crate::routes::Devices;
 
 fn devices(config: &Config) -> impl Iterator<Item = (&str, &Device)> {
     config.interfaces.iter().filter_map(|interface| match &interface.link {
@@ -121,4 +126,34 @@ pub(super) fn advice(control: &DeviceControl) -> Option<String> {
             info.device
         )
     })
+}
+
+/// What the workers are to tell of flows and packets, for exporters.
+pub(super) fn sources(config: &Config, workers: &mut [Worker], seed: u64) -> Sources {
+    let nanos = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let flows = config.export.ipfix.as_ref().map(|ipfix| {
+        let times = ReportTimes { active: nanos(ipfix.active_timeout), idle: nanos(ipfix.idle_timeout) };
+        (ipfix.clone(), workers.iter_mut().map(|worker| worker.flow_records(times)).collect())
+    });
+    let samples = config.export.sflow.as_ref().map(|sflow| {
+        let seeds = (1u64..).map(|worker| seed.wrapping_mul(2 * worker + 1));
+        let readers = workers.iter_mut().zip(seeds);
+        (sflow.clone(), readers.map(|(worker, seed)| worker.samples(sflow.sampling, seed)).collect())
+    });
+    Sources { flows, samples }
+}
+
+/// By which of the kernel's devices routes lead to which interface.
+pub(super) fn of_routes(config: &Config, hosting: Option<&host::Plan>) -> Devices {
+    let named = config.interfaces.iter().zip(0u16..).filter_map(|(interface, index)| match &interface.link {
+        Link::Device(device) => Some((device.device.clone(), index)),
+        Link::Vlan { .. } => None,
+    });
+    let indexed = hosting.map(host::Plan::interfaces).unwrap_or_default();
+    let is_vlan = |index: u16| {
+        let interface = config.interfaces.get(usize::from(index));
+        interface.is_some_and(|interface| matches!(interface.link, Link::Vlan { .. }))
+    };
+    let indexed = indexed.iter().filter(|(index, _)| is_vlan(*index));
+    Devices { named: named.collect(), indexed: indexed.map(|&(index, ifindex)| (ifindex, index)).collect() }
 }

@@ -94,6 +94,11 @@ impl Plan {
     pub fn narrowed(&self) -> &Narrowed {
         &self.narrowed
     }
+
+    /// Interfaces where the kernel is the host: their index, and that of the kernel's device.
+    pub fn interfaces(&self) -> &[(u16, u32)] {
+        &self.interfaces
+    }
 }
 
 /// Finds out what is to be kept in step, and takes the kernel's ports out of NAT's, with a line for each rule that this

@@ -1,6 +1,8 @@
 //! Network namespaces on veth pairs, for tests with a gateway between them.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub(crate) mod gateway;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;

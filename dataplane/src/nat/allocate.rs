@@ -3,6 +3,7 @@
 use super::events::{Event, EventKind};
 use super::external::{Wish, draw, take_port};
 use super::layout::PoolLayout;
+use super::resting::{UDP, take_own};
 use super::subscribers::BlockRow;
 use super::{Binding, Nat};
 use crate::clock::Nanos;
@@ -38,11 +39,12 @@ impl Nat {
         wish: &Wish,
         subscriber: u32,
     ) -> Result<Found, DropReason> {
-        let Self { layout, externals, random, seed, .. } = &mut *self;
+        let Self { layout, externals, resting, random, seed, .. } = &mut *self;
         let pool = layout.pools.get(usize::from(pool)).ok_or(DropReason::NatPortsExhausted)?;
         let mut take = |slot: u32, range| {
             let external = externals.get_mut(slot as usize)?;
-            let port = take_port(&mut external.ports[space], range, wish, random)?;
+            let own = if space == UDP { take_own(resting, external, range, wish, inside) } else { None };
+            let port = own.or_else(|| take_port(&mut external.ports[space], range, wish, random))?;
             Some(Found { slot, port, block: NONE })
         };
         match &pool.allocation {
@@ -70,7 +72,7 @@ impl Nat {
         wish: &Wish,
         subscriber: u32,
     ) -> Result<Found, DropReason> {
-        let Self { layout, externals, blocks, subscribers, random, seed, .. } = self;
+        let Self { layout, externals, blocks, resting, subscribers, random, seed, .. } = self;
         let exhausted = DropReason::NatPortsExhausted;
         let pool = layout.pools.get(usize::from(pool)).ok_or(exhausted)?;
         let Allocation::Blocks(PortBlocks { most, .. }) = pool.allocation else { return Err(exhausted) };
@@ -80,8 +82,14 @@ impl Nat {
             let is_current = layout.slots.get(block.slot as usize).is_some_and(|slot| block.is_of(slot));
             if is_current && pool.has_slot(block.slot) {
                 (held, own) = (held + 1, own.or(Some(block.slot)));
-                let ports = externals.get_mut(block.slot as usize).map(|external| &mut external.ports[space]);
-                let port = ports.and_then(|ports| take_port(ports, block.ports, wish, random));
+                let port = externals.get_mut(block.slot as usize).and_then(|external| {
+                    let own = if space == UDP {
+                        take_own(resting, external, block.ports, wish, inside)
+                    } else {
+                        None
+                    };
+                    own.or_else(|| take_port(&mut external.ports[space], block.ports, wish, random))
+                });
                 if let Some(port) = port {
                     let slot = block.slot;
                     blocks.hold_port(at);
@@ -116,11 +124,10 @@ impl Nat {
     /// Takes back the port of a binding that ends.
     pub(super) fn give_port(&mut self, binding: &Binding) {
         let Binding { slot, protocol, external: (_, port), subscriber, block, .. } = *binding;
-        if let (Some(external), Some(space)) =
-            (self.externals.get_mut(slot as usize), super::binding::space(protocol))
-        {
+        if let Some(space) = super::binding::space(protocol) {
             // One that a port forward has got meanwhile stays taken.
-            if !self.layout.is_reserved(slot, space, port) {
+            let is_free = !self.layout.is_reserved(slot, space, port) && !self.rest(binding);
+            if let Some(external) = self.externals.get_mut(slot as usize).filter(|_| is_free) {
                 external.ports[space].give(port);
             }
         }

@@ -52,6 +52,8 @@ pub struct Binding {
     pub(super) is_recorded: bool,
     /// Whether its inside host has asked for it, for a time.
     pub is_leased: bool,
+    /// Whether it has had a session or a lease, so that somebody may send to it.
+    pub(super) has_served: bool,
 }
 
 impl Binding {

@@ -7,6 +7,7 @@ use super::filter::Permits;
 use super::hosts::Hosts;
 use super::layout::{Layout, Reserved, Way};
 use super::lease::Leases;
+use super::resting::Resting;
 use super::subscribers::Subscribers;
 use crate::snapshot::Snapshot;
 use crate::table::hash::HashTable;
@@ -39,6 +40,8 @@ pub struct Change {
     pub(super) subscribers: Option<Subscribers>,
     /// For the first pool that is given out in blocks.
     pub(super) blocks: Option<Blocks>,
+    /// For the first pool whose ports rest.
+    pub(super) resting: Option<Resting>,
 }
 
 impl Change {
@@ -68,6 +71,7 @@ impl Change {
         let first_hosts = !old.has_nat64() && layout.has_nat64();
         let first_leases = !old.has_leases && layout.has_leases;
         let first_permits = !old.filters_by_address() && layout.filters_by_address();
+        let first_rest = old.rest_room(snapshot) == 0 && layout.rest_room(snapshot) > 0;
         let (room, seed) = (snapshot.sizes.sessions, snapshot.seed);
         Self {
             externals: Vec::with_capacity(layout.slots.len()),
@@ -81,6 +85,7 @@ impl Change {
             hosts: first_hosts.then(|| Hosts::new(room, snapshot)),
             leases: first_leases.then(|| Leases::new(true, snapshot)),
             subscribers: first_accounts.then(|| Subscribers::new(room, seed)),
+            resting: first_rest.then(|| Resting::new(layout.rest_room(snapshot), seed)),
             blocks: first_blocks.then(|| Blocks::new(room)),
             layout,
         }

@@ -19,6 +19,8 @@ pub(super) struct External {
     pub(super) ports: [PortBitmap; 3],
     /// Of these, how many are taken because other workers give them out.
     pub(super) others: [u32; 3],
+    /// Of those of UDP, how many rest.
+    pub(super) resting: u32,
     /// Its free blocks, if it is given out in blocks.
     pub(super) grid: Option<Grid>,
 }
@@ -66,7 +68,7 @@ impl External {
                 }
             }
         }
-        Self { address: slot.address, ports, others, grid: Grid::of(slot, share) }
+        Self { address: slot.address, ports, others, resting: 0, grid: Grid::of(slot, share) }
     }
 
     /// Memory, bytes.

@@ -23,6 +23,8 @@ pub struct Layout {
     pub(super) has_accounts: bool,
     /// Whether hosts may or might ask for bindings.
     pub(super) has_leases: bool,
+    /// How long ports rest.
+    pub(super) rest: Nanos,
 }
 
 /// The place of an external address.
@@ -133,7 +135,16 @@ impl Layout {
         let has_blocks = self.has_blocks || pools.iter().any(in_blocks);
         let has_accounts = self.has_accounts || pools.iter().any(|pool| pool.has_accounts);
         let has_leases = self.has_leases || !snapshot.port_control.rules.is_empty();
-        Self { slots, pools, reserved, rests, has_blocks, has_accounts, has_leases }
+        Self {
+            slots,
+            pools,
+            reserved,
+            rests,
+            has_blocks,
+            has_accounts,
+            has_leases,
+            rest: snapshot.port_rest.time,
+        }
     }
 
     /// Notes in which way a pool gives out an address, which may be as it was.
@@ -250,6 +261,13 @@ impl Layout {
     /// Whether some pool asks which remote addresses its bindings have sessions with.
     pub(super) fn filters_by_address(&self) -> bool {
         self.pools.iter().any(|pool| pool.behavior.filtering == NatFiltering::AddressDependent)
+    }
+
+    /// For how many resting ports there must be room.
+    pub(super) fn rest_room(&self, snapshot: &Snapshot) -> u32 {
+        let is_open = |pool: &PoolLayout| pool.behavior.filtering == NatFiltering::EndpointIndependent;
+        let may_rest = self.rest > 0 && self.pools.iter().any(is_open);
+        if may_rest { snapshot.port_rest.most.min(snapshot.sizes.sessions) } else { 0 }
     }
 
     /// Whether some pool is of NAT64.

@@ -266,6 +266,7 @@ impl Nat {
         }
         if let Some((_, binding)) = self.bindings.get_mut(index) {
             binding.is_leased = true;
+            binding.has_served = true;
         }
         Ok(external)
     }

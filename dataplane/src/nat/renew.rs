@@ -52,6 +52,9 @@ impl Nat {
         if let Some(blocks) = &mut change.blocks {
             std::mem::swap(&mut self.blocks, blocks);
         }
+        if let Some(resting) = &mut change.resting {
+            std::mem::swap(&mut self.resting, resting);
+        }
         self.blocks.adopt(&mut change.rests);
         std::mem::swap(&mut self.layout, &mut change.layout);
     }

@@ -6,7 +6,7 @@
 
 use sluice_pkt::ipv4;
 
-use super::{Direction, Family, NONE, Session, Sessions, ticks};
+use super::{Direction, EndReason, Family, NONE, Session, Sessions, ticks};
 use crate::clock::{Nanos, SECOND};
 use crate::counters::Counters;
 use crate::nat::Nat;
@@ -40,6 +40,11 @@ impl Sweep {
     /// Time of the last sweep, in ticks.
     pub(super) fn now(&self) -> u32 {
         ticks(self.last)
+    }
+
+    /// The same, in nanoseconds.
+    pub(super) fn time(&self) -> Nanos {
+        self.last
     }
 }
 
@@ -94,12 +99,12 @@ impl Sessions {
                 over[count] = index;
                 count += 1;
                 if count == TOGETHER {
-                    over.iter().for_each(|&index| self.end(index, nat, counters));
+                    over.iter().for_each(|&index| self.end_for(index, EndReason::Idle, nat, counters));
                     count = 0;
                 }
             }
         }
-        over.iter().take(count).for_each(|&index| self.end(index, nat, counters));
+        over.iter().take(count).for_each(|&index| self.end_for(index, EndReason::Idle, nat, counters));
     }
 
     #[inline]
@@ -139,13 +144,14 @@ impl Sessions {
             self.forget_due(index);
             return false;
         };
-        let (mut idle, mut moved) = (u32::MAX, 0);
+        let (mut idle, mut moved) = (u32::MAX, ([0; 2], [0; 2]));
         for direction in 0..2 {
             if let Some(flow) = self.flow_mut(session.family_of(direction), session.flows[direction]) {
                 let bytes = flow.take_bytes();
-                session.packets[direction] += u64::from(std::mem::take(&mut flow.packets));
+                let packets = u64::from(std::mem::take(&mut flow.packets));
+                session.packets[direction] += packets;
                 session.bytes[direction] += bytes;
-                moved += bytes;
+                (moved.0[direction], moved.1[direction]) = (bytes, packets);
                 if session.kept_by >> direction & 1 == 1 {
                     idle = idle.min(now.wrapping_sub(flow.last_seen));
                 }
@@ -155,7 +161,11 @@ impl Sessions {
                 }
             }
         }
+        self.rank(index, &mut session, moved, now);
         self.slab[index as usize] = session;
+        if self.reporter.is_some() {
+            self.report_if_due(index, now);
+        }
         // What inside hosts send because of packets from outside keeps no binding (RFC 7857 7.1).
         if session.binding != NONE && !session.tcp.is_reset() && idle != u32::MAX {
             nat.seen_outbound(session.binding, now.wrapping_sub(idle));
@@ -163,7 +173,7 @@ impl Sessions {
         let timeout = session.timeout(timeouts);
         let left = timeout.checked_sub(Nanos::from(idle) << 24);
         let next = match left {
-            Some(left) if !all => session.patience(moved).min(ticks(left) + 1),
+            Some(left) if !all => session.patience(moved.0.iter().sum()).min(ticks(left) + 1),
             _ => return true,
         };
         self.look_at(index, now.wrapping_add(next));
@@ -177,7 +187,8 @@ impl Session {
         let is_carried = self.carriers != [0; 2];
         // TCP is sampled as it moves; see `Connection::wants_sample`.
         let is_busy = self.protocol == ipv4::TCP && moved > QUIET;
-        if is_carried || is_busy { 0 } else { PATIENCE }
+        let is_listed = self.listed != 0;
+        if is_carried || is_busy || is_listed { 0 } else { PATIENCE }
     }
 }
 

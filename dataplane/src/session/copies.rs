@@ -318,12 +318,14 @@ impl Sessions {
         session.carriers[direction] |= 1 << carrier;
         session.packets[direction] += u64::from(activity.packets);
         session.bytes[direction] += activity.bytes;
+        let session = *session;
         let (family, flow) = (session.family_of(direction), session.flows[direction]);
         if let Some(flow) = self.flow_mut(family, flow) {
             if flow.last_seen.wrapping_sub(activity.last_seen) > u32::MAX / 2 {
                 flow.last_seen = activity.last_seen;
             }
         }
+        self.rank_carried(index, direction, activity.bytes, activity.packets.into());
         if activity.segment.flags != 0 {
             self.follow_tcp(index, activity.direction, activity.segment);
         }

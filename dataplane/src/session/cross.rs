@@ -94,7 +94,7 @@ impl Sessions {
         }
     }
 
-    pub(super) fn key_of(&self, family: Family, index: u32) -> Option<FlowKey> {
+    pub(crate) fn key_of(&self, family: Family, index: u32) -> Option<FlowKey> {
         match family {
             Family::V4 => self.v4.get(index).map(|(key, _)| FlowKey::V4(*key)),
             Family::V6 => self.v6.get(index).map(|(key, _)| FlowKey::V6(*key)),

@@ -38,6 +38,10 @@ pub struct Session {
     pub binding: u32,
     /// When it was made, in [`ticks`].
     pub created: u32,
+    /// When the sweep looked at it last, in [`ticks`].
+    pub(super) looked: u32,
+    /// In which lists of the largest it is, a bit each.
+    pub(super) listed: u8,
     /// Packets of each direction, up to the last sweep.
     pub packets: [u64; 2],
     /// Bytes of each direction, up to the last sweep.

@@ -1,6 +1,7 @@
 //! Sessions from the time of another configuration: what a new decision changes about them.
 
 use super::{Flow, FlowAction, FlowKey, NONE, NewSession, Sessions};
+use crate::nat::Nat;
 
 impl Sessions {
     /// Whether the session was decided under another configuration than the present one.
@@ -46,6 +47,14 @@ impl Sessions {
         }
         true
     }
+
+    /// The session goes on without the NAT binding that it had.
+    pub fn unbind(&mut self, index: u32, nat: &mut Nat) {
+        let Some(session) = self.slab.get_mut(index as usize).filter(|session| session.live) else { return };
+        let (binding, permit) = (session.binding, session.permit);
+        (session.binding, session.permit, session.kept_by) = (NONE, NONE, 0b11);
+        nat.release(binding, permit);
+    }
 }
 
 #[cfg(test)]
@@ -54,7 +63,6 @@ mod tests {
     use super::*;
     use crate::clock::SECOND;
     use crate::counters::Counters;
-    use crate::nat::Nat;
     use crate::session::Key4;
     use crate::snapshot::Snapshot;
 

@@ -75,6 +75,13 @@ impl Connection {
         self.has(RESET)
     }
 
+    /// The flags that were seen of a side; a reset counts as both sides'.
+    pub(super) fn flags(&self, direction: Direction) -> u8 {
+        let side = direction as usize;
+        let flag = |bit: u16, flag: u8| if self.has(bit) { flag } else { 0 };
+        flag(SYN_SEEN[side], SYN) | flag(ACKED[side], ACK) | flag(FIN_SEEN[side], FIN) | flag(RESET, RST)
+    }
+
     /// Whether another sequence number is wanted of a side, of which so many bytes have passed in all.
     pub(super) const fn wants_sample(&self, direction: Direction, bytes: u64) -> bool {
         ((bytes >> 10) as u32).wrapping_sub(self.at[direction as usize]) > SAMPLE

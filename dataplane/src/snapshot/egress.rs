@@ -57,6 +57,48 @@ pub struct Class {
     pub hosts: u32,
     /// How its queues are kept short.
     pub codel: Codel,
+    /// How much may leave in a period.
+    pub quota: Quota,
+}
+
+/// How much of a class, or of each of its hosts, may leave in a period, and what is done beyond it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Octets of the whole class; none: it is only counted.
+    pub octets: Option<u64>,
+    /// Octets of each of its hosts.
+    pub each: Option<u64>,
+    /// From when on they are counted.
+    pub period: Period,
+    /// What becomes of packets beyond it.
+    pub over: Over,
+}
+
+/// When a count begins anew; days are those of UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Period {
+    /// Each day.
+    Daily,
+    /// On this day of each month, 1 to 31; on the last one of a month that has fewer.
+    Monthly(u8),
+}
+
+impl Default for Period {
+    fn default() -> Self {
+        Self::Monthly(1)
+    }
+}
+
+/// What becomes of packets beyond a quota.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Over {
+    /// They go on.
+    #[default]
+    Pass,
+    /// They are dropped.
+    Drop,
+    /// They leave in this class of the same shaper, by index into [`Snapshot::classes`].
+    Class(u16),
 }
 
 /// What a class gets of its parent's rate.

@@ -7,7 +7,7 @@
 
 use sluice_pkt::parse::{Headers, L3};
 
-use super::{FirstPackets, Tuple4, Tuple6, addresses4, addresses6, nat, reversed, tuple};
+use super::{FirstPackets, Tuple4, Tuple6, addresses6, nat, reversed, tuple};
 use crate::burst::{BURST, Burst, Mask};
 use crate::session::{Flow, FlowAction, Key4, Key6, addresses, key4, key6, ports};
 use crate::shard::Shard;
@@ -28,20 +28,28 @@ pub fn classify(burst: &Burst, mask: Mask, first: &mut FirstPackets, snapshot: &
         v4.add_if(i, is_v4);
         v6.add_if(i, !is_v4);
     }
-    classify_family(burst, v4, first, snapshot, addresses4, |acl| &acl.v4);
-    classify_family(burst, v6, first, snapshot, addresses6, |acl| &acl.v6);
+    let FirstPackets { tuples4, rules, classified, .. } = first;
+    let mut keep = |i: usize, rule| {
+        rules[i] = rule;
+        classified.add(i);
+    };
+    classify_family(burst, v4, snapshot, |i| tuples4[i], |acl| &acl.v4, &mut keep);
+    let tuple6 = |i| {
+        let (bytes, headers) = (burst.bytes(i), &burst.headers[i]);
+        tuple(addresses6(bytes, headers), bytes, headers)
+    };
+    classify_family(burst, v6, snapshot, tuple6, |acl| &acl.v6, &mut keep);
 }
 
 fn classify_family<A: Address>(
     burst: &Burst,
     mut mask: Mask,
-    first: &mut FirstPackets,
     snapshot: &Snapshot,
-    addresses: impl Fn(&[u8], &Headers) -> (A, A),
+    tuple_of: impl Fn(usize) -> Tuple<A>,
     rules: impl Fn(&Acl) -> &Classifier<A>,
+    mut keep: impl FnMut(usize, (u16, AclAction)),
 ) {
     let Some(some) = mask.clone().next() else { return };
-    let tuple_of = |i| tuple(addresses(burst.bytes(i), &burst.headers[i]), burst.bytes(i), &burst.headers[i]);
     let (mut tuples, mut results) = ([tuple_of(some); BURST], [None; BURST]);
     // Nearly always all came in by one interface.
     while let Some(some) = mask.clone().next() {
@@ -58,9 +66,8 @@ fn classify_family<A: Address>(
         let (tuples, results) = (&tuples[..count], &mut results[..count]);
         rules(acl).lookup_burst(tuples, results);
         for (i, result) in group.zip(results) {
-            first.rules[i] = outcome(acl, *result, snapshot);
+            keep(i, outcome(acl, *result, snapshot));
         }
-        first.classified = first.classified.or(group);
     }
 }
 
@@ -73,7 +80,7 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
         let (rule, action) = match headers.l3 {
             _ if first.classified.has(i) && !tells_established(acl, headers) => first.rules[i],
             L3::Ipv4 => {
-                let mut tuple = tuple(addresses4(bytes, headers), bytes, headers);
+                let mut tuple = first.tuples4[i];
                 if acl.v4.tells_established() {
                     tuple.established = is_known(&shard.sessions.v4, interface, ways(), &tuple, flow4);
                     let ends = [(tuple.src, tuple.src_port), (tuple.dst, tuple.dst_port)];

@@ -4,7 +4,7 @@
 use sluice_pkt::parse::{Headers, L3};
 
 use super::nat::Source;
-use super::{FirstPackets, acl, addresses4, addresses6, nat};
+use super::{FirstPackets, acl, addresses6, nat};
 use crate::burst::{BURST, Burst, Mask};
 use crate::nat::{Foreseen, Likely, Wanted};
 use crate::session::{addresses, key4, key6, ports};
@@ -49,7 +49,7 @@ impl Ahead {
             ahead.fetch_far(burst, first, shard, snapshot);
         }
         for _ in 0..NEAR {
-            ahead.fetch_near(burst, shard, snapshot);
+            ahead.fetch_near(burst, first, shard, snapshot);
         }
         ahead
     }
@@ -57,17 +57,17 @@ impl Ahead {
     /// The next packet's turn has come: goes on with another one.
     pub fn step(&mut self, burst: &Burst, first: &FirstPackets, shard: &Shard, snapshot: &Snapshot) {
         self.fetch_far(burst, first, shard, snapshot);
-        self.fetch_near(burst, shard, snapshot);
+        self.fetch_near(burst, first, shard, snapshot);
     }
 
     fn fetch_far(&mut self, burst: &Burst, first: &FirstPackets, shard: &Shard, snapshot: &Snapshot) {
         let Some(i) = self.far.next() else { return };
-        let (bytes, headers) = (burst.bytes(i), &burst.headers[i]);
+        let headers = &burst.headers[i];
         let Some(egress) = first.places[i][1].interface(snapshot) else { return };
         if headers.l3 != L3::Ipv4 {
-            return fetch6(addresses6(bytes, headers), headers, egress, shard);
+            return fetch6(addresses6(burst.bytes(i), headers), headers, egress, shard);
         }
-        let (src, dst) = addresses4(bytes, headers);
+        let (src, dst) = first.ends4(i);
         let ends = [(src, headers.src_port), (dst, headers.dst_port)];
         let source = nat::source_of(ends, headers.protocol, egress, snapshot);
         // A translated packet has other answers.
@@ -80,11 +80,10 @@ impl Ahead {
         self.ways[i] = likely.map(|likely| Way { pool, egress, likely });
     }
 
-    fn fetch_near(&mut self, burst: &Burst, shard: &Shard, snapshot: &Snapshot) {
+    fn fetch_near(&mut self, burst: &Burst, first: &FirstPackets, shard: &Shard, snapshot: &Snapshot) {
         let Some(i) = self.near.next() else { return };
         let Some(Way { pool, egress, likely }) = self.ways[i] else { return };
-        let (bytes, headers) = (burst.bytes(i), &burst.headers[i]);
-        let (src, dst) = addresses4(bytes, headers);
+        let (headers, (src, dst)) = (&burst.headers[i], first.ends4(i));
         let external = wanted((src, dst), headers, pool, snapshot)
             .and_then(|wanted| shard.nat.fetch_external(&wanted, likely, &mut self.foreseen));
         if let Some(external) = external {

@@ -7,7 +7,7 @@
 use sluice_pkt::parse::{Headers, L3};
 use sluice_pkt::{ipv4, ipv6};
 
-use super::{Decision, FirstPackets, Tuple4, Tuple6, addresses4, addresses6, nat64, reversed, tuple};
+use super::{Decision, FirstPackets, Tuple4, Tuple6, addresses6, nat64, reversed, tuple};
 use crate::burst::Burst;
 use crate::session::Ends6;
 use crate::snapshot::{Class, ClassMatch, NONE16, Snapshot};
@@ -25,16 +25,14 @@ pub fn decide(burst: &Burst, first: &mut FirstPackets, snapshot: &Snapshot) {
         }
         match (headers.l3, decision.cross) {
             (L3::Ipv4, nat64::Cross::No) => {
-                let arrives = tuple(addresses4(bytes, headers), bytes, headers);
-                choose4(decision, ingress, snapshot, arrives);
+                choose4(decision, ingress, snapshot, first.tuples4[i]);
             }
             (_, nat64::Cross::No) => {
                 let arrives = tuple(addresses6(bytes, headers), bytes, headers);
                 choose6(decision, ingress, snapshot, &arrives);
             }
             (_, nat64::Cross::ToV6) => {
-                let arrives = tuple(addresses4(bytes, headers), bytes, headers);
-                choose46(decision, ingress, snapshot, &arrives, burst.ends6[i]);
+                choose46(decision, ingress, snapshot, &first.tuples4[i], burst.ends6[i]);
             }
             (_, nat64::Cross::ToV4) => {
                 let arrives = tuple(addresses6(bytes, headers), bytes, headers);

@@ -82,10 +82,15 @@ fn look_up_all(burst: &mut Burst, mask: Mask, asked: bool, shard: &mut Shard, sn
     let sessions = &shard.sessions;
     let found = look_up(burst, v4, &sessions.v4, &mut shard.batch4, stamp, key_of4);
     let mut found = found.or(look_up(burst, v6, &sessions.v6, &mut shard.batch6, stamp, key_of6));
-    if shard.transition.is_some() && !found.stale.is_empty() {
+    let is_changing = shard.transition.is_some() || snapshot.fib.is_some();
+    if is_changing && !found.stale.is_empty() {
         // A session that is decided anew may end, or its flows lie elsewhere from then on.
-        let stale = found.stale;
-        redecide::flows_of(burst, stale, asked, shard, snapshot);
+        let mut stale = found.stale;
+        if shard.transition.is_some() {
+            redecide::flows_of(burst, stale, asked, shard, snapshot);
+        } else {
+            stale = redecide::rerouted(burst, stale, shard, snapshot);
+        }
         let sessions = &shard.sessions;
         let again = look_up(burst, stale.and(v4), &sessions.v4, &mut shard.batch4, stamp, key_of4);
         let again = again.or(look_up(burst, stale.and(v6), &sessions.v6, &mut shard.batch6, stamp, key_of6));
@@ -228,7 +233,9 @@ pub fn refresh(burst: &mut Burst, stale: Mask, shard: &mut Shard, snapshot: &Sna
         }
         let headers = burst.headers[i];
         let dst = destination_of(burst, i, &burst.actions[i]);
-        match route::next_hop(dst, snapshot, &mut shard.neighbors, burst.now) {
+        let current = shard.neighbors.who(burst.actions[i].next_hop);
+        let choice = route::choice(burst, i, dst).staying(current);
+        match route::next_hop(dst, choice, snapshot, &mut shard.neighbors, burst.now) {
             Ok((_, next_hop)) => {
                 burst.actions[i].next_hop = next_hop;
                 let stamp = shard.sessions.stamp;
@@ -252,7 +259,7 @@ pub fn install(burst: &mut Burst, first: &FirstPackets, shard: &mut Shard, snaps
         } else if sessionless(&headers) {
             burst.actions[i] = forward_action(burst.bytes(i), &headers, decision);
         } else if headers.l3 == L3::Ipv4 {
-            install4(burst, i, decision, shard, snapshot);
+            install4(burst, i, first, shard, snapshot);
         } else {
             install6(burst, i, decision, shard, snapshot);
         }
@@ -266,12 +273,11 @@ pub fn install(burst: &mut Burst, first: &FirstPackets, shard: &mut Shard, snaps
     }
 }
 
-fn install4(burst: &mut Burst, i: usize, decision: &Decision, shard: &mut Shard, snapshot: &Snapshot) {
-    let (bytes, headers, ingress) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
-    let key = key_of4(bytes, headers, ingress);
-    let original = tuple(addresses4(bytes, headers), bytes, headers);
+fn install4(burst: &mut Burst, i: usize, first: &FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
+    let (original, decision) = (&first.tuples4[i], &first.decision);
+    let key = acl::flow4(original, burst.interfaces[i]);
     let remote = if decision.inbound { decision.src.0 } else { decision.dst.0 };
-    create(burst, i, &compile4(key, &original, decision, snapshot), remote, shard);
+    create(burst, i, compile4(key, original, decision, snapshot), remote, shard);
 }
 
 /// What a decision about a packet with this key and tuple makes of its session.
@@ -318,7 +324,7 @@ fn install6(burst: &mut Burst, i: usize, decision: &Decision, shard: &mut Shard,
     let (bytes, headers, ingress) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
     let key = key_of6(bytes, headers, ingress);
     let original = tuple(addresses6(bytes, headers), bytes, headers);
-    create(burst, i, &compile6(key, &original, decision, snapshot), 0, shard);
+    create(burst, i, compile6(key, &original, decision, snapshot), 0, shard);
 }
 
 /// As [`compile4`].
@@ -359,12 +365,12 @@ fn install64(burst: &mut Burst, i: usize, decision: &Decision, shard: &mut Shard
             let key = key_of4(bytes, headers, ingress);
             let original = tuple(addresses4(bytes, headers), bytes, headers);
             let new = compile46(key, &original, burst.ends6[i], decision, snapshot);
-            create(burst, i, &new, decision.src.0, shard);
+            create(burst, i, new, decision.src.0, shard);
         }
         _ => {
             let key = key_of6(bytes, headers, ingress);
             let original = tuple(addresses6(bytes, headers), bytes, headers);
-            create(burst, i, &compile64(key, &original, decision, snapshot), decision.dst.0, shard);
+            create(burst, i, compile64(key, &original, decision, snapshot), decision.dst.0, shard);
         }
     }
 }
@@ -429,7 +435,7 @@ pub(super) fn compile46(
     }
 }
 
-fn create<K>(burst: &mut Burst, i: usize, new: &NewSession<K>, remote: u32, shard: &mut Shard)
+fn create<K>(burst: &mut Burst, i: usize, mut new: NewSession<K>, remote: u32, shard: &mut Shard)
 where
     K: Into<FlowKey> + Copy,
 {
@@ -444,16 +450,15 @@ where
     if !new.actions[0].is(FlowAction::NAT) && goes_past() {
         return burst.drop(i, DropReason::SessionConflict);
     }
-    let permit = shard.nat.hold(new.binding, remote, new.inbound);
-    let new = &NewSession { permit, ..*new };
-    match shard.sessions.create(new, burst.now, &mut shard.nat, &mut shard.counters) {
+    new.permit = shard.nat.hold(new.binding, remote, new.inbound);
+    match shard.sessions.create(&new, burst.now, &mut shard.nat, &mut shard.counters) {
         Some(flow) => {
             burst.flows[i] = flow;
             burst.actions[i] = new.actions[0];
             follow_tcp(burst, i, shard);
         }
         None => {
-            shard.nat.release(new.binding, permit);
+            shard.nat.release(new.binding, new.permit);
             full(burst, i, new.binding);
         }
     }

@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use sluice_pkt::parse::L3;
 use sluice_pkt::{icmpv6, ipv6};
 
-use super::{FirstPackets, addresses4, addresses6, local6};
+use super::{FirstPackets, addresses6, local6};
 use crate::burst::Burst;
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
@@ -20,7 +20,7 @@ pub fn run(burst: &mut Burst, first: &FirstPackets, snapshot: &Snapshot) {
         let verdict = match headers.l3 {
             L3::Ipv4 => {
                 let are_local = first.places[i].map(|place| place.is_local4());
-                check4(addresses4(bytes, headers), are_local, snapshot.is_inner(burst.port), snapshot)
+                check4(first.ends4(i), are_local, snapshot.is_inner(burst.port), snapshot)
             }
             _ => {
                 let icmp = (headers.protocol == ipv6::ICMPV6).then_some(headers.icmp_type);

@@ -72,7 +72,7 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
             L3::Ipv4 => IpAddr::V4(action.new.destination()),
             _ => IpAddr::V6(prefix::destination_of(&action, burst.bytes(i), &headers)),
         };
-        match first.next_hop(dst, snapshot, &mut shard.neighbors, burst.now) {
+        match first.next_hop(dst, route::choice(burst, i, dst), snapshot, shard, burst.now) {
             Ok((_, next_hop)) => {
                 burst.actions[i] = FlowAction { next_hop, flags, ..action }.limited(Limits::NONE);
             }

@@ -2,6 +2,7 @@
 
 pub mod acl;
 pub mod ahead;
+mod choice;
 pub mod class;
 pub mod fastpath;
 pub mod flow;
@@ -96,6 +97,8 @@ pub struct FirstPackets {
     /// Whose turn it is, if it is one that is to be decided.
     turn: Option<usize>,
     decision: Decision,
+    /// What rules see of each packet of IPv4.
+    tuples4: [Tuple4; BURST],
     /// Where each packet's source and destination lie.
     places: [[Place; 2]; BURST],
     /// Whose ACL rules are known, as long as they are of no live session.
@@ -111,6 +114,7 @@ impl Default for FirstPackets {
             asked: false,
             turn: None,
             decision: Decision::NONE,
+            tuples4: [NO_TUPLE4; BURST],
             places: [[Place::NOWHERE; 2]; BURST],
             classified: Mask::NONE,
             rules: [(NONE16, AclAction::Accept); BURST],
@@ -142,6 +146,12 @@ impl FirstPackets {
         self.turn.map(|i| i % BURST).filter(|&i| burst.live.has(i)).into_iter()
     }
 
+    /// Source and destination of a packet of IPv4, as it came.
+    fn ends4(&self, i: usize) -> (u32, u32) {
+        let tuple = &self.tuples4[i];
+        (tuple.src, tuple.dst)
+    }
+
     /// The packet whose turn it is has been seen to.
     fn end(&mut self) {
         self.turn = None;
@@ -151,6 +161,17 @@ impl FirstPackets {
 /// The ends and ports of a packet in the form that rules match, addresses as numbers.
 type Tuple4 = Tuple<u32>;
 type Tuple6 = Tuple<u128>;
+
+const NO_TUPLE4: Tuple4 = Tuple {
+    src: 0,
+    dst: 0,
+    protocol: 0,
+    src_port: 0,
+    dst_port: 0,
+    has_ports: false,
+    icmp: None,
+    established: false,
+};
 
 #[inline]
 fn addresses4(bytes: &[u8], headers: &Headers) -> (u32, u32) {

@@ -9,7 +9,7 @@ use sluice_pkt::ipv4;
 use sluice_pkt::parse::{Flags, Headers, L3};
 use sluice_pkt::tcp::{ACK, FIN, RST, SYN};
 
-use super::{Decision, FirstPackets, addresses4, hairpin, nat64, portless, prefix, sessionless};
+use super::{Decision, FirstPackets, hairpin, nat64, portless, prefix, sessionless};
 use crate::burst::Burst;
 use crate::nat::{Binding, Nat, Opener};
 use crate::shard::Shard;
@@ -25,10 +25,9 @@ pub fn destination(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shar
             nat64::destination(burst, i, first, snapshot);
             continue;
         }
-        let (src, dst) = addresses4(burst.bytes(i), headers);
-        let decision = &mut first.decision;
-        decision.src = (src, headers.src_port);
-        decision.dst = (dst, headers.dst_port);
+        let (tuple, decision) = (&first.tuples4[i], &mut first.decision);
+        decision.src = (tuple.src, headers.src_port);
+        decision.dst = (tuple.dst, headers.dst_port);
         let interface = burst.interfaces[i];
         let dst = decision.dst;
         let mut all = snapshot.forwards.iter();

@@ -168,8 +168,7 @@ pub fn classify(burst: &Burst, first: &mut FirstPackets, snapshot: &Snapshot) {
         if decision.cross != nat64::Cross::No {
             choose_crossing(decision, ingress, snapshot, (bytes, headers), burst.ends6[i]);
         } else if headers.l3 == L3::Ipv4 {
-            let inside = tuple(addresses4(bytes, headers), bytes, headers);
-            choose4(decision, ingress, snapshot, inside);
+            choose4(decision, ingress, snapshot, first.tuples4[i]);
         } else {
             let inside = tuple(addresses6(bytes, headers), bytes, headers);
             choose6(decision, ingress, snapshot, &inside);
@@ -247,21 +246,25 @@ fn choose<A: Address>(
     forward: &Tuple<A>,
     rules: impl Fn(&Limit) -> &[Rule<A>],
 ) {
-    let find = |interface: u16, egress: bool, tuple: &Tuple<A>| {
-        let applies = |limit: &Limit| {
-            limit.interface == interface
-                && limit.egress == egress
-                && rules(limit).iter().any(|rule| rule.matches(tuple))
-        };
-        snapshot.limits.iter().position(applies).map_or(NO_LIMIT, |i| i as u8)
-    };
-    let reply = reversed(forward);
     let egress = decision.egress;
-    let of = [
-        [find(ingress, false, forward), find(egress, true, forward)],
-        [find(egress, false, &reply), find(ingress, true, &reply)],
-    ];
-    decision.limits = of.map(|of| limits(of, snapshot));
+    let mut chosen = [Limits::NONE; 2];
+    // Limits may be many, and most are of other interfaces.
+    for (limit, index) in snapshot.limits.iter().zip(0..NO_LIMIT) {
+        let ways = if limit.egress { [egress, ingress] } else { [ingress, egress] };
+        for (direction, chosen) in chosen.iter_mut().enumerate() {
+            let place = &mut chosen.of[usize::from(limit.egress)];
+            if limit.interface != ways[direction] || *place != NO_LIMIT {
+                continue;
+            }
+            let fits = |tuple: &Tuple<A>| rules(limit).iter().any(|rule| rule.matches(tuple));
+            let is_first = if direction == 0 { fits(forward) } else { fits(&reversed(forward)) };
+            if is_first {
+                *place = index;
+                chosen.metered |= limit.policer.is_some();
+            }
+        }
+    }
+    decision.limits = chosen;
 }
 
 /// Asks the buckets about every packet.
@@ -282,3 +285,6 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
         metered::run(burst, more, shard, snapshot);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use sluice_pkt::parse::L3;
 use sluice_pkt::{icmpv4, icmpv6, ipv4, ipv6};
 
+use super::choice::Choice;
 use super::nat::Source;
 use super::{
     Decision, Tuple4, Tuple6, acl, class, flow, guard, hairpin, local6, nat, nat64, police, portless, prefix,
@@ -21,7 +22,7 @@ use super::{
 };
 use crate::burst::{Burst, Mask};
 use crate::local::neighbor::Neighbors;
-use crate::session::{Family, Flow, FlowAction, FlowKey, KeyFacts, NewSession, Session};
+use crate::session::{Direction, Family, Flow, FlowAction, FlowKey, KeyFacts, NONE, NewSession, Session};
 use crate::shard::Shard;
 use crate::snapshot::{AclAction, Snapshot};
 use crate::table::classifier::Tuple;
@@ -45,6 +46,45 @@ pub(super) fn flows_of(burst: &Burst, mask: Mask, asked: bool, shard: &mut Shard
         }
         session_anew(flow.session(), shard, snapshot);
     }
+}
+
+/// Decides those sessions of these packets anew that would leave by another interface than they did, as routes have
+/// changed: the interface is part of what their answers are found by, and its rules and its NAT may be others. A copy of a
+/// session is dropped, and its owner asked.
+pub(super) fn rerouted(burst: &Burst, mask: Mask, shard: &mut Shard, snapshot: &Snapshot) -> Mask {
+    let mut changed = Mask::NONE;
+    for i in mask {
+        let family = if burst.headers[i].l3 == L3::Ipv4 { Family::V4 } else { Family::V6 };
+        let Some(flow) = shard.sessions.flow(family, burst.flows[i]).copied() else { continue };
+        let hop = flow.action.next_hop;
+        let before = if flow.is_copy() {
+            shard.neighbors.who(hop).map(|(interface, _)| interface)
+        } else if flow.direction() == Direction::Forward {
+            let session = shard.sessions.get(flow.session());
+            session.and_then(|session| {
+                let key = shard.sessions.key_of(session.family_of(1), session.flows[1]);
+                key.map(|key| match key {
+                    FlowKey::V4(key) => KeyFacts::of4(key).1.interface,
+                    FlowKey::V6(key) => KeyFacts::of6(key).1.interface,
+                })
+            })
+        } else {
+            None
+        };
+        let Some(before) = before else { continue };
+        let dst = flow::destination_of(burst, i, &burst.actions[i]);
+        let choice = route::choice(burst, i, dst).staying(shard.neighbors.who(hop));
+        if !route::way(dst, choice, snapshot).is_ok_and(|(egress, _)| egress != before) {
+            continue;
+        }
+        if flow.is_copy() {
+            shard.sessions.remove_copy(flow.session());
+        } else {
+            session_anew(flow.session(), shard, snapshot);
+        }
+        changed.add(i);
+    }
+    changed
 }
 
 /// Decides the session of a flow, whatever the budget. True if it was outdated: the flow may be another now, or gone.
@@ -71,7 +111,8 @@ pub(super) fn hold_old(burst: &mut Burst, i: usize, shard: &mut Shard, snapshot:
     let mut action = transition.translate(flow.action);
     if !transition.is_next_hop_true(flow.stamp, shard.neighbors.epoch()) {
         let dst = flow::destination_of(burst, i, &action);
-        match route::next_hop(dst, snapshot, &mut shard.neighbors, burst.now) {
+        let choice = route::choice(burst, i, dst).staying(shard.neighbors.who(action.next_hop));
+        match route::next_hop(dst, choice, snapshot, &mut shard.neighbors, burst.now) {
             Ok((_, next_hop)) => action.next_hop = next_hop,
             Err(verdict) => burst.decide(i, verdict),
         }
@@ -84,7 +125,13 @@ pub(super) fn hold_old(burst: &mut Burst, i: usize, shard: &mut Shard, snapshot:
 pub fn session_anew(index: u32, shard: &mut Shard, snapshot: &Snapshot) -> bool {
     let Some(session) = shard.sessions.get(index).copied() else { return false };
     let new = again(index, &session, shard, snapshot, true);
-    let kept = new.is_some_and(|new| shard.sessions.renew(index, &new));
+    let kept = new.is_some_and(|new| {
+        let kept = shard.sessions.renew(index, &new);
+        if kept && new.binding != session.binding {
+            shard.sessions.unbind(index, &mut shard.nat);
+        }
+        kept
+    });
     if !kept {
         shard.sessions.end(index, &mut shard.nat, &mut shard.counters);
         shard.counters.sessions_ended_by_policy += 1;
@@ -200,13 +247,20 @@ fn again4(
     {
         return None;
     }
-    decision.egress = egress(dst.into(), snapshot)?;
+    let current = shard.neighbors.who(old.next_hop);
+    let choice = |dst| {
+        let src = Ipv4Addr::from_bits(first.src).into();
+        Choice::of(src, dst, facts.ports, facts.protocol).staying(current)
+    };
+    decision.egress = egress(dst.into(), choice(dst.into()), snapshot)?;
     if !decision.inbound && !source_again(session, &facts, old, &mut decision, shard, snapshot) {
         return None;
     }
     // Another source than before is another session to the far end.
     let is_same = decision.src == (old.new.source().to_bits(), old.new.source_port());
-    if session.binding != decision.binding || !is_same || session.crosses {
+    // Without ports it is by its addresses alone that it is the same: static NAT may go on with what a pool began.
+    let needs_none = decision.binding == NONE && portless::is_portless(facts.protocol);
+    if session.binding != decision.binding && !needs_none || !is_same || session.crosses {
         return None;
     }
     police::choose4(&mut decision, facts.interface, snapshot, first);
@@ -231,7 +285,10 @@ fn again46(
     if shard.sessions.ends6(flow) != Some(ends) {
         return None;
     }
-    decision.egress = egress(Ipv6Addr::from_bits(ends.dst).into(), snapshot)?;
+    let (src, dst) = (Ipv4Addr::from_bits(first.src).into(), Ipv6Addr::from_bits(ends.dst).into());
+    let facts = KeyFacts::of4(key).1;
+    let choice = Choice::of(src, dst, facts.ports, facts.protocol);
+    decision.egress = egress(dst, choice.staying(shard.neighbors.who(flow.action.next_hop)), snapshot)?;
     (decision.binding, decision.inbound) = (session.binding, true);
     let interface = KeyFacts::of4(key).1.interface;
     police::choose46(&mut decision, interface, snapshot, *first, ends);
@@ -257,7 +314,11 @@ fn again64(
     if address != old.new.destination() || nat64::is_ours(decision.dst, protocol, snapshot) {
         return None;
     }
-    decision.egress = egress(address.into(), snapshot)?;
+    let src = Ipv6Addr::from_bits(first.src).into();
+    let facts = KeyFacts::of6(key).1;
+    let choice = Choice::of(src, address.into(), facts.ports, facts.protocol);
+    let choice = choice.staying(shard.neighbors.who(old.next_hop));
+    decision.egress = egress(address.into(), choice, snapshot)?;
     let nat64 = nat64::rule(snapshot, (first.src, first.dst), decision.egress)?;
     let may = shard.nat.keep(session.binding, nat64.pool, decision.dst);
     let binding = shard.nat.get(session.binding).filter(|_| may)?;
@@ -348,7 +409,10 @@ fn again6(
     }
     let ends = (first.src, first.dst);
     let mut change = prefix::change_in(ends, facts.interface, snapshot).ok()?;
-    let egress = egress(Ipv6Addr::from_bits(change.apply(ends).1).into(), snapshot)?;
+    let (src, dst) =
+        (Ipv6Addr::from_bits(first.src).into(), Ipv6Addr::from_bits(change.apply(ends).1).into());
+    let choice = Choice::of(src, dst, facts.ports, facts.protocol);
+    let egress = egress(dst, choice.staying(shard.neighbors.who(old.next_hop)), snapshot)?;
     if change == prefix::Change::None {
         change = prefix::change_out(first.src, egress, snapshot).ok()?;
     }
@@ -387,8 +451,8 @@ fn is_still_live(
 }
 
 /// The interface by which packets to this address leave, if they do.
-fn egress(dst: IpAddr, snapshot: &Snapshot) -> Option<u16> {
-    let (egress, neighbor) = route::way(dst, snapshot).ok()?;
+fn egress(dst: IpAddr, choice: Choice, snapshot: &Snapshot) -> Option<u16> {
+    let (egress, neighbor) = route::way(dst, choice, snapshot).ok()?;
     let is_broadcast = neighbor.is_some_and(|neighbor| Neighbors::is_broadcast(snapshot, egress, neighbor));
     (!is_broadcast).then_some(egress)
 }

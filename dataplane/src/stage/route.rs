@@ -8,14 +8,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use sluice_pkt::icmpv4;
 use sluice_pkt::parse::{Flags, L3};
 
-use super::{FirstPackets, acl, addresses4, addresses6, hairpin, local6, nat64, prefix};
+use super::choice::Choice;
+use super::{FirstPackets, acl, addresses4, addresses6, hairpin, local6, nat64, prefix, tuple};
 use crate::burst::{BURST, Burst, Mask};
 use crate::clock::Nanos;
 use crate::local::neighbor::Neighbors;
 use crate::session::FlowAction;
 use crate::shard::Shard;
 use crate::snapshot::{LocalUse, NONE16, Route, Snapshot};
-use crate::table::lpm::{Lpm, NO_MATCH};
+use crate::table::lpm::NO_MATCH;
 use crate::verdict::{Answer, DropReason, Verdict};
 
 /// Decides for each first packet: to the gateway itself, out by an interface to a next hop, or nowhere.
@@ -66,7 +67,7 @@ pub fn decide(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
                 Verdict::Local
             }
             None if headers.ttl <= 1 => Verdict::Reject(DropReason::TtlExpired, Answer::TimeExceeded),
-            None => match first.hop_to(dst, place, snapshot, &mut shard.neighbors, burst.now) {
+            None => match first.hop_to(dst, choice(burst, i, dst), place, snapshot, shard, burst.now) {
                 Ok((egress, next_hop)) => {
                     first.decision.egress = egress;
                     first.decision.next_hop = next_hop;
@@ -79,15 +80,16 @@ pub fn decide(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
     }
 }
 
-/// Finds out where the ends of these packets lie.
+/// Finds out what rules see of these packets, and where their ends lie.
 pub fn locate(burst: &Burst, mask: Mask, first: &mut FirstPackets, snapshot: &Snapshot) {
     let (mut ends4, mut ends6) = ([[[0; 4]; 2]; BURST], [[[0; 16]; 2]; BURST]);
     let (mut v4, mut v6, mut count4, mut count6) = (Mask::NONE, Mask::NONE, 0, 0);
     for i in mask {
         let (bytes, headers) = (burst.bytes(i), &burst.headers[i]);
         if headers.l3 == L3::Ipv4 {
-            let (src, dst) = addresses4(bytes, headers);
-            ends4[count4] = [src.to_be_bytes(), dst.to_be_bytes()];
+            let tuple = tuple(addresses4(bytes, headers), bytes, headers);
+            ends4[count4] = [tuple.src.to_be_bytes(), tuple.dst.to_be_bytes()];
+            first.tuples4[i] = tuple;
             v4.add(i);
             count4 += 1;
         } else {
@@ -99,20 +101,30 @@ pub fn locate(burst: &Burst, mask: Mask, first: &mut FirstPackets, snapshot: &Sn
     }
     let mut routes = [[0; 2]; BURST];
     let (ends4, ends6) = (&ends4[..count4], &ends6[..count6]);
-    look_up_ends(&snapshot.routes4, ends4, &mut routes);
+    look_up_ends(ends4, &mut routes, |ends, routes| match &snapshot.fib {
+        Some(fib) => fib.look_up_burst4(ends, routes),
+        None => snapshot.routes4.lookup_burst(ends, routes),
+    });
     for ((i, ends), routes) in v4.zip(ends4).zip(routes) {
         first.places[i] = [0, 1].map(|end| Place::of4(ends[end].into(), routes[end], snapshot));
     }
-    look_up_ends(&snapshot.routes6, ends6, &mut routes);
+    look_up_ends(ends6, &mut routes, |ends, routes| match &snapshot.fib {
+        Some(fib) => fib.look_up_burst6(ends, routes),
+        None => snapshot.routes6.lookup_burst(ends, routes),
+    });
     for ((i, ends), routes) in v6.zip(ends6).zip(routes) {
         first.places[i] = [0, 1].map(|end| Place::of6(ends[end].into(), routes[end], snapshot));
     }
 }
 
-fn look_up_ends<const N: usize>(table: &Lpm<N>, ends: &[[[u8; N]; 2]], routes: &mut [[u32; 2]; BURST]) {
+fn look_up_ends<const N: usize>(
+    ends: &[[[u8; N]; 2]],
+    routes: &mut [[u32; 2]; BURST],
+    look_up: impl Fn(&[[u8; N]], &mut [u32]),
+) {
     let (ends, routes) = (ends.as_flattened(), routes.as_flattened_mut());
     for (ends, routes) in ends.chunks(BURST).zip(routes.chunks_mut(BURST)) {
-        table.lookup_burst(ends, routes);
+        look_up(ends, routes);
     }
 }
 
@@ -133,11 +145,11 @@ impl Place {
     fn of(address: IpAddr, snapshot: &Snapshot) -> Self {
         match address {
             IpAddr::V4(v4) => {
-                let route = snapshot.routes4.lookup(&v4.octets());
+                let route = snapshot.look_up4(&v4.octets());
                 Self::of4(v4, route.unwrap_or(NO_MATCH), snapshot)
             }
             IpAddr::V6(v6) => {
-                let route = snapshot.routes6.lookup(&v6.octets());
+                let route = snapshot.look_up6(&v6.octets());
                 Self::of6(v6, route.unwrap_or(NO_MATCH), snapshot)
             }
         }
@@ -158,29 +170,40 @@ impl Place {
         self.local4.is_some()
     }
 
-    /// The interface by which packets from there are expected, as it is the way to it.
+    /// The interface by which packets from there are expected, as it is the way to it; the first of several.
     pub(super) fn interface(&self, snapshot: &Snapshot) -> Option<u16> {
-        self.ours.or_else(|| match *snapshot.routes.get(self.route as usize)? {
+        let route = match snapshot.way(self.route).map(|way| way.route) {
+            Some(Route::Several { first, .. }) => snapshot.way(first).map(|way| way.route),
+            route => route,
+        };
+        self.ours.or_else(|| match route? {
             Route::Connected { interface }
             | Route::Via4 { interface, .. }
             | Route::Via6 { interface, .. } => Some(interface),
-            Route::Blackhole | Route::Unreachable => None,
+            Route::Blackhole | Route::Unreachable | Route::Prohibited | Route::Several { .. } => None,
         })
     }
 
     /// Egress interface and address of the next hop to the address, which is `dst`, or the verdict on packets that go there.
     /// The next hop to an address of our own, where it is not for the gateway itself, are we.
-    fn way(&self, dst: IpAddr, snapshot: &Snapshot) -> Result<(u16, Option<IpAddr>), Verdict> {
+    fn way(
+        &self,
+        dst: IpAddr,
+        choice: Choice,
+        snapshot: &Snapshot,
+    ) -> Result<(u16, Option<IpAddr>), Verdict> {
         const NO_ROUTE: Verdict = Verdict::Reject(DropReason::NoRoute, Answer::NoRoute);
         if let Some(outside) = self.ours {
             return Ok((outside, None));
         }
-        match *snapshot.routes.get(self.route as usize).ok_or(NO_ROUTE)? {
+        match choice.resolve(self.route, dst, snapshot).ok_or(NO_ROUTE)? {
             Route::Connected { interface } => Ok((interface, Some(dst))),
             Route::Via4 { interface, gateway } => Ok((interface, Some(gateway.into()))),
             Route::Via6 { interface, gateway } => Ok((interface, Some(gateway.into()))),
             Route::Blackhole => Err(Verdict::Drop(DropReason::Blackhole)),
             Route::Unreachable => Err(Verdict::Reject(DropReason::NoRoute, Answer::HostUnreachable)),
+            Route::Prohibited => Err(Verdict::Reject(DropReason::NoRoute, Answer::Prohibited)),
+            Route::Several { .. } => Err(NO_ROUTE),
         }
     }
 }
@@ -188,11 +211,12 @@ impl Place {
 /// Looks a destination up: egress interface and index of the next hop, or the verdict on packets that go there.
 pub(super) fn next_hop(
     dst: IpAddr,
+    choice: Choice,
     snapshot: &Snapshot,
     neighbors: &mut Neighbors,
     now: Nanos,
 ) -> Result<(u16, u16), Verdict> {
-    let (egress, neighbor) = way(dst, snapshot)?;
+    let (egress, neighbor) = way(dst, choice, snapshot)?;
     let next_hop = neighbor_at((egress, neighbor), dst.is_ipv4(), snapshot, neighbors, now)?;
     Ok((egress, next_hop))
 }
@@ -229,23 +253,26 @@ impl FirstPackets {
     pub(super) fn next_hop(
         &mut self,
         dst: IpAddr,
+        choice: Choice,
         snapshot: &Snapshot,
-        neighbors: &mut Neighbors,
+        shard: &mut Shard,
         now: Nanos,
     ) -> Result<(u16, u16), Verdict> {
-        self.hop_to(dst, Place::of(dst, snapshot), snapshot, neighbors, now)
+        self.hop_to(dst, choice, Place::of(dst, snapshot), snapshot, shard, now)
     }
 
     /// As [`next_hop`](Self::next_hop), to a destination of which it is known where it lies.
     fn hop_to(
         &mut self,
         dst: IpAddr,
+        choice: Choice,
         place: Place,
         snapshot: &Snapshot,
-        neighbors: &mut Neighbors,
+        shard: &mut Shard,
         now: Nanos,
     ) -> Result<(u16, u16), Verdict> {
-        let (egress, neighbor) = place.way(dst, snapshot)?;
+        let (egress, neighbor) = place.way(dst, choice, snapshot)?;
+        let neighbors = &mut shard.neighbors;
         if self.asked {
             if neighbor.is_some_and(|neighbor| Neighbors::is_broadcast(snapshot, egress, neighbor)) {
                 return Err(Verdict::Drop(DropReason::Multicast));
@@ -266,8 +293,22 @@ impl FirstPackets {
 }
 
 /// Egress interface and address of the next hop to a destination, or the verdict on packets that go there: see [`Place::way`].
-pub(super) fn way(dst: IpAddr, snapshot: &Snapshot) -> Result<(u16, Option<IpAddr>), Verdict> {
-    Place::of(dst, snapshot).way(dst, snapshot)
+pub(super) fn way(
+    dst: IpAddr,
+    choice: Choice,
+    snapshot: &Snapshot,
+) -> Result<(u16, Option<IpAddr>), Verdict> {
+    Place::of(dst, snapshot).way(dst, choice, snapshot)
+}
+
+/// What a packet's flow, which leads to `dst`, chooses among several ways by.
+pub(super) fn choice(burst: &Burst, i: usize, dst: IpAddr) -> Choice {
+    let (bytes, headers) = (burst.bytes(i), &burst.headers[i]);
+    let src = match headers.l3 {
+        L3::Ipv4 => IpAddr::V4(Ipv4Addr::from_bits(addresses4(bytes, headers).0)),
+        _ => IpAddr::V6(Ipv6Addr::from_bits(addresses6(bytes, headers).0)),
+    };
+    Choice::of(src, dst, (headers.src_port, headers.dst_port), headers.protocol)
 }
 
 /// The interface by which packets from this address are expected, as it is the way to it.

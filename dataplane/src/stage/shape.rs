@@ -11,9 +11,12 @@
 
 mod allocate;
 mod key;
+mod octets;
 mod parts;
 mod port;
 
+use self::octets::SpentTable;
+pub use self::octets::{OctetRow, Spent};
 use self::parts::Parts;
 pub use self::port::ClassRow;
 use self::port::{Closing, PortShaper, Way};
@@ -24,7 +27,7 @@ use crate::counters::Counters;
 use crate::crossing::Offered;
 use crate::port::Outbox;
 use crate::shard::Shard;
-use crate::snapshot::{NONE16, Snapshot};
+use crate::snapshot::{Class, NONE16, Over, Snapshot};
 use crate::verdict::DropReason;
 
 /// Places of an outbox that a shaper leaves to what the gateway sends itself.
@@ -37,6 +40,8 @@ pub struct Shapers {
     ports: Vec<Option<Box<PortShaper>>>,
     /// Its part of each rate, where there are several workers.
     parts: Option<Box<Parts>>,
+    /// Whose quota is used up.
+    spent: SpentTable,
     /// Free packet buffers below which queues give some up.
     low: usize,
 }
@@ -46,10 +51,13 @@ impl Shapers {
     pub fn new(snapshot: &Snapshot, workers: usize) -> Self {
         let has_any = snapshot.shapers.iter().any(|shaper| shaper.rate.is_some());
         let ports = if has_any { 0..snapshot.ports.len() as u16 } else { 0..0 };
+        let has_each = |class: &&Class| class.quota.each.is_some();
+        let hosts = snapshot.classes.iter().filter(has_each).map(|class| class.hosts).sum();
         let shaper = |port| Some(Box::new(PortShaper::new(snapshot, snapshot.shaper_of(port)?, workers)?));
         Self {
             ports: ports.map(shaper).collect(),
             parts: None,
+            spent: SpentTable::new(if has_any { snapshot.classes.len() } else { 0 }, hosts, snapshot.seed),
             low: (snapshot.sizes.frames as usize / workers.max(1) / 32).min(4 * BURST),
         }
     }
@@ -98,11 +106,24 @@ impl Shapers {
 pub(super) fn hold(burst: &mut Burst, i: usize, shard: &mut Shard) {
     let port = burst.egress[i].port;
     let Some(shaper) = shard.shapers.ports.get(usize::from(port)).and_then(Option::as_ref) else { return };
-    let class = burst.actions[i].class;
-    let host = shaper.host_key(class).map_or(0, |by| key::host(burst, i, by, &shard.sessions));
+    let Shard { shapers: Shapers { spent, .. }, sessions, .. } = &*shard;
+    let host_of = |class| shaper.host_key(class).map_or(0, |by| key::host(burst, i, by, sessions));
+    let mut class = burst.actions[i].class;
+    let mut over = spent.of_class(class);
+    let mut host = host_of(class);
+    if over == Over::Pass && spent.has_hosts() {
+        over = spent.of_host(class, host);
+    }
+    if let Over::Class(other) = over {
+        class = other;
+        host = host_of(class);
+    }
     let flow = key::flow(burst, i);
     if let Some(frame) = burst.take(i) {
         let Shard { shapers, outboxes, pool, counters, .. } = shard;
+        if over == Over::Drop {
+            return discard(frame, DropReason::QuotaUsedUp, pool, counters);
+        }
         put(port, (frame, class, host, flow), burst.now, (shapers, outboxes, pool, counters));
     }
 }
@@ -110,6 +131,13 @@ pub(super) fn hold(burst: &mut Burst, i: usize, shard: &mut Shard) {
 /// A piece of a packet that was cut, likewise.
 pub(super) fn hold_piece(piece: Frame, port: u16, class: u16, now: Nanos, to: Place<'_>) {
     let flow = key::flow_of(&piece);
+    let (shapers, outboxes, pool, counters) = to;
+    let class = match shapers.spent.of_class(class) {
+        Over::Pass => class,
+        Over::Class(other) => other,
+        Over::Drop => return discard(piece, DropReason::QuotaUsedUp, pool, counters),
+    };
+    let to = (shapers, outboxes, pool, counters);
     put(port, (piece, class, 0, flow), now, to);
 }
 
@@ -191,9 +219,21 @@ pub(crate) fn adopt(fresh: &mut Shapers, class_of: &[u16], now: Nanos, shard: &m
         let way = &mut Way { outbox, pool, counters };
         match fresh.ports.get_mut(at).and_then(Option::as_mut) {
             Some(new) if new.is_like(old, class_of) => new.take_over(old, now),
-            new => old.empty(now, class_of, new.map(|new| &mut **new), way),
+            Some(new) => {
+                new.owe(old, class_of);
+                old.empty(now, class_of, Some(new), way);
+            }
+            None => old.empty(now, class_of, None, way),
         }
     }
+    let known = |over| match over {
+        Over::Class(class) => match class_of.get(usize::from(class)) {
+            Some(&class) if class != NONE16 => Over::Class(class),
+            _ => Over::Pass,
+        },
+        other => other,
+    };
+    fresh.spent.carry(&shapers.spent, class_of, known);
     if let (Some(new), Some(old)) = (&mut fresh.parts, &shapers.parts) {
         new.carry(old, class_of);
     }

@@ -156,6 +156,12 @@ impl<const BYTES: usize> Lpm<BYTES> {
         self.change(Self::route(address, length)?, None)
     }
 
+    /// The value of exactly this prefix.
+    #[must_use]
+    pub fn get(&self, address: [u8; BYTES], length: u8) -> Option<u32> {
+        self.routes.get(&Self::route(address, length).ok()?).copied()
+    }
+
     fn change(&mut self, route: Route<BYTES>, value: Option<u32>) -> Result<Option<u32>, LpmError> {
         let old = self.put(route, value);
         if old == value {

@@ -10,6 +10,7 @@ pub mod classifier;
 pub mod hash;
 pub mod index;
 pub mod key;
+pub mod largest;
 pub mod lpm;
 pub mod meter;
 pub mod meters;

@@ -24,6 +24,7 @@ mod flows;
 mod hosts;
 mod lists;
 mod node;
+mod octets;
 mod slots;
 mod stats;
 mod take;
@@ -35,6 +36,7 @@ mod tests;
 pub use self::config::{
     ClassConfig, ClassError, Codel, Config, Hosts, Kind, NodeId, Overhead, PRIORITIES, ROOT, Rates,
 };
+pub use self::octets::HostOctets;
 pub use self::stats::{CAUSES, Cause, Histogram, Stats};
 
 use self::config::Class;

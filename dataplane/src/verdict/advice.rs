@@ -100,6 +100,7 @@ impl DropReason {
                 "Expected of connections that take all they can get. Senders with ECN are marked instead."
             }
             Self::ShaperHosts => "Raise `most`, or let prefixes share (`per = \"source/24\"`).",
+            Self::QuotaUsedUp => "See `show accounting` for whose quota it is; it ends with the period.",
             Self::ShaperFrames => "Raise `[tables] frames`, or lower `frames` of shapers.",
             Self::TransmitQueueFull => {
                 "The egress is slower than the ingress. Add a limit, or a faster device."

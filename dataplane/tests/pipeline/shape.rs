@@ -1,9 +1,14 @@
 //! Packets that wait for their turn at a port with a shaper: rates, priorities, what is counted, reloads, several workers.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use sluice_dataplane::clock::{MILLISECOND, Nanos, SECOND};
-use sluice_dataplane::snapshot::{Class, ClassMatch, ClassRate, HostKey, Overhead, Shaper, Sizes, Snapshot};
+use sluice_dataplane::inspect::{Inspector, Question, Row};
+use sluice_dataplane::snapshot::{
+    Class, ClassMatch, ClassRate, HostKey, Over, Overhead, Quota, Shaper, Sizes, Snapshot,
+};
+use sluice_dataplane::stage::shape::{OctetRow, Spent};
 use sluice_dataplane::table::meter::Rate;
 use sluice_dataplane::verdict::DropReason;
 
@@ -302,6 +307,101 @@ fn a_reload_keeps_what_waits_in_its_queues_or_moves_it() {
     assert_eq!(gateway.lab.worker.held(), 0);
     gateway.settle();
     assert_eq!(gateway.lab.counters().drops.iter().sum::<u64>(), 0);
+    gateway.lab.close();
+}
+
+/// Tells the worker something, or asks it, while it goes on.
+fn ask(lab: &mut Lab, inspector: &mut Inspector, question: Question) -> Vec<(u32, OctetRow)> {
+    let mut rows = Vec::new();
+    std::thread::scope(|scope| {
+        let asker = scope.spawn(|| {
+            let each = |row| {
+                if let Row::Octets(generation, row) = row {
+                    rows.push((generation, row));
+                }
+            };
+            assert!(inspector.ask(question, Duration::from_secs(20), each));
+        });
+        while !asker.is_finished() {
+            lab.poll();
+            std::thread::yield_now();
+        }
+    });
+    rows
+}
+
+/// What has been handed out, in packets of 1,250 bytes, in order.
+fn octets(lab: &mut Lab, inspector: &mut Inspector) -> Vec<(u16, Option<u128>, u64)> {
+    let rows = ask(lab, inspector, Question::Octets).into_iter();
+    let mut rows: Vec<_> = rows.map(|(_, row)| (row.class, row.host, row.octets / 1250)).collect();
+    rows.sort_unstable();
+    rows
+}
+
+#[test]
+fn octets_are_handed_out_once_and_a_quota_that_is_used_up_is_heeded_across_a_reload() {
+    let quota = Quota { each: Some(1), over: Over::Class(2), ..Quota::default() };
+    let mut snapshot = shaped();
+    snapshot.shapers[0].rate = rate(100);
+    snapshot.classes[1].rate = ClassRate::default();
+    snapshot.classes[1].quota = quota;
+    let mut gateway = Reloading::of(snapshot);
+    let mut inspector = gateway.lab.worker.inspector().unwrap();
+    let key = |last| Some(host(last).to_ipv6_mapped().to_bits());
+    let pass = |lab: &mut Lab, counts: [usize; 2]| {
+        for (last, count) in [5, 6].into_iter().zip(counts) {
+            for _ in 0..count {
+                lab.send(LAN, &datagram((host(last), 2), 1250));
+            }
+        }
+        lab.poll();
+        lab.wait(100 * MILLISECOND);
+        assert_eq!(lab.worker.held(), 0);
+        lab.collect().len()
+    };
+    assert_eq!(pass(&mut gateway.lab, [3, 4]), 7);
+    assert_eq!(octets(&mut gateway.lab, &mut inspector), [(1, None, 7), (1, key(5), 3), (1, key(6), 4)]);
+    assert_eq!(octets(&mut gateway.lab, &mut inspector), []);
+    // What was not handed out goes along with another configuration; one host is forgotten meanwhile.
+    pass(&mut gateway.lab, [2, 0]);
+    gateway.lab.wait(SECOND);
+    pass(&mut gateway.lab, [0, 1]);
+    gateway.reload(|next| {
+        next.classes.insert(0, Class { matches: from_port(9), ..class("new") });
+        next.classes[2].quota.over = Over::Class(3);
+        next.shapers[0].order = vec![(0, 0), (1, 1), (2, 2)];
+        next.shapers[0].default = 3;
+    });
+    assert_eq!(octets(&mut gateway.lab, &mut inspector), [(2, None, 3), (2, key(5), 2), (2, key(6), 1)]);
+    // A host's quota is used up: it leaves in the class for the rest.
+    let generation = gateway.lab.worker.shard().sessions.policy;
+    let spent = Spent { class: 2, host: key(5), over: Over::Class(3) };
+    ask(&mut gateway.lab, &mut inspector, Question::Spent(generation - 1, spent));
+    pass(&mut gateway.lab, [1, 0]);
+    assert_eq!(
+        octets(&mut gateway.lab, &mut inspector),
+        [(2, None, 1), (2, key(5), 1)],
+        "of another generation"
+    );
+    ask(&mut gateway.lab, &mut inspector, Question::Spent(generation, spent));
+    pass(&mut gateway.lab, [2, 1]);
+    assert_eq!(octets(&mut gateway.lab, &mut inspector), [(2, None, 1), (2, key(6), 1), (3, None, 2)]);
+    // The class of all: they are dropped, also by the next configuration.
+    ask(
+        &mut gateway.lab,
+        &mut inspector,
+        Question::Spent(generation, Spent { class: 2, host: None, over: Over::Drop }),
+    );
+    assert_eq!(pass(&mut gateway.lab, [2, 1]), 0);
+    gateway.reload(|next| next.classes[0].mark = Some(1));
+    assert_eq!(pass(&mut gateway.lab, [1, 1]), 0);
+    assert_eq!(gateway.lab.drops(DropReason::QuotaUsedUp), 5);
+    ask(
+        &mut gateway.lab,
+        &mut inspector,
+        Question::Spent(generation + 1, Spent { class: 2, host: None, over: Over::Pass }),
+    );
+    assert_eq!(pass(&mut gateway.lab, [1, 1]), 2);
     gateway.lab.close();
 }
 

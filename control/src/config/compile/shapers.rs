@@ -1,10 +1,10 @@
 //! Shapers and classes, as the data plane has them: parents ahead of their children, defaults made where none is named.
 
-use sluice_dataplane::snapshot::{self, ClassMatch, ClassRate, Codel, HostKey, Snapshot};
+use sluice_dataplane::snapshot::{self, ClassMatch, ClassRate, Codel, HostKey, Over, Period, Snapshot};
 use sluice_dataplane::table::meter::Rate;
 
 use super::{expand, index, nanos};
-use crate::config::model::{Class, Config, Match, PerEnd, PerHost, Shaper};
+use crate::config::model::{Class, Config, Match, OverQuota, PerEnd, PerHost, Quota, Shaper};
 
 pub(super) fn compile(config: &Config, snapshot: &mut Snapshot) {
     // The first rule of each ACL; behind its rules comes its default.
@@ -14,9 +14,11 @@ pub(super) fn compile(config: &Config, snapshot: &mut Snapshot) {
     for shaper in &config.shapers {
         let number = index(snapshot.shapers.len());
         let port = snapshot.interfaces.get(shaper.interface).map_or(snapshot::NONE16, |link| link.port);
-        let mut tree = Tree { shaper, number, firsts: &firsts, snapshot, order: Vec::new() };
+        let numbers = vec![None; shaper.classes.len()];
+        let mut tree = Tree { shaper, number, firsts: &firsts, snapshot, order: Vec::new(), numbers };
         let default = tree.default_of(None);
         let default = tree.scope(None, None, default);
+        tree.send_over();
         let order = std::mem::take(&mut tree.order);
         snapshot.shapers.push(snapshot::Shaper {
             port,
@@ -44,6 +46,8 @@ struct Tree<'a> {
     firsts: &'a [usize],
     snapshot: &'a mut Snapshot,
     order: Vec<(u16, u16)>,
+    /// Of each class in the configuration, its index in the snapshot.
+    numbers: Vec<Option<u16>>,
 }
 
 impl Tree<'_> {
@@ -88,6 +92,7 @@ impl Tree<'_> {
                 per: None,
                 hosts: 0,
                 codel: Codel::default(),
+                quota: snapshot::Quota::default(),
             })
         })
     }
@@ -97,6 +102,7 @@ impl Tree<'_> {
         let mut found = None;
         for child in self.children(within) {
             let new = self.push(self.compile(child, parent));
+            self.numbers[child] = Some(new);
             let class = &self.shaper.classes[child];
             if !self.is_group(child) {
                 if !class.matches.is_any() {
@@ -114,6 +120,21 @@ impl Tree<'_> {
             }
         }
         found
+    }
+
+    /// Says where packets beyond a quota go, now that all classes have their index.
+    fn send_over(&mut self) {
+        for (class, number) in self.shaper.classes.iter().zip(&self.numbers) {
+            let over = match class.quota.over {
+                OverQuota::Pass => Over::Pass,
+                OverQuota::Drop => Over::Drop,
+                OverQuota::Class(other) => self.numbers[other].map_or(Over::Pass, Over::Class),
+            };
+            if let Some(class) = number.and_then(|number| self.snapshot.classes.get_mut(usize::from(number)))
+            {
+                class.quota.over = over;
+            }
+        }
     }
 
     fn push(&mut self, class: snapshot::Class) -> u16 {
@@ -151,6 +172,7 @@ impl Tree<'_> {
                 interval: class.interval.map_or(0, nanos),
                 ecn: class.ecn,
             },
+            quota: quota(class.quota),
         }
     }
 
@@ -170,6 +192,12 @@ impl Tree<'_> {
             rules: matches.rules.iter().map(rule).collect(),
         }
     }
+}
+
+fn quota(quota: Quota) -> snapshot::Quota {
+    let Quota { octets, each, monthly, .. } = quota;
+    let period = monthly.map_or(Period::Daily, Period::Monthly);
+    snapshot::Quota { octets, each, period, over: Over::Pass }
 }
 
 fn per(per: PerHost) -> (HostKey, ClassRate) {

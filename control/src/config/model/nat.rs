@@ -89,6 +89,21 @@ pub enum Allocation {
     },
 }
 
+/// How long an external UDP port that everybody may send to rests (RFC 6888 REQ-8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PortRest {
+    /// How long it is nobody else's after its mapping ended.
+    pub time: Duration,
+    /// Ports that rest at a time, at a worker.
+    pub most: u32,
+}
+
+impl Default for PortRest {
+    fn default() -> Self {
+        Self { time: Duration::from_secs(120), most: 65_536 }
+    }
+}
+
 /// Bounds of what inside hosts may ask of their mappings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct PortControl {

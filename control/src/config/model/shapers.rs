@@ -63,6 +63,34 @@ pub struct Class {
     pub ecn: bool,
     /// The code point that its packets get.
     pub mark: Option<u8>,
+    /// How much may leave in a period.
+    pub quota: Quota,
+}
+
+/// How much may leave in a period, and what is done beyond it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Quota {
+    /// Octets of the class.
+    pub octets: Option<u64>,
+    /// Octets of each of its hosts.
+    pub each: Option<u64>,
+    /// The day of the month on which the count begins anew; none: each day.
+    pub monthly: Option<u8>,
+    /// What becomes of packets beyond it.
+    pub over: OverQuota,
+}
+
+/// What becomes of packets beyond a quota.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OverQuota {
+    /// They go on.
+    #[default]
+    Pass,
+    /// They are dropped.
+    Drop,
+    /// They leave in the class of this index among the shaper's.
+    Class(usize),
 }
 
 impl Class {

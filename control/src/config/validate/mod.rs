@@ -8,6 +8,7 @@ use super::report::Sink;
 use super::{net, schema};
 
 mod acls;
+mod export;
 mod interfaces;
 mod limits;
 mod lint;
@@ -27,9 +28,11 @@ use interfaces::Network;
 /// Reads the file. Errors are in `sink`; `None`, or a `Config` with errors beside it, is of no use to anybody.
 pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
     let file = Table::file(value, &schema::FILE, sink);
+    settings::version(&file, sink);
     let acls = acls::Acls::read(&file, sink);
     let network = Network::read(&file, &acls, sink)?;
     let routes = routes::read(&file, &network, sink);
+    let kernel_routes = routes::kernel(&file, sink);
     let nat = nat::read(&file, &network, &routes, sink);
     let limits = limits::read(&file, &network, sink);
     let shapers = shapers::read(&file, &network, &acls, sink);
@@ -38,20 +41,24 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
     nat::check_workers(&nat, workers.count, sink);
     let timeouts = settings::timeouts(&file, sink);
     let icmp_errors_per_second = settings::icmp_errors_per_second(&file, sink);
-    let (control_socket, control_access) = settings::control(&file, sink);
+    let (control_socket, control_access, state) = settings::control(&file, sink);
     let metrics = settings::metrics(&file, sink);
+    let accounting = settings::accounting(&file, sink);
+    let export = export::read(&file, sink);
     if sink.errors() == 0 {
         lint::all(&network, &acls, &nat, sink);
     }
     Some(Config {
         interfaces: network.interfaces,
         routes: routes.into_iter().map(|route| route.value).collect(),
+        kernel_routes,
         acls: acls.acls.into_iter().map(|acl| acl.value).collect(),
         source_nat: nat.sources.into_iter().map(|source| source.value).collect(),
         static_nat: nat.statics.into_iter().map(|entry| entry.value).collect(),
         nat_exemptions: nat.exemptions,
         forwards: nat.forwards.into_iter().map(|forward| forward.value).collect(),
         port_control: nat.port_control,
+        port_rest: nat.port_rest,
         nat_log: nat.log,
         prefixes: nat.prefixes.into_iter().map(|rule| rule.value).collect(),
         limits,
@@ -62,7 +69,10 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
         timeouts,
         control_socket,
         control_access,
+        state,
         metrics,
+        accounting,
+        export,
     })
 }
 

@@ -9,7 +9,7 @@ use super::interfaces::Network;
 use super::{nat_log, nat_ports, nat_static, nat6, port_control, ports, prefixes, values};
 use crate::config::model::{
     AddressRange, Allocation, Filtering, Forward, Mapping, NatExemption, NatLog, PortChoice, PortControl,
-    PortRange, PrefixNat, Route, SourceNat, StaticNat, Target,
+    PortRange, PortRest, PrefixNat, Route, SourceNat, StaticNat, Target,
 };
 use crate::config::net;
 use crate::config::protocol::{TCP, UDP, protocol};
@@ -48,6 +48,7 @@ pub(super) struct Nat {
     pub(super) forwards: Vec<At<Forward>>,
     pub(super) prefixes: Vec<At<PrefixNat>>,
     pub(super) port_control: PortControl,
+    pub(super) port_rest: PortRest,
     pub(super) log: Option<NatLog>,
 }
 
@@ -87,9 +88,10 @@ pub(super) fn read(
     nat6::check_together(&prefixes, &sources, sink);
     let is_asked = sources.iter().any(|source| source.value.port_control);
     let port_control = port_control::read(&nat, is_asked, sink);
+    let port_rest = nat_ports::read_rest(&nat, &sources, sink);
     let log = nat_log::read(&nat, sink);
     let (statics, exemptions) = nat_static::read(&nat, network, routes, sink);
-    let nat = Nat { sources, statics, exemptions, forwards, prefixes, port_control, log };
+    let nat = Nat { sources, statics, exemptions, forwards, prefixes, port_control, port_rest, log };
     nat_static::check(&nat, network, sink);
     nat
 }

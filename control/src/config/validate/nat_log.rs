@@ -12,7 +12,7 @@ use crate::config::units::Wrong;
 /// Registered for syslog over UDP (RFC 5426).
 const SYSLOG_PORT: u16 = 514;
 /// Registered for IPFIX (RFC 7011 10.3).
-const IPFIX_PORT: u16 = 4739;
+pub(super) const IPFIX_PORT: u16 = 4739;
 /// Longest path of a Unix socket.
 const LONGEST_PATH: usize = 107;
 
@@ -45,7 +45,7 @@ fn path(text: &str) -> Result<PathBuf, Wrong> {
     Ok(PathBuf::from(text))
 }
 
-fn socket_address(text: &str, port: u16) -> Option<SocketAddr> {
+pub(super) fn socket_address(text: &str, port: u16) -> Option<SocketAddr> {
     let address = text.parse::<IpAddr>().ok().map(|address| SocketAddr::new(address, port));
     text.parse().ok().or(address).filter(|address: &SocketAddr| address.port() > 0)
 }

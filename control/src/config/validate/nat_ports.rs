@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::interfaces::Network;
-use crate::config::model::{Allocation, KernelFilter, Link, SourceNat};
+use crate::config::model::{Allocation, Filtering, KernelFilter, Link, PortRest, SourceNat};
 use crate::config::protocol::{TCP, UDP, protocol_name};
 use crate::config::reader::{At, Table, boolean, integer, text};
 use crate::config::report::{Sink, Span};
@@ -16,6 +16,33 @@ const MOST_BLOCKS: u32 = 64;
 const MOST_IN_POOL: u64 = 16 << 20;
 /// RFC 6888 REQ-8.
 const HOLD: Duration = Duration::from_secs(120);
+
+/// Most ports that rest at a worker.
+const MOST_RESTING: u32 = 1 << 20;
+
+/// Reads `[nat.port-rest]`.
+pub(super) fn read_rest(nat: &Table<'_>, sources: &[At<SourceNat>], sink: &mut Sink<'_>) -> PortRest {
+    let mut rest = PortRest::default();
+    let Some(table) = nat.table("port-rest", &schema::PORT_REST, sink) else { return rest };
+    if !sources.iter().any(|source| source.value.filtering == Filtering::EndpointIndependent) {
+        sink.warning(&table.span, "no rule has ports that rest")
+            .help("ports rest where `filtering = \"endpoint-independent\"`; leave the section out");
+    }
+    if let Some(At { value, span }) = table.one("time", text(units::duration), sink) {
+        if value < HOLD {
+            sink.warning(
+                &span,
+                format!("{} is shorter than the 2min of RFC 6888 REQ-8", show_duration(value)),
+            )
+            .help("with less than \"2min\", one host may get what is still sent to another");
+        }
+        rest.time = value;
+    }
+    if let Some(most) = table.one("most", integer(0..=MOST_RESTING), sink) {
+        rest.most = most.value;
+    }
+    rest
+}
 
 /// Reads the keys about ports.
 pub(super) fn read(table: &Table<'_>, mut source: SourceNat, sink: &mut Sink<'_>) -> Option<SourceNat> {

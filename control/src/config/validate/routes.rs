@@ -3,20 +3,26 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use sluice_dataplane::fib::MOST_WAYS;
+
 use super::interfaces::Network;
 use super::word;
-use crate::config::model::{Prefix, Route, Target};
-use crate::config::reader::{At, Table, boolean, text};
+use crate::config::model::{KernelRoutes, Prefix, Route, Target};
+use crate::config::reader::{At, Table, boolean, integer, text, text_or_number};
 use crate::config::report::{Sink, Span};
+use crate::config::units::Wrong;
 use crate::config::{net, schema};
+use crate::routes::protocol_number;
 
 /// Most static routes.
 const MOST_ROUTES: usize = 65_536;
+/// Most tables of the kernel.
+const MOST_TABLES: usize = 16;
 
 /// Each with the place of its destination.
 pub(super) fn read(file: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -> Vec<At<Route>> {
     let mut routes = Vec::new();
-    let mut seen: HashMap<Prefix, Span> = HashMap::new();
+    let mut seen: HashMap<Prefix, Vec<(Target, Span)>> = HashMap::new();
     for table in file.tables("routes", &schema::ROUTE, MOST_ROUTES, sink) {
         let via = table.one("via", text(net::address), sink);
         let to = destination(&table, via.as_ref(), sink);
@@ -36,16 +42,59 @@ pub(super) fn read(file: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>)
             sink.error(&to.span, format!("{} is the subnet of `{name}`", to.value))
                 .help("an interface's own subnet needs no route: leave it out");
         }
-        if let Some(first) = seen.get(&to.value) {
+        let weight = table.one("weight", integer(1..=256), sink).map_or(1, |at| at.value as u16);
+        let leads = |target: Target| matches!(target, Target::Via { .. } | Target::Connected(_));
+        let same: &mut Vec<(Target, Span)> = seen.entry(to.value).or_default();
+        let rival = same.iter().find(|(other, _)| *other == target || !leads(*other) || !leads(target));
+        if let Some((_, first)) = rival {
             sink.error(&to.span, format!("there are two routes to {}", to.value))
                 .also(first, "the first is here")
-                .help("one route for each prefix");
-        } else {
-            seen.insert(to.value, to.span.clone());
+                .help("several routes to a prefix share its flows if each has a next hop of its own");
+        } else if same.len() == MOST_WAYS {
+            sink.error(&to.span, format!("there are too many routes to {}", to.value))
+                .help(format!("at most {MOST_WAYS}"));
         }
-        routes.push(At { value: Route { to: to.value, target }, span: to.span });
+        same.push((target, to.span.clone()));
+        routes.push(At { value: Route { to: to.value, target, weight }, span: to.span });
     }
     routes
+}
+
+/// `[kernel-routes]`
+pub(super) fn kernel(file: &Table<'_>, sink: &mut Sink<'_>) -> Option<KernelRoutes> {
+    let table = file.table("kernel-routes", &schema::KERNEL_ROUTES, sink)?;
+    let number = text_or_number(|text: &str| match text {
+        "main" => Ok(254),
+        "default" => Ok(253),
+        text => {
+            let number = text.parse().ok().filter(|number| ![0, 255].contains(number));
+            number.ok_or_else(|| {
+                Wrong::new(format!("{text} is no route table"))
+                    .help("a number from 1 to 4294967295, or \"main\"")
+            })
+        }
+    });
+    let tables: Vec<At<u32>> = table.many("tables", number, sink);
+    if let Some(extra) = tables.get(MOST_TABLES) {
+        sink.error(&extra.span, format!("there are {} tables", tables.len()))
+            .help(format!("at most {MOST_TABLES}"));
+    }
+    let protocol = text_or_number(|text: &str| {
+        let unknown = || {
+            let help = "such as \"bgp\", \"bird\" or \"static\", or a number from 0 to 255";
+            Wrong::new(format!("{text} is no protocol of routes")).help(help)
+        };
+        protocol_number(text).ok_or_else(unknown)
+    });
+    let protocols: Vec<At<u8>> = table.many("protocols", protocol, sink);
+    let mut most = |key, usual| table.one(key, integer(1000..=1_000_000), sink).map_or(usual, |at| at.value);
+    let most = [most("most-ipv4", 100_000), most("most-ipv6", 50_000)];
+    let tables: Vec<u32> = tables.iter().map(|at| at.value).collect();
+    Some(KernelRoutes {
+        tables: if tables.is_empty() { vec![254] } else { tables },
+        protocols: protocols.iter().map(|at| at.value).collect(),
+        most,
+    })
 }
 
 fn destination(table: &Table<'_>, via: Option<&At<IpAddr>>, sink: &mut Sink<'_>) -> Option<At<Prefix>> {

@@ -135,9 +135,15 @@ pub(super) fn timeouts(file: &Table<'_>, sink: &mut Sink<'_>) -> Timeouts {
     timeouts
 }
 
-pub(super) fn control(file: &Table<'_>, sink: &mut Sink<'_>) -> (PathBuf, Access) {
+/// There is one version of the schema.
+pub(super) fn version(file: &Table<'_>, sink: &mut Sink<'_>) {
+    let _ = file.one("version", integer(1..=1), sink);
+}
+
+pub(super) fn control(file: &Table<'_>, sink: &mut Sink<'_>) -> (PathBuf, Access, PathBuf) {
     let (mut path, mut access) = (PathBuf::from(crate::config::DEFAULT_SOCKET), Access::default());
-    let Some(table) = file.table("control", &schema::CONTROL, sink) else { return (path, access) };
+    let mut state = PathBuf::from(crate::config::DEFAULT_STATE);
+    let Some(table) = file.table("control", &schema::CONTROL, sink) else { return (path, access, state) };
     if let Some(socket) = table.one("socket", text(socket), sink) {
         path = socket.value;
     }
@@ -145,7 +151,10 @@ pub(super) fn control(file: &Table<'_>, sink: &mut Sink<'_>) -> (PathBuf, Access
         access.mode = mode.value;
     }
     access.group = table.one("group", text(|text| Ok(text.to_owned())), sink).map(|group| group.value);
-    (path, access)
+    if let Some(directory) = table.one("state", text(directory), sink) {
+        state = directory.value;
+    }
+    (path, access, state)
 }
 
 /// Permissions in octal, as chmod takes them.
@@ -161,11 +170,32 @@ pub(super) fn metrics(file: &Table<'_>, sink: &mut Sink<'_>) -> Option<SocketAdd
     Some(table.one("listen", text(listen), sink)?.value)
 }
 
+pub(super) fn accounting(file: &Table<'_>, sink: &mut Sink<'_>) -> Option<PathBuf> {
+    let table = file.table("accounting", &schema::ACCOUNTING, sink)?;
+    Some(table.required("file", "\"/var/lib/sluice/accounting.json\"", text(state_file), sink)?.value)
+}
+
+fn state_file(text: &str) -> Result<PathBuf, Wrong> {
+    if !text.starts_with('/') || text.contains('\0') || text.ends_with('/') {
+        return Err(Wrong::new(format!("{} is not the absolute path of a file", quote(text)))
+            .help("such as \"/var/lib/sluice/accounting.json\""));
+    }
+    Ok(PathBuf::from(text))
+}
+
 fn listen(text: &str) -> Result<SocketAddr, Wrong> {
     text.parse().map_err(|_| {
         Wrong::new(format!("{} is not an address with a port", quote(text)))
             .help("such as \"127.0.0.1:9477\", or \"[::]:9477\" for all addresses of the kernel")
     })
+}
+
+fn directory(text: &str) -> Result<PathBuf, Wrong> {
+    if !text.starts_with('/') || text.contains('\0') {
+        return Err(Wrong::new(format!("{} is not the absolute path of a directory", quote(text)))
+            .help("such as \"/var/lib/sluice\""));
+    }
+    Ok(PathBuf::from(text))
 }
 
 fn socket(text: &str) -> Result<PathBuf, Wrong> {

@@ -1,6 +1,7 @@
 //! `[shapers.NAME]`: what leaves by a device, in classes.
 
 mod class;
+mod quota;
 mod rates;
 
 use super::acls::Acls;
@@ -67,6 +68,9 @@ fn read_shaper(
         combinations.add(&class.matches.packets, &table.span, sink);
     }
     link(&mut classes, &tables, sink);
+    if sink.errors() == errors {
+        quota::link(&mut classes, &tables, sink);
+    }
     if sink.errors() == errors {
         class::check_reach(&classes, &tables, sink);
         rates::check(rate.as_ref(), &classes, &tables, sink);

@@ -55,6 +55,13 @@ pub struct Neighbor {
 }
 
 impl Neighbors {
+    /// Who has this index: interface and address.
+    #[inline]
+    pub fn who(&self, index: u16) -> Option<(u16, IpAddr)> {
+        let (key, _) = self.table.get(index.into())?;
+        (!is_ourselves(key)).then(|| (interface_of(key), address_of(key)))
+    }
+
     /// All neighbours.
     pub fn iter(&self) -> impl Iterator<Item = Neighbor> + '_ {
         let others = self.table.iter().filter(|(_, key, _)| !is_ourselves(key));

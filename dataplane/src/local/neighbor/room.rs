@@ -113,8 +113,8 @@ impl Neighbors {
 /// Whether packets may be sent to this address on the link of this interface.
 fn is_next_hop(snapshot: &Snapshot, interface: u16, link: &Interface, address: IpAddr) -> bool {
     let is_connected = |route: Option<u32>| {
-        let route = route.and_then(|index| snapshot.routes.get(index as usize));
-        matches!(route, Some(Route::Connected { interface: on }) if *on == interface)
+        let route = route.and_then(|index| snapshot.way(index)).map(|way| way.route);
+        matches!(route, Some(Route::Connected { interface: on }) if on == interface)
     };
     let is_gateway = |route: &Route| match *route {
         Route::Via4 { interface: on, gateway } => (on, IpAddr::V4(gateway)) == (interface, address),
@@ -123,8 +123,8 @@ fn is_next_hop(snapshot: &Snapshot, interface: u16, link: &Interface, address: I
     };
     let is_ours = link::ours(snapshot, link, address).is_some();
     let routed = || match address {
-        IpAddr::V4(v4) => is_connected(snapshot.routes4.lookup(&v4.octets())),
-        IpAddr::V6(v6) => is_connected(snapshot.routes6.lookup(&v6.octets())),
+        IpAddr::V4(v4) => is_connected(snapshot.look_up4(&v4.octets())),
+        IpAddr::V6(v6) => is_connected(snapshot.look_up6(&v6.octets())),
     };
-    !is_ours && (link::is_on_link(link, address) || routed() || snapshot.routes.iter().any(is_gateway))
+    !is_ours && (link::is_on_link(link, address) || routed() || snapshot.leads_to(is_gateway))
 }

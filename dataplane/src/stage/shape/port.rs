@@ -30,11 +30,13 @@ const FLOWS: u32 = 2;
 /// See the module's description.
 #[derive(Debug)]
 pub(super) struct PortShaper {
-    tree: Shaper<Frame>,
+    pub(super) tree: Shaper<Frame>,
     /// Its classes, of the snapshot's.
-    classes: Range<usize>,
+    pub(super) classes: Range<usize>,
     /// By class of its own.
-    nodes: Vec<NodeId>,
+    pub(super) nodes: Vec<NodeId>,
+    /// By class of its own: octets that have been handed out.
+    pub(super) taken: Vec<u64>,
     /// By class of its own: bytes that it was given, and that have left it or were dropped.
     given: Vec<u64>,
     left: Vec<u64>,
@@ -124,6 +126,7 @@ impl PortShaper {
         }
         Some(Self {
             tree,
+            taken: vec![0; nodes.len()],
             given: vec![0; nodes.len()],
             left: vec![0; nodes.len()],
             samples: vec![Default::default(); nodes.len()],
@@ -284,6 +287,7 @@ impl PortShaper {
     /// Goes on with the queues of one that is like it, at its own rates.
     pub(super) fn take_over(&mut self, old: &mut Self, now: Nanos) {
         std::mem::swap(&mut self.tree, &mut old.tree);
+        std::mem::swap(&mut self.taken, &mut old.taken);
         std::mem::swap(&mut self.given, &mut old.given);
         std::mem::swap(&mut self.left, &mut old.left);
         std::mem::swap(&mut self.samples, &mut old.samples);

@@ -9,6 +9,7 @@ use crate::table::prefetch::prefetch_at;
 
 use super::config::{filled, room};
 use super::node::Node;
+use super::octets::HostOctets;
 use super::stats::Counts;
 use super::{CAUSES, Hosts, NONE, NodeId, Rates, Shaper, fat};
 
@@ -16,12 +17,14 @@ use super::{CAUSES, Hosts, NONE, NodeId, Rates, Shaper, fat};
 const LINGERS: u64 = 250_000_000;
 
 #[derive(Clone, Copy, Debug)]
-struct Host {
-    key: u128,
+pub(super) struct Host {
+    pub(super) key: u128,
     /// Its class, by place.
-    class: u32,
+    pub(super) class: u32,
     /// The next free one.
     next: u32,
+    /// Octets that have been [handed out](super::octets).
+    pub(super) taken: u64,
 }
 
 /// What is known of a class that has hosts.
@@ -39,22 +42,26 @@ struct Hosted {
 #[derive(Debug)]
 pub(super) struct HostPool {
     /// The node of the first.
-    base: u32,
-    hosts: HugeVec<Host>,
+    pub(super) base: u32,
+    pub(super) hosts: HugeVec<Host>,
     index: Index,
     free: u32,
     used: u32,
-    capacity: u32,
+    pub(super) capacity: u32,
     classes: HugeVec<Hosted>,
     /// For each class: its place in `classes`, or `NONE`.
     places: HugeVec<u32>,
+    /// Of hosts that are not known any more; no more than there can be hosts.
+    pub(super) gone: HugeVec<HostOctets>,
+    pub(super) octets_lost: u64,
 }
 
 impl HostPool {
     pub(super) fn new(base: u32, capacity: u32) -> Self {
         let index = Index::with_capacity(capacity);
         let (hosts, classes, places) = (room(capacity), room(base), filled(base, NONE));
-        Self { base, hosts, index, free: NONE, used: 0, capacity, classes, places }
+        let (gone, octets_lost) = (room(capacity), 0);
+        Self { base, hosts, index, free: NONE, used: 0, capacity, classes, places, gone, octets_lost }
     }
 
     pub(super) fn used(&self) -> u32 {
@@ -66,6 +73,7 @@ impl HostPool {
             + self.index.bytes()
             + self.classes.capacity() * size_of::<Hosted>()
             + self.places.capacity() * size_of::<u32>()
+            + self.gone.capacity() * size_of::<HostOctets>()
     }
 
     /// Adds a class with hosts, and gives its place among those.
@@ -96,7 +104,7 @@ impl HostPool {
     /// A free host, for this key.
     fn take(&mut self, class: u32, key: u128) -> Option<u32> {
         let number = self.free;
-        let host = Host { key, class, next: NONE };
+        let host = Host { key, class, next: NONE, taken: 0 };
         if let Some(free) = self.hosts.get_mut(number as usize) {
             self.free = free.next;
             *free = host;
@@ -196,6 +204,9 @@ impl<T> Shaper<T> {
             return;
         }
         let number = id - self.hosts.base;
+        if let Some(octets) = self.take_octets(number) {
+            self.keep_octets(octets);
+        }
         let Some(&Host { key, class: place, .. }) = self.hosts.hosts.get(number as usize) else { return };
         let hash = self.host_hash(place, key);
         let (hosts, seed) = (&self.hosts.hosts, self.seed);

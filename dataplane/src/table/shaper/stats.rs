@@ -193,6 +193,12 @@ impl<T> Shaper<T> {
         Some(stats)
     }
 
+    /// Bytes on the wire that a class, or the port, has sent.
+    #[must_use]
+    pub fn sent_bytes(&self, node: NodeId) -> u64 {
+        self.sent.get(node.0 as usize).map_or(0, |sent| sent.bytes)
+    }
+
     /// What has become of the packets of a host that is known. Takes a time in proportion to the number of its flows.
     #[must_use]
     pub fn host_stats(&self, class: NodeId, host: u128) -> Option<Stats> {

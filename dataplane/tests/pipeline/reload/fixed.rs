@@ -112,6 +112,33 @@ fn a_session_without_ports_keeps_its_external_address_while_that_is_in_the_pool(
     }
 }
 
+#[test]
+fn static_nat_goes_on_with_what_a_pool_began_without_ports() {
+    let mut gateway = Reloading::of(snapshot());
+    let inside = host(9);
+    let (_, out) = gateway.lab.forward(LAN, &gre(inside, SERVER));
+    let external = addresses(&out).0;
+    assert_eq!(gateway.lab.worker.shard().nat.live(), 1);
+    let other = POOL.into_iter().find(|&address| address != external).unwrap();
+    let moved = |next: &mut Snapshot, to| {
+        next.pools[0].addresses.retain(|&address| address != to);
+        fixed(next, inside, to);
+    };
+    assert_eq!(gateway.reload(|next| moved(next, external)), kept(1));
+    assert_eq!(gateway.lab.worker.shard().nat.live(), 0, "its binding is gone with the pool");
+    let (_, back) = gateway.lab.forward(WAN, &gre(SERVER, external));
+    assert_eq!(addresses(&back), (SERVER, inside));
+    assert_eq!(addresses(&gateway.lab.forward(LAN, &gre(inside, SERVER)).1), (external, SERVER));
+    // With another address it would be another session to the far end.
+    let elsewhere = gateway.reload(|next| {
+        next.pools[0].addresses = vec![external];
+        fixed(next, inside, other);
+    });
+    assert_eq!(elsewhere, settled(0, 1));
+    assert_eq!(addresses(&gateway.lab.forward(LAN, &gre(inside, SERVER)).1), (other, SERVER));
+    gateway.lab.close();
+}
+
 /// Two sessions for each hairpin: from inside to the external end, and from there back in.
 #[test]
 fn hairpins_live_on_or_end_as_one() {

@@ -31,7 +31,7 @@ impl Reader<'_, '_> {
         }
         let name = table.one("name", text(class_name), sink).map_or(String::new(), |at| at.value);
         if !self.has_rate {
-            const NEED: [&str; 11] = [
+            const NEED: [&str; 15] = [
                 "priority",
                 "guaranteed",
                 "max",
@@ -43,6 +43,10 @@ impl Reader<'_, '_> {
                 "most",
                 "target",
                 "interval",
+                "quota",
+                "each-quota",
+                "period",
+                "over-quota",
             ];
             for key in NEED.into_iter().filter(|key| table.has(key)) {
                 sink.error(&table.key_span(key), format!("`{key}` means nothing without a rate to share"))
@@ -74,6 +78,7 @@ impl Reader<'_, '_> {
             interval: table.one("interval", text(units::duration), sink).map(|at| at.value),
             ecn: table.one("ecn", boolean, sink).is_none_or(|at| at.value),
             mark: table.one("mark", text_or_number(dscp::mark), sink).map(|at| at.value),
+            quota: super::quota::read(table, sink),
         }
     }
 
@@ -199,7 +204,7 @@ pub(super) fn check_reach(classes: &[Class], tables: &[Table<'_>], sink: &mut Si
                     .also(&tables[first].key_span("default"), "the first is here")
                     .help("one class takes what no other is for");
             }
-        } else if !has_children && class.matches.is_any() {
+        } else if !has_children && class.matches.is_any() && !super::quota::leads_to(classes, index) {
             sink.error(&table.span, format!("nothing reaches the class {}", quote(&class.name)))
                 .help("say which packets it is for, such as `dscp = \"ef\"`, or `default = true`");
         } else if let Some(first) = siblings().find(|&other| takes_all(classes, other, &class.matches)) {
