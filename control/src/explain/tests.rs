@@ -5,17 +5,17 @@ const FILE: &str = r#"
 [interfaces.lan]
 device = "eth1"
 address = ["192.168.1.1/24", "2001:db8:1::1/64"]
-acl-in = "inside"
+acl = "inside"
 [interfaces.wan]
 device = "eth2"
 address = ["203.0.113.2/24", "2001:db8:2::1/64"]
 [[routes]]
 to = "0.0.0.0/0"
 via = "203.0.113.1"
-[acl.inside]
+[acls.inside]
 default = "drop"
 rules = [
-  { name = "web", protocol = "tcp", dst-port = 443, action = "accept" },
+  { name = "web", protocol = "tcp", to-port = 443, action = "accept" },
   { protocol = "icmp", action = "reject" },
 ]
 [[nat.source]]
