@@ -93,7 +93,7 @@ fn packets_go_where_the_kernel_would_send_them() {
         assert!(lines.last().is_some_and(|line| line.starts_with("ready:")), "{lines:#?}");
         let goes_by = |name: &str| {
             let before = sent(name, folder.path());
-            client.within(|| ping()) && sent(name, folder.path()) >= before + 2
+            client.within(ping) && sent(name, folder.path()) >= before + 2
         };
         until("a route of before", || goes_by("one"));
         // A better one, by another interface: the sessions move with it; and back.

@@ -65,7 +65,8 @@ fn spelling_is_no_change() {
 
 #[test]
 fn each_change_is_said_in_the_words_of_the_file() {
-    let cases: [(&[(&str, &str)], &[&str]); 10] = [
+    type Case = (&'static [(&'static str, &'static str)], &'static [&'static str]);
+    let cases: [Case; 10] = [
         (&[("\"6min\"", "\"2min\"")], &["~ timeouts.udp: \"6min\" -> \"2min\""]),
         (&[("udp = \"6min\"", "")], &["~ timeouts.udp: \"6min\" -> default"]),
         (

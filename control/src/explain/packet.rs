@@ -86,9 +86,9 @@ impl<'a> Words<'a> {
         format!("{what}\n  {}\n  {}{}", self.text, " ".repeat(before), "^".repeat(width.max(1)))
     }
 
-    fn number<N: std::str::FromStr + PartialOrd>(&mut self, what: &str, most: N) -> Result<N, String>
+    fn number<N>(&mut self, what: &str, most: N) -> Result<N, String>
     where
-        N: std::fmt::Display + Copy,
+        N: std::str::FromStr + PartialOrd + std::fmt::Display + Copy,
     {
         let word = self.wanted(what)?;
         let number = word.parse().ok().filter(|number| *number <= most);
