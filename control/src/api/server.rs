@@ -26,7 +26,7 @@ use tokio_io_timeout::TimeoutStream;
 use utoipa::OpenApi;
 
 use super::{ApiError, TopBy};
-use crate::commit::api::Peer;
+use crate::commit::{self, api::Peer};
 use crate::link::DataPlane;
 use crate::nat_query::Query;
 use crate::state::Topic;
@@ -62,7 +62,8 @@ struct Api;
 
 /// The API's description (OpenAPI 3.1).
 pub fn openapi() -> Value {
-    serde_json::to_value(Api::openapi()).unwrap_or_default()
+    let whole = Api::openapi().merge_from(commit::api::Described::openapi());
+    serde_json::to_value(whole).unwrap_or_default()
 }
 
 /// A server that runs; dropping it ends it. The socket stays where it is, for the next one.

@@ -34,30 +34,37 @@ struct Office {
     places: Arc<Semaphore>,
 }
 
-#[derive(Deserialize)]
+/// A configuration file.
+#[derive(Deserialize, utoipa::ToSchema)]
 struct Candidate {
+    /// Its name, for messages and the history.
     file: String,
+    /// What is in it.
     text: String,
+    /// Of a commit: why.
     comment: Option<String>,
+    /// Of a commit: it is undone after so many seconds, unless it is confirmed before.
     confirm_seconds: Option<u64>,
 }
 
-#[derive(Deserialize)]
+/// Where to go back to.
+#[derive(Deserialize, utoipa::ToSchema)]
 struct Back {
+    /// The commit's number; the one before the present one if it is left out.
     to: Option<u64>,
 }
+
+/// What programs are told of it.
+#[derive(utoipa::OpenApi)]
+#[openapi(paths(running, history, diff, commit, confirm, rollback))]
+pub(crate) struct Described;
 
 /// `/v1/config` and what is under it.
 pub fn routes(desk: Desk) -> Router {
     let office = Office { desk, places: Arc::new(Semaphore::new(AT_ONCE)) };
-    let look = |ask: fn() -> Ask| {
-        move |Of(office): Of<Office>, Extension(peer): Extension<Peer>| async move {
-            answer(&office, peer, ask()).await
-        }
-    };
     Router::new()
-        .route("/v1/config", get(look(|| Ask::Running)))
-        .route("/v1/config/history", get(look(|| Ask::History)))
+        .route("/v1/config", get(running))
+        .route("/v1/config/history", get(history))
         .route("/v1/config/diff", post(diff))
         .route("/v1/config/commit", post(commit))
         .route("/v1/config/confirm", post(confirm))
@@ -65,6 +72,23 @@ pub fn routes(desk: Desk) -> Router {
         .with_state(office)
 }
 
+/// What runs.
+#[utoipa::path(get, path = "/v1/config", responses((status = 200, description = "The file's name and text, the number of the commit, and the commit that waits to be confirmed", body = Object)))]
+async fn running(Of(office): Of<Office>, Extension(peer): Extension<Peer>) -> Response {
+    answer(&office, peer, Ask::Running).await
+}
+
+/// The commits, the oldest first.
+#[utoipa::path(get, path = "/v1/config/history", responses((status = 200, description = "As `sluice history --json` prints them", body = Object)))]
+async fn history(Of(office): Of<Office>, Extension(peer): Extension<Peer>) -> Response {
+    answer(&office, peer, Ask::History).await
+}
+
+/// What a file would change of what runs.
+#[utoipa::path(post, path = "/v1/config/diff", request_body = Candidate, responses(
+    (status = 200, description = "As `sluice diff --json` prints it", body = Object),
+    (status = 422, description = "The file is wrong")
+))]
 async fn diff(Of(office): Of<Office>, Extension(peer): Extension<Peer>, body: Body) -> Response {
     match read(&office, body).await {
         Ok(Candidate { file, text, .. }) => answer(&office, peer, Ask::Diff { file, text }).await,
@@ -72,6 +96,13 @@ async fn diff(Of(office): Of<Office>, Extension(peer): Extension<Peer>, body: Bo
     }
 }
 
+/// Takes in a configuration, all of it or nothing; answered when all sessions are decided.
+#[utoipa::path(post, path = "/v1/config/commit", request_body = Candidate, responses(
+    (status = 200, description = "The commit, as in the history, and what there is to say", body = Object),
+    (status = 403, description = "Not for this user"),
+    (status = 409, description = "A commit waits to be confirmed, or is under way"),
+    (status = 422, description = "The configuration is refused; nothing has changed")
+))]
 async fn commit(Of(office): Of<Office>, Extension(peer): Extension<Peer>, body: Body) -> Response {
     if let Some(refusal) = forbids(peer) {
         return refusal;
@@ -84,6 +115,12 @@ async fn commit(Of(office): Of<Office>, Extension(peer): Extension<Peer>, body: 
     }
 }
 
+/// Keeps the commit that waits to be confirmed.
+#[utoipa::path(post, path = "/v1/config/confirm", responses(
+    (status = 200, description = "The commit's number", body = Object),
+    (status = 403, description = "Not for this user"),
+    (status = 409, description = "None waits")
+))]
 async fn confirm(Of(office): Of<Office>, Extension(peer): Extension<Peer>) -> Response {
     match forbids(peer) {
         Some(refusal) => refusal,
@@ -91,6 +128,13 @@ async fn confirm(Of(office): Of<Office>, Extension(peer): Extension<Peer>) -> Re
     }
 }
 
+/// Goes back to a commit, or takes back the one that waits to be confirmed. That is a commit, too.
+#[utoipa::path(post, path = "/v1/config/rollback", request_body = Back, responses(
+    (status = 200, description = "As of a commit", body = Object),
+    (status = 403, description = "Not for this user"),
+    (status = 409, description = "There is none to go back to, or a commit is under way"),
+    (status = 422, description = "The configuration is refused; nothing has changed")
+))]
 async fn rollback(Of(office): Of<Office>, Extension(peer): Extension<Peer>, body: Body) -> Response {
     if let Some(refusal) = forbids(peer) {
         return refusal;
