@@ -7,6 +7,9 @@ use std::net::IpAddr;
 use crate::snapshot::{Route, Snapshot};
 use crate::table::key::hash_words;
 
+/// Not zero, as a zero word would then hide the one beside it; the same everywhere, so that a flow keeps its way over restarts.
+const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// What a flow chooses by.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Choice {
@@ -25,7 +28,7 @@ impl Choice {
         };
         let ([a, b], [c, d]) = (words(src), words(dst));
         let last = u64::from(ports.0) << 32 | u64::from(ports.1) << 16 | u64::from(protocol);
-        Self { spread: hash_words(&[a, b, c, d, last], 0), current: None }
+        Self { spread: hash_words(&[a, b, c, d, last], SEED), current: None }
     }
 
     /// It has gone by this neighbour, if that is known.
@@ -81,7 +84,7 @@ fn score(spread: u64, route: &Route, weight: u16) -> f64 {
         Route::Connected { interface } => [interface.into(), 0, 0],
         _ => [0; 3],
     };
-    let hash = hash_words(&[spread, a, b, c], 0);
+    let hash = hash_words(&[spread, a, b, c], SEED);
     let uniform = ((hash >> 11) as f64 + 0.5) / (1u64 << 53) as f64;
     -f64::from(weight.max(1)) / uniform.ln()
 }
