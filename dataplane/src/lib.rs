@@ -14,6 +14,7 @@ mod hold;
 pub mod inspect;
 pub mod live;
 pub mod local;
+pub mod matcher;
 pub mod nat;
 pub mod pipeline;
 pub mod port;

@@ -1,0 +1,3 @@
+//! Looking at packets on their way: which ones ([`filter`]).
+
+pub mod filter;
