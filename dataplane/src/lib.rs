@@ -28,5 +28,6 @@ pub mod snapshot;
 pub mod stage;
 pub mod steps;
 pub mod table;
+pub mod tap;
 pub mod verdict;
 pub mod worker;
