@@ -159,7 +159,15 @@ fn the_description_names_every_path() {
     let paths: Vec<&str> = described["paths"].as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(
         paths,
-        ["/metrics", "/v1/nat/where", "/v1/nat/who", "/v1/show/{topic}", "/v1/top/flows", "/v1/top/hosts"]
+        [
+            "/metrics",
+            "/v1/explain",
+            "/v1/nat/where",
+            "/v1/nat/who",
+            "/v1/show/{topic}",
+            "/v1/top/flows",
+            "/v1/top/hosts"
+        ]
     );
 }
 
