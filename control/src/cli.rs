@@ -19,7 +19,7 @@ use crate::doctor;
 use crate::export::wall;
 use crate::nat_query::Query;
 use crate::state::Topic;
-use crate::{control, explain, gateway, replay, table, tech_support, top};
+use crate::{capture, control, explain, gateway, replay, table, tech_support, top};
 
 /// Exit codes: 0 fine, 1 the thing asked about is wrong or did not work, 2 the question was (clap's own).
 const FAILED: u8 = 1;
@@ -88,6 +88,11 @@ enum Command {
         after_help = "Examples: sluice explain \"in lan tcp 192.168.1.5:1234 > 198.51.100.7:443\"\n          sluice explain \"in wan udp [2001:db8::1]:53 > [2001:db8:1::5]:4000 ttl 1\" --config new.toml"
     )]
     Explain(ExplainArgs),
+    /// Write packets to a file as they come in, leave, or die, with why
+    #[command(
+        after_help = "Examples: sluice capture --match \"udp port 53 and host 192.0.2.1\" --count 100 -w dns.pcapng\n          sluice capture --drops acl_deny --seconds 60 -w denied.pcapng"
+    )]
+    Capture(capture::cli::CaptureArgs),
     /// Find out which inside address has, or has had, an external port, and the other way round
     Nat(NatArgs),
     /// Measure
@@ -362,6 +367,9 @@ pub fn main() -> ExitCode {
             top::run(&top::Options { socket: args.socket, interval: Duration::from_secs(args.interval) })
         }
         Command::Explain(args) => run_explain(&args),
+        Command::Capture(args) => capture::cli::run(&args).map(|said| {
+            let _ = write!(io::stderr(), "{said}");
+        }),
         Command::Nat(args) => nat(&args.what),
         Command::Bench(args) => run_bench(&args),
         Command::TechSupport(args) => write_tech_support(args),

@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::api::{self, ApiError};
+use crate::capture;
 use crate::commit::{self, Adopts, Keeper, Store};
 use crate::config;
 use crate::diff::Loaded;
@@ -67,7 +68,7 @@ pub fn run(log: &mut dyn Write) -> Result<(), ControlError> {
     let logger =
         log_of_nat(&greeting, &data_plane).map_err(system("cannot start the thread of NAT's log"))?;
     let (commits, desk) = Commits::start(&greeting, &data_plane)?;
-    let more = commit::api::routes(desk);
+    let more = commit::api::routes(desk).merge(capture::api::routes(data_plane.clone()));
     let server = api::serve_with(listener, &greeting.socket, metrics, data_plane.clone(), more)?;
     data_plane.serving().map_err(ControlError::Refused)?;
 

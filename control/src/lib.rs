@@ -5,6 +5,7 @@ pub mod accounting;
 pub mod alarm;
 pub mod api;
 pub mod bench;
+pub mod capture;
 pub mod cli;
 pub mod commit;
 pub mod config;

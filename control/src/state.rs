@@ -15,9 +15,11 @@ use sluice_dataplane::port::af_xdp::DeviceControl;
 use sluice_dataplane::session::{By, FlowAction};
 use sluice_dataplane::snapshot::{Allocation, NONE16, Pool, Snapshot};
 use sluice_dataplane::stage::shape::ClassRow;
+use sluice_dataplane::tap::Tap;
 
 use crate::accounting::Accounting;
 use crate::api::TopBy;
+use crate::capture::run::Captures;
 use crate::config::protocol_name;
 use crate::drops::Rates;
 use crate::export::{SinkStatus, Statuses};
@@ -104,6 +106,7 @@ pub struct State {
     exports: Statuses,
     drop_rates: Mutex<Rates>,
     routes: Option<SharedRoutes>,
+    captures: Mutex<Captures>,
 }
 
 impl State {
@@ -129,6 +132,7 @@ impl State {
             exports: Statuses::default(),
             drop_rates: Mutex::default(),
             routes: None,
+            captures: Mutex::default(),
         }
     }
 
@@ -176,6 +180,28 @@ impl State {
         for inspector in inspectors.iter_mut().flatten() {
             inspector.ask(question, SHORT_PATIENCE, &mut each);
         }
+    }
+
+    /// Gives each worker another tap.
+    pub(crate) fn set_taps(&self, mut tap: impl FnMut() -> Option<Box<Tap>>) -> Result<(), String> {
+        let mut inspectors = self.inspectors.lock().unwrap_or_else(PoisonError::into_inner);
+        for (worker, inspector) in inspectors.iter_mut().enumerate() {
+            let taken = inspector.as_mut().is_some_and(|inspector| inspector.set_tap(tap(), SHORT_PATIENCE));
+            if !taken {
+                return Err(format!("worker {worker} did not answer in time"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The captures.
+    pub(crate) fn capture(&self) -> MutexGuard<'_, Captures> {
+        self.captures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The captures, unless somebody is at them.
+    pub(crate) fn try_capture(&self) -> Option<MutexGuard<'_, Captures>> {
+        self.captures.try_lock().ok()
     }
 
     /// Control tells how the sinks of NAT's log do.
@@ -346,14 +372,19 @@ impl State {
         Ok(nat)
     }
 
-    /// Says what would become of a packet in words under the configuration that runs, and whether it has a session.
+    /// Says what would become of a packet in words under the configuration that runs, and whether it has a session. Words that
+    /// are wrong are no failure, but the answer.
     ///
     /// # Errors
-    /// The words are wrong, or a worker does not answer.
-    pub fn explain(&self, packet: String) -> Result<Value, String> {
+    /// A worker does not answer.
+    pub fn explain(&self, packet: String) -> Result<Result<Value, String>, String> {
         let snapshot = self.snapshot();
-        let mut story = explain::explain(&packet, &snapshot, None)?;
-        let explain::FlowEnds { ends, ports, protocol, interface } = explain::flow(&packet, &snapshot)?;
+        let told = explain::explain(&packet, &snapshot, None)
+            .and_then(|story| explain::flow(&packet, &snapshot).map(|flow| (story, flow)));
+        let (mut story, explain::FlowEnds { ends, ports, protocol, interface }) = match told {
+            Ok(told) => told,
+            Err(words) => return Ok(Err(words)),
+        };
         let rows = self.list(Question::Session(ends, ports, protocol, interface))?;
         let session = rows.iter().map(|row| Self::row(row, &snapshot)).next();
         story["session"] = match session {
@@ -365,7 +396,7 @@ impl State {
             None => "there is none: this would be its first packet".to_owned(),
         }
         .into();
-        Ok(story)
+        Ok(Ok(story))
     }
 
     /// Answers who has an external port, or which ports an inside address has.

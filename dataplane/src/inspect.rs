@@ -18,10 +18,13 @@ use crate::session::{
 };
 use crate::shard::Shard;
 use crate::stage::shape::{ClassRow, OctetRow, Spent};
+use crate::tap::Tap;
 
 /// Table slots that are looked at between two bursts.
 const SLOTS_PER_POLL: u32 = 64;
 const ROWS: usize = 1024;
+/// Taps that may be under way, if a worker does not answer.
+const TAPS: usize = 4;
 /// Protocols whose bindings have ports or identifiers.
 const PORTED: [u8; 3] = [ipv4::TCP, ipv4::UDP, ipv4::ICMP];
 
@@ -52,6 +55,8 @@ pub enum Question {
     Drops,
     /// The sessions that move the most.
     Top(By),
+    /// No listing: the worker takes the tap that was handed in; see [`Inspector::set_tap`].
+    Tap,
     /// The session, if there is one, of packets with these addresses, ports, protocol and ingress interface.
     Session([IpAddr; 2], (u16, u16), u8, u16),
 }
@@ -118,6 +123,8 @@ pub enum Row {
 pub struct Inspected {
     questions: HeapCons<Question>,
     rows: HeapProd<Row>,
+    taps: HeapCons<Option<Box<Tap>>>,
+    old_taps: HeapProd<Option<Box<Tap>>>,
     current: Option<(Question, u32)>,
 }
 
@@ -125,13 +132,21 @@ pub struct Inspected {
 pub struct Inspector {
     questions: HeapProd<Question>,
     rows: HeapCons<Row>,
+    taps: HeapProd<Option<Box<Tap>>>,
+    /// Those that the worker has done with, whose memory is not for it to give back.
+    old_taps: HeapCons<Option<Box<Tap>>>,
 }
 
 /// Makes the two ends.
 pub fn channel() -> (Inspected, Inspector) {
     let (asks, questions) = HeapRb::new(1).split();
     let (rows, answers) = HeapRb::new(ROWS).split();
-    (Inspected { questions, rows, current: None }, Inspector { questions: asks, rows: answers })
+    let (new_taps, taps) = HeapRb::new(TAPS).split();
+    let (old_taps, done_taps) = HeapRb::new(TAPS).split();
+    (
+        Inspected { questions, rows, taps, old_taps, current: None },
+        Inspector { questions: asks, rows: answers, taps: new_taps, old_taps: done_taps },
+    )
 }
 
 impl Inspector {
@@ -157,6 +172,16 @@ impl Inspector {
     }
 }
 
+impl Inspector {
+    /// Gives the worker another tap, or none, instead of the one that it has. False if the worker did not take it in time.
+    pub fn set_tap(&mut self, tap: Option<Box<Tap>>, within: Duration) -> bool {
+        self.old_taps.clear();
+        let taken = self.taps.try_push(tap).is_ok() && self.ask(Question::Tap, within, |_| ());
+        self.old_taps.clear();
+        taken
+    }
+}
+
 impl Inspected {
     /// Goes on with the listing that was asked for, by a few slots. Returns whether there is more to do.
     pub fn serve(&mut self, shard: &mut Shard, now: Nanos) -> bool {
@@ -171,6 +196,13 @@ impl Inspected {
             Question::Subscribers => shard.nat.subscriber_slots(),
             Question::Drops => shard.counters.recorder.places(),
             Question::Octets => return self.serve_octets(from, shard),
+            Question::Tap => {
+                while let Some(tap) = self.taps.try_pop() {
+                    let old = std::mem::replace(&mut shard.counters.recorder.tap, tap);
+                    let _ = self.old_taps.try_push(old);
+                }
+                return self.finish(question, 0, true);
+            }
             Question::Spent(generation, spent) => {
                 if shard.sessions.policy == generation {
                     shard.shapers.set_spent(spent);

@@ -5,6 +5,7 @@
 use crate::arena::Frame;
 use crate::clock::Nanos;
 use crate::snapshot::NONE16;
+use crate::tap::{Taken, Tap, Way};
 use crate::verdict::DropReason;
 
 /// Packets that are kept of each reason.
@@ -58,6 +59,8 @@ pub struct Recorder {
     copied: Vec<u32>,
     /// Reasons of which a packet was copied in this poll.
     seen: u128,
+    /// While somebody looks at packets.
+    pub(crate) tap: Option<Box<Tap>>,
     now: Nanos,
     generation: u32,
 }
@@ -90,7 +93,15 @@ impl Recorder {
 
     #[inline(never)]
     fn copy(&mut self, reason: DropReason, frame: &Frame, port: u16, rule: u16) {
-        self.seen |= 1 << reason as u32;
+        match &mut self.tap {
+            // The next one of this poll is wanted too.
+            Some(tap) if tap.wants(reason) => {
+                let (at, generation, len) = (self.now, self.generation, frame.len() as u32);
+                let way = Way::Dropped(reason);
+                tap.dropped(&Taken { at, way, port, rule, generation, len }, frame);
+            }
+            _ => self.seen |= 1 << reason as u32,
+        }
         let Some(copied) = self.copied.get_mut(reason as usize) else { return };
         let place = reason as usize * KEPT + *copied as usize % KEPT;
         let Some(place) = self.places.get_mut(place) else { return };

@@ -283,6 +283,9 @@ impl Worker {
             refuse(refused, index, &mut shard.counters);
         }
         if count > 0 {
+            if let Some(tap) = &mut shard.counters.recorder.tap {
+                tap.received(burst, snapshot.generation);
+            }
             pipeline::run(burst, shard, snapshot, probe);
             burst.clear();
         }
@@ -390,7 +393,14 @@ impl Worker {
     fn flush(&mut self, now: Nanos) {
         let shard = &mut self.shard;
         for (index, port) in self.ports.iter_mut().enumerate() {
-            let sent = port.transmit(now, &mut shard.pool, &mut shard.outboxes[index]);
+            let outbox = &mut shard.outboxes[index];
+            if let Some(tap) = &mut shard.counters.recorder.tap {
+                tap.leaving(index, outbox, now, self.snapshot.generation);
+            }
+            let sent = port.transmit(now, &mut shard.pool, outbox);
+            if let Some(tap) = &mut shard.counters.recorder.tap {
+                tap.left(index, outbox.len());
+            }
             let tx = &mut shard.counters.ports[index].tx;
             tx.packets += sent.packets;
             tx.bytes += sent.bytes;

@@ -19,6 +19,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -302,14 +303,18 @@ struct Explained {
 }
 
 /// What would become of a packet, stage by stage.
-#[utoipa::path(get, path = "/v1/explain", params(Explained), responses((status = 200, description = "What each stage would do", body = Object)))]
+#[utoipa::path(get, path = "/v1/explain", params(Explained), responses((status = 200, description = "What each stage would do", body = Object), (status = 400, description = "The words are wrong")))]
 async fn explained(
     Of(gateway): Of<Gateway>,
     asked: Result<Asked<Explained>, axum::extract::rejection::QueryRejection>,
 ) -> Response {
     match asked {
         Ok(Asked(Explained { packet })) => {
-            answer(gateway, move |state| state.explain(packet).map(Json)).await
+            let told = |told: Result<Box<RawValue>, String>| match told {
+                Ok(story) => Json(story).into_response(),
+                Err(words) => error(StatusCode::BAD_REQUEST, &words),
+            };
+            answer(gateway, move |state| state.explain(packet).map(told)).await
         }
         Err(wrong) => error(StatusCode::BAD_REQUEST, &wrong.body_text()),
     }

@@ -60,6 +60,7 @@ fn it_answers_and_refuses() {
         ("/v1/nat/who?address=203.0.113.1", "400"),
         ("/v1/nat/who?address=x&port=1", "400"),
         ("/v1/nat/where?subscriber=::1%00", "400"),
+        ("/v1/explain?packet=in%20lan", "400"),
     ] {
         let answer = get(&path, target);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{target}: {answer}");

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::api::TopBy;
+use crate::capture::{Begun, Piece, Spec};
 use crate::export::{Batch, SinkStatus};
 use crate::nat_query::Query;
 use crate::reload::Outcome;
@@ -82,8 +83,14 @@ of_state! {
     top_hosts(by: TopBy, limit: u32) -> Box<RawValue>;
     /// The routes within a prefix, or by which an address goes.
     routes(within: Option<String>) -> Box<RawValue>;
-    /// What would become of a packet, in words.
-    explain(packet: String) -> Box<RawValue>;
+    /// What would become of a packet, in words; or what is wrong with them.
+    explain(packet: String) -> Result<Box<RawValue>, String>;
+    /// Begins a capture; or says what is wrong with the words.
+    capture_start(spec: Spec) -> Result<Begun, String>;
+    /// What a capture has found since it was asked last.
+    capture_read(id: u64) -> Piece;
+    /// Ends a capture, and returns what was left of it.
+    capture_stop(id: u64) -> Piece;
     /// Everything that is counted, for Prometheus.
     metrics() -> String;
 }

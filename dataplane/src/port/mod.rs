@@ -92,6 +92,11 @@ impl Outbox {
         self.frames.is_empty()
     }
 
+    /// The places of the frames, oldest first; some may be empty.
+    pub fn frames(&self) -> impl Iterator<Item = Option<&Frame>> {
+        self.frames.iter().map(Option::as_ref)
+    }
+
     /// Takes the oldest `n` frames (or as many as there are) out, in order.
     #[inline]
     pub fn take(&mut self, n: usize) -> impl Iterator<Item = Frame> + '_ {
