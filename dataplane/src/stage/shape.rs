@@ -19,7 +19,7 @@ use self::octets::SpentTable;
 pub use self::octets::{OctetRow, Spent};
 use self::parts::Parts;
 pub use self::port::ClassRow;
-use self::port::{Closing, PortShaper, Way};
+use self::port::{PortShaper, Way};
 use crate::arena::{Frame, FramePool};
 use crate::burst::{BURST, Burst};
 use crate::clock::Nanos;
@@ -102,12 +102,23 @@ impl Shapers {
     }
 }
 
-/// Packet `i`, which is ready to leave by a port with a shaper, is to wait for its turn there.
-pub(super) fn hold(burst: &mut Burst, i: usize, shard: &mut Shard) {
-    let port = burst.egress[i].port;
-    let Some(shaper) = shard.shapers.ports.get(usize::from(port)).and_then(Option::as_ref) else { return };
-    let Shard { shapers: Shapers { spent, .. }, sessions, .. } = &*shard;
-    let host_of = |class| shaper.host_key(class).map_or(0, |by| key::host(burst, i, by, sessions));
+/// As what a packet waits: its class, host and flow.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Turn {
+    class: u16,
+    host: u128,
+    flow: u32,
+    /// Its quota is used up, and it is to be dropped.
+    drops: bool,
+}
+
+/// As what packet `i` waits at the port that it leaves by.
+#[inline(always)]
+pub(super) fn turn(burst: &Burst, i: usize, shard: &Shard) -> Turn {
+    let Shard { shapers: Shapers { ports, spent, .. }, sessions, .. } = shard;
+    let shaper = ports.get(usize::from(burst.egress[i].port)).and_then(Option::as_ref);
+    let key_of = |class| shaper.and_then(|shaper| shaper.host_key(class));
+    let host_of = |class| key_of(class).map_or(0, |by| key::host(burst, i, by, sessions));
     let mut class = burst.actions[i].class;
     let mut over = spent.of_class(class);
     let mut host = host_of(class);
@@ -118,37 +129,36 @@ pub(super) fn hold(burst: &mut Burst, i: usize, shard: &mut Shard) {
         class = other;
         host = host_of(class);
     }
-    let flow = key::flow(burst, i);
+    Turn { class, host, flow: key::flow(burst, i), drops: over == Over::Drop }
+}
+
+/// Packet `i`, which is ready to leave by a port with a shaper, is to wait for its turn there.
+pub(super) fn hold(burst: &mut Burst, i: usize, shard: &mut Shard) {
+    let (port, now, turn) = (burst.egress[i].port, burst.now, turn(burst, i, shard));
     if let Some(frame) = burst.take(i) {
         let Shard { shapers, outboxes, pool, counters, .. } = shard;
-        if over == Over::Drop {
-            return discard(frame, DropReason::QuotaUsedUp, pool, counters);
-        }
-        put(port, (frame, class, host, flow), burst.now, (shapers, outboxes, pool, counters));
+        put(port, frame, turn, now, (shapers, outboxes, pool, counters));
     }
 }
 
 /// A piece of a packet that was cut, likewise.
-pub(super) fn hold_piece(piece: Frame, port: u16, class: u16, now: Nanos, to: Place<'_>) {
-    let flow = key::flow_of(&piece);
-    let (shapers, outboxes, pool, counters) = to;
-    let class = match shapers.spent.of_class(class) {
-        Over::Pass => class,
-        Over::Class(other) => other,
-        Over::Drop => return discard(piece, DropReason::QuotaUsedUp, pool, counters),
-    };
-    let to = (shapers, outboxes, pool, counters);
-    put(port, (piece, class, 0, flow), now, to);
+pub(super) fn hold_piece(piece: Frame, port: u16, turn: Turn, now: Nanos, to: Place<'_>) {
+    put(port, piece, turn, now, to);
 }
 
 /// What of a shard a packet that waits has to do with.
 type Place<'a> = (&'a mut Shapers, &'a mut [Outbox], &'a mut FramePool, &'a mut Counters);
 
-fn put(port: u16, packet: (Frame, u16, u128, u32), now: Nanos, to: Place<'_>) {
+#[inline(always)]
+fn put(port: u16, frame: Frame, turn: Turn, now: Nanos, to: Place<'_>) {
     let (shapers, outboxes, pool, counters) = to;
+    let Turn { class, host, flow, drops } = turn;
+    if drops {
+        return discard(frame, DropReason::QuotaUsedUp, pool, counters);
+    }
     let at = usize::from(port);
     if let (Some(Some(shaper)), Some(outbox)) = (shapers.ports.get_mut(at), outboxes.get_mut(at)) {
-        shaper.put(packet, now, &mut Way { outbox, pool, counters });
+        shaper.put((frame, class, host, flow), now, &mut Way { outbox, pool, counters });
     }
 }
 
@@ -244,7 +254,7 @@ pub(crate) fn adopt(fresh: &mut Shapers, class_of: &[u16], now: Nanos, shard: &m
 pub(crate) fn close(now: Nanos, shard: &mut Shard) {
     let Shard { shapers, pool, counters, .. } = shard;
     for shaper in shapers.ports.iter_mut().flatten() {
-        shaper.close(now, &mut Closing { pool, counters });
+        shaper.close(now, pool, counters);
     }
 }
 

@@ -101,12 +101,12 @@ fn discard(frame: Frame, reason: DropReason, port: u16, rule: u16, shard: &mut S
 /// Sends a packet that is too long for its link in pieces: in order on the wire, the first one, then the others.
 fn cut(burst: &mut Burst, i: usize, shard: &mut Shard) {
     let Egress { port, mtu, header_len, .. } = burst.egress[i];
-    let (class, now, came_by) = (burst.actions[i].class, burst.now, burst.port);
+    let (turn, now, came_by) = (shape::turn(burst, i, shard), burst.now, burst.port);
     let Some(frame) = burst.take(i) else { return };
     let Shard { pool, outboxes, counters, shapers, .. } = shard;
     let emit = |piece: Frame, pool: &mut FramePool| {
         if shapers.has(port) {
-            return shape::hold_piece(piece, port, class, now, (shapers, outboxes, pool, counters));
+            return shape::hold_piece(piece, port, turn, now, (shapers, outboxes, pool, counters));
         }
         let outbox = outboxes.get_mut(usize::from(port));
         if let Err(piece) = outbox.map_or(Ok(()), |outbox| outbox.push(piece)) {

@@ -70,6 +70,19 @@ pub struct Packet<T> {
     pub item: T,
 }
 
+/// A packet that is taken out before its turn, and what it [was put in](Packet) as.
+#[derive(Debug)]
+pub struct Waiting<T> {
+    /// Where it waited.
+    pub class: NodeId,
+    /// Which host of the class it is of; 0 where the class has none.
+    pub host: u128,
+    /// Which flow it is of; where there were more flows than queues, one that it shared a queue with.
+    pub flow: u32,
+    /// The packet itself.
+    pub item: T,
+}
+
 /// Where packets go, and who marks them.
 pub trait Sink<T> {
     /// `item` of `class` is to be sent now.
@@ -152,12 +165,12 @@ impl<T> Shaper<T> {
         (0..count).take_while(|_| self.push_out(now, Cause::Shed, sink)).count()
     }
 
-    /// Gives `sink` all that waits, to be sent, whatever the rates; each flow's packets in order. Takes a time in proportion to
-    /// the number of classes and hosts.
-    pub fn drain(&mut self, now: u64, sink: &mut impl Sink<T>) {
+    /// Takes out all that waits, whatever the rates; each flow's packets in order. Takes a time in proportion to the number of
+    /// classes and hosts.
+    pub fn drain(&mut self, now: u64, mut each: impl FnMut(Waiting<T>)) {
         for leaf in 0..self.nodes.len() as u32 {
-            while let Some((item, class)) = self.take_any(leaf) {
-                sink.send(item, class);
+            while let Some(waiting) = self.take_any(leaf) {
+                each(waiting);
                 if self.nodes[leaf as usize].packets == 0 {
                     self.emptied(leaf, now);
                 }

@@ -1,5 +1,7 @@
 //! Packets that wait for their turn at a port with a shaper: rates, priorities, what is counted, reloads, several workers.
 
+mod frames;
+
 use std::net::Ipv4Addr;
 use std::time::Duration;
 

@@ -3,7 +3,6 @@
 use sluice_pkt::parse::L3;
 use sluice_pkt::{ipv4, ipv6, vlan};
 
-use crate::arena::Frame;
 use crate::burst::Burst;
 use crate::session::{KeyFacts, NONE, Sessions};
 use crate::snapshot::HostKey;
@@ -18,11 +17,6 @@ pub(super) fn flow(burst: &Burst, i: usize) -> u32 {
         NONE => ends(burst.bytes(i), link_len(burst.bytes(i))).map_or(0, hash),
         record => record << 1 | u32::from(burst.headers[i].l3 != L3::Ipv4),
     }
-}
-
-/// The flow of a packet that leaves, by its ends.
-pub(super) fn flow_of(frame: &Frame) -> u32 {
-    ends(frame.bytes(), link_len(frame.bytes())).map_or(0, hash)
 }
 
 fn hash([src, dst]: [u128; 2]) -> u32 {

@@ -11,11 +11,11 @@ use crate::burst::BURST;
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::counters::Counters;
 use crate::port::Outbox;
-use crate::snapshot::{Class, ClassRate, HostKey, Snapshot};
+use crate::snapshot::{Class, ClassRate, HostKey, NONE16, Snapshot};
 use crate::table::meter::Rate;
 use crate::table::shaper::{
     Cause, ClassConfig, Codel, Config, Histogram, Hosts, Kind, NodeId, Overhead, Packet, ROOT, Rates, Shaper,
-    Sink, Stats,
+    Sink, Stats, Waiting,
 };
 use crate::verdict::DropReason;
 
@@ -207,8 +207,9 @@ impl PortShaper {
         self.tree.shed(now, count, &mut Leaving { way, left: &mut self.left });
     }
 
-    pub(super) fn close(&mut self, now: Nanos, closing: &mut Closing<'_>) {
-        self.tree.drain(now, closing);
+    /// Drops all that waits.
+    pub(super) fn close(&mut self, now: Nanos, pool: &mut FramePool, counters: &mut Counters) {
+        self.tree.drain(now, |waiting| discard(waiting.item, DropReason::Shutdown, pool, counters));
     }
 
     /// Bytes that a class of its own was given so far, and bytes that wait there.
@@ -301,17 +302,21 @@ impl PortShaper {
 
     /// Gives all that waits to the shaper of another configuration, or to the outbox.
     pub(super) fn empty(&mut self, now: Nanos, class_of: &[u16], new: Option<&mut Self>, way: &mut Way<'_>) {
-        let Self { tree, nodes, classes, left, .. } = self;
-        match new {
-            None => tree.drain(now, &mut Leaving { way, left }),
-            Some(new) => {
-                let class = |node: NodeId| {
-                    let place = nodes.iter().position(|&other| other == node);
-                    place.and_then(|place| class_of.get(classes.start + place)).copied()
-                };
-                tree.drain(now, &mut Moving { new, way, class: &class, now });
-            }
-        }
+        let Self { tree, nodes, classes, keys, left, .. } = self;
+        let Some(new) = new else {
+            let mut leaving = Leaving { way, left };
+            return tree.drain(now, |waiting| leaving.send(waiting.item, waiting.class));
+        };
+        tree.drain(now, |Waiting { class, host, flow, item }| {
+            let place = nodes.iter().position(|&node| node == class);
+            let class =
+                place.and_then(|place| class_of.get(classes.start + place)).map_or(NONE16, |&new| new);
+            let by = place.and_then(|place| keys.get(place).copied()).flatten();
+            // Whose it is by another key cannot be told from a packet that is translated already.
+            let host = if new.host_key(class) == by { host } else { 0 };
+            new.put((item, class, host, flow), now, way);
+        });
+        new.settle(now, way);
     }
 }
 
@@ -409,49 +414,5 @@ impl Sink<Frame> for Leaving<'_, '_> {
     fn drop(&mut self, frame: Frame, node: NodeId, cause: Cause) {
         self.leaves(&frame, node);
         discard(frame, reason(cause), self.way.pool, self.way.counters);
-    }
-}
-
-/// To the shaper of another configuration.
-struct Moving<'a, 'b, F> {
-    new: &'a mut PortShaper,
-    way: &'a mut Way<'b>,
-    class: &'a F,
-    now: Nanos,
-}
-
-impl<F: Fn(NodeId) -> Option<u16>> Sink<Frame> for Moving<'_, '_, F> {
-    fn send(&mut self, frame: Frame, node: NodeId) {
-        let class = (self.class)(node).unwrap_or(crate::snapshot::NONE16);
-        let flow = key::flow_of(&frame);
-        self.new.put((frame, class, 0, flow), self.now, self.way);
-    }
-
-    fn mark(&mut self, frame: &mut Frame) -> bool {
-        Way::mark(frame)
-    }
-
-    fn drop(&mut self, frame: Frame, _: NodeId, cause: Cause) {
-        discard(frame, reason(cause), self.way.pool, self.way.counters);
-    }
-}
-
-/// Nowhere: the worker ends.
-pub(super) struct Closing<'a> {
-    pub(super) pool: &'a mut FramePool,
-    pub(super) counters: &'a mut Counters,
-}
-
-impl Sink<Frame> for Closing<'_> {
-    fn send(&mut self, frame: Frame, _: NodeId) {
-        discard(frame, DropReason::Shutdown, self.pool, self.counters);
-    }
-
-    fn mark(&mut self, _: &mut Frame) -> bool {
-        false
-    }
-
-    fn drop(&mut self, frame: Frame, _: NodeId, cause: Cause) {
-        discard(frame, reason(cause), self.pool, self.counters);
     }
 }

@@ -22,7 +22,7 @@ const LOOKS: usize = 32;
 #[repr(C, align(64))]
 pub(super) struct Flow {
     pub(super) leaf: u32,
-    hash: u32,
+    pub(super) hash: u32,
     /// The leaf's when it was made; another if it has been given back.
     epoch: u32,
     /// Slots of the first and the last packet.

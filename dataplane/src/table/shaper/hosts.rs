@@ -184,6 +184,12 @@ impl<T> Shaper<T> {
         node >= self.hosts.base
     }
 
+    /// The host that a leaf is of; 0 where its class has none.
+    pub(super) fn host_key(&self, leaf: u32) -> u128 {
+        let number = leaf.checked_sub(self.hosts.base);
+        number.and_then(|number| self.hosts.hosts.get(number as usize)).map_or(0, |host| host.key)
+    }
+
     /// A host has no packets any more.
     #[inline(always)]
     pub(super) fn host_is_idle(&mut self, host: u32, now: u64) {

@@ -1,7 +1,7 @@
 //! FQ-CoDel (RFC 8290): which packet of a leaf goes next.
 
 use super::codel::Law;
-use super::{Cause, NONE, NodeId, Shaper, Sink};
+use super::{Cause, NONE, Shaper, Sink, Waiting};
 
 /// Flows without packets that are given back on the way, at most, for each one that comes to have none.
 const TIDIED: usize = 2;
@@ -98,15 +98,16 @@ impl<T> Shaper<T> {
         true
     }
 
-    /// Takes a packet of a leaf whatever it is due, and says its class.
-    pub(super) fn take_any(&mut self, leaf: u32) -> Option<(T, NodeId)> {
+    /// Takes a packet of a leaf whatever it is due, and says what it is of.
+    pub(super) fn take_any(&mut self, leaf: u32) -> Option<Waiting<T>> {
         while self.nodes[leaf as usize].packets > 0 {
             let is_fresh = self.nodes[leaf as usize].fresh[0] != NONE;
             let node = &self.nodes[leaf as usize];
             let [id, _] = if is_fresh { node.fresh } else { node.stale };
             if let Some((slot, ..)) = self.unchain(id, leaf) {
-                let class = self.class_of(leaf).node;
-                return self.slots.take(slot).map(|item| (item, class));
+                let (class, host) = (self.class_of(leaf).node, self.host_key(leaf));
+                let flow = self.flows.get(id)?.hash;
+                return self.slots.take(slot).map(|item| Waiting { class, host, flow, item });
             }
             let node = &mut self.nodes[leaf as usize];
             self.flows.pop(if is_fresh { &mut node.fresh } else { &mut node.stale });
