@@ -258,8 +258,8 @@ pub(super) mod tests {
         record.post = Some([([203, 0, 113, 5].into(), 4321), record.ends[1]]);
         let (message, taken) = exporter().message(0x6000_0000, &[Timed { record, start: 1, end: 2 }]);
         let want = [
-            "000a0061600000000000000000000007", // version, length, time, sequence, domain
-            "012e0051",                         // set 302
+            "000a0059600000000000000000000007", // version, length, time, sequence, domain
+            "012e0049",                         // set 302
             "00000000000000010000000000000002", // start, end
             "000000000000012c0000000000000003", // octets without Ethernet headers, packets
             "0000000100000002",                 // interfaces
