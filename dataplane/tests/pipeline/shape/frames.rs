@@ -153,7 +153,8 @@ fn on_atm(frame: u64) -> u64 {
 
 #[test]
 fn what_a_line_adds_is_counted_packet_by_packet() {
-    let lines: [(Overhead, fn(u64) -> u64); 3] = [
+    type OnLine = fn(u64) -> u64;
+    let lines: [(Overhead, OnLine); 3] = [
         (Overhead { bytes: 24, least: 84, atm: false }, |frame| (frame + 24).max(84)),
         (Overhead { bytes: 16, least: 0, atm: false }, on_ptm),
         (Overhead { bytes: 26, least: 0, atm: true }, on_atm),
