@@ -56,7 +56,9 @@ class Gateway:
         # Whatever a reload has left in its place.
         with open(self.config, "w") as file:
             file.write(self.text)
-        with open(LOG, "w") as log:
+        # Appended to, as control of a gateway that was killed may still have a word to say.
+        open(LOG, "w").close()
+        with open(LOG, "a") as log:
             command = ["ip", "netns", "exec", "gw", self.sluice, "run", self.config]
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         until = time.monotonic() + READY
