@@ -154,9 +154,18 @@ pub enum RunError {
 /// Runs a gateway until SIGTERM or SIGINT. What there is to say goes to `log`, a line each.
 pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<(), RunError> {
     let (mut loaded, mut warnings) = Loaded::read(path)?;
+    let system = |what| move |source| RunError::System { what, source };
+    let mut signals =
+        Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("cannot install signal handlers"))?;
+    let socket_of_config = socket.is_none();
     // Another gateway's socket is another gateway's state.
     let folder = socket.as_ref().map(|socket| PathBuf::from(format!("{}.state", socket.display())));
     let folder = folder.unwrap_or_else(|| loaded.config.state.clone());
+    // Bound before any state or device is touched: a second gateway with the same socket changes nothing. What may run
+    // instead of the file has the same socket, as a commit that wants another is refused.
+    let socket = socket.unwrap_or_else(|| loaded.config.control_socket.clone());
+    let listener = api::listen(&socket, &loaded.config.control_access)?;
+    let place = Place(socket.clone());
     let mut store = Store::open(&folder);
     let start = commit::at_start(&mut store, path, &loaded.text, commit::seconds());
     if let Some((name, text)) = start.instead {
@@ -169,15 +178,7 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     for warning in warnings {
         say(log, format_args!("{warning}"));
     }
-    let system = |what| move |source| RunError::System { what, source };
-    let mut signals =
-        Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("cannot install signal handlers"))?;
     let mut config = configured.clone();
-    let socket_of_config = socket.is_none();
-    let socket = socket.unwrap_or_else(|| config.control_socket.clone());
-    // Bound before any device is touched: a second gateway with the same socket changes nothing.
-    let listener = api::listen(&socket, &config.control_access)?;
-    let place = Place(socket.clone());
     let metrics = config
         .metrics
         .map(|address| TcpListener::bind(address).map_err(|source| RunError::Metrics { address, source }));
