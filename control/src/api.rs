@@ -204,7 +204,7 @@ pub fn explain(path: &Path, packet: &str) -> Result<Value, ApiError> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric();
     let quote = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
     let packet: String = packet.bytes().map(quote).collect();
-    client::get(path, &format!("/v1/explain?packet={packet}"), None)
+    get(path, &format!("/v1/explain?packet={packet}"))
 }
 
 #[cfg(test)]

@@ -18,11 +18,6 @@ pub(super) fn ask(path: &Path, request: Request, patience: Option<Duration>) -> 
     talk(path, &request.path(), None, patience)
 }
 
-/// Asks for what is at a path of the API.
-pub(super) fn get(path: &Path, asked: &str, patience: Option<Duration>) -> Result<Value, ApiError> {
-    talk(path, asked, None, patience)
-}
-
 /// Asks for what is at `target`, or sends it a body of JSON.
 pub(super) fn talk(
     path: &Path,

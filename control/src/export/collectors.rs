@@ -16,7 +16,7 @@ use sluice_dataplane::snapshot::Snapshot;
 use super::flows::{FlowExporter, Link, Timed};
 use super::outlet::Figures;
 use super::sflow::{Agent, FlowSample};
-use super::{Statuses, wall};
+use super::{Statuses, end, wall};
 use crate::config::{IpfixExport, SflowExport, Transport};
 use crate::state::State;
 
@@ -39,15 +39,7 @@ pub struct Collecting {
 
 impl Drop for Collecting {
     fn drop(&mut self) {
-        self.stop.store(true, Relaxed);
-        let begun = Instant::now();
-        while !self.threads.iter().all(JoinHandle::is_finished) && begun.elapsed() < PATIENCE {
-            thread::sleep(Duration::from_millis(1));
-        }
-        // One that hangs in a connection ends with the process.
-        for thread in self.threads.drain(..).filter(JoinHandle::is_finished) {
-            let _ = thread.join();
-        }
+        end(&self.stop, &mut self.threads, PATIENCE);
     }
 }
 

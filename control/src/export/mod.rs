@@ -142,15 +142,19 @@ impl Logger {
 
 impl Drop for Logger {
     fn drop(&mut self) {
-        self.stop.store(true, Relaxed);
-        let begun = Instant::now();
-        while !self.threads.iter().all(JoinHandle::is_finished) && begun.elapsed() < PATIENCE {
-            thread::sleep(Duration::from_millis(1));
-        }
-        // One that hangs in a write ends with the process.
-        for thread in self.threads.drain(..).filter(JoinHandle::is_finished) {
-            let _ = thread.join();
-        }
+        end(&self.stop, &mut self.threads, PATIENCE);
+    }
+}
+
+/// Has threads come to an end. One that hangs in a write or a connection ends with the process.
+fn end(stop: &AtomicBool, threads: &mut Vec<JoinHandle<()>>, patience: Duration) {
+    stop.store(true, Relaxed);
+    let begun = Instant::now();
+    while !threads.iter().all(JoinHandle::is_finished) && begun.elapsed() < patience {
+        thread::sleep(Duration::from_millis(1));
+    }
+    for thread in threads.drain(..).filter(JoinHandle::is_finished) {
+        let _ = thread.join();
     }
 }
 
