@@ -142,7 +142,10 @@ fn without_an_address_nat_drops_and_says_so_and_goes_on_when_one_comes() {
     gateway.run(1);
     assert_eq!(gateway.lab.dropped(LAN, &ask), DropReason::NatNoAddress);
     let told = without_discovery(gateway.lab.collect());
-    assert!(matches!(&told[..], [(LAN, frame)] if network(frame)[20..22] == [3, 0]), "no way to that network");
+    assert!(
+        matches!(&told[..], [(LAN, frame)] if network(frame)[20..22] == [3, 0]),
+        "no way to that network"
+    );
     assert_eq!(gateway.lab.dropped(LAN, &ping(host(9), SERVER, 7)), DropReason::NatNoAddress);
     assert_eq!((gateway.live(), gateway.lab.worker.shard().nat.live()), (0, 0));
 
