@@ -210,13 +210,9 @@ fn keep_all(now: Nanos, shard: &mut Shard, snapshot: &Snapshot) {
     }
     shapers.ports.iter_mut().flatten().for_each(|shaper| shaper.sample(now));
     for (shaper, outbox) in shapers.ports.iter_mut().zip(outboxes) {
-        let missing = shapers.low.saturating_sub(pool.free());
-        if missing == 0 {
-            break;
-        }
-        if let Some(shaper) = shaper {
-            shaper.shed(now, missing, &mut Way { outbox, pool, counters });
-        }
+        let Some(shaper) = shaper else { continue };
+        // A packet may have several buffers, so what is missing is asked for anew.
+        while pool.free() < shapers.low && shaper.shed(now, &mut Way { outbox, pool, counters }) {}
     }
 }
 

@@ -203,8 +203,9 @@ impl PortShaper {
         self.tree.dequeue(now, most, &mut Leaving { way, left: &mut self.left })
     }
 
-    pub(super) fn shed(&mut self, now: Nanos, count: usize, way: &mut Way<'_>) {
-        self.tree.shed(now, count, &mut Leaving { way, left: &mut self.left });
+    /// Drops a packet, because buffers are low. False if there is none that may be.
+    pub(super) fn shed(&mut self, now: Nanos, way: &mut Way<'_>) -> bool {
+        self.tree.shed(now, 1, &mut Leaving { way, left: &mut self.left }) > 0
     }
 
     /// Drops all that waits.
