@@ -229,16 +229,13 @@ impl State {
     /// The routes within a prefix (`10.0.0.0/8`), or by which an address goes.
     ///
     /// # Errors
-    /// It is no prefix, or the kernel's routes are not followed.
+    /// It is no prefix.
     pub fn routes(&self, within: Option<String>) -> Result<Value, String> {
         let within = within.map(|within| routes::within(&within)).transpose()?;
         let snapshot = self.snapshot();
         match &self.routes {
-            Some(routes) => Ok(routes.lock().list(within, &snapshot).into()),
-            None if within.is_some() => {
-                Err("`[kernel-routes]` is not configured: all routes are listed".into())
-            }
-            None => Ok(figures::routes(&snapshot)),
+            Some(routes) => Ok(routes.lock().list(within, &snapshot)),
+            None => Ok(routes::of_snapshot(within, &snapshot)),
         }
     }
 

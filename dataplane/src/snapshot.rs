@@ -5,7 +5,7 @@ mod egress;
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use sluice_pkt::ethernet::Mac;
@@ -552,8 +552,8 @@ pub struct Snapshot {
     pub weights: Vec<u16>,
     /// The routes in service, where they are followed: then those above are in it, and nobody looks at them.
     pub fib: Option<Arc<Fib>>,
-    /// The route table for people: prefix, and index into `routes`.
-    pub route_list: Vec<(String, u32)>,
+    /// The route table for people: address and length of a prefix, and index into `routes`.
+    pub route_list: Vec<(IpAddr, u8, u32)>,
     /// ACLs.
     pub acls: Vec<Acl>,
     /// The rules of all ACLs.

@@ -14,6 +14,7 @@ use sluice_dataplane::snapshot::{
     self, AclAction, LocalUse, NatFiltering, NatMapping, PortConfig, RuleInfo, Snapshot, Tags,
 };
 use sluice_dataplane::table::classifier::{self, Classifier, Rule};
+use sluice_dataplane::table::lpm::Lpm;
 use sluice_pkt::ethernet::Mac;
 use sluice_pkt::nat64::Embedding;
 use sluice_pkt::nptv6::PrefixPair;
@@ -176,7 +177,7 @@ pub fn file_routes(config: &Config) -> Vec<(Prefix, Vec<Way>)> {
             });
         }
     }
-    for route in &config.routes {
+    for route in config.routes.iter() {
         let compiled = match route.target {
             Target::Connected(interface) => snapshot::Route::Connected { interface: index(interface) },
             Target::Via { address: IpAddr::V4(gateway), interface } => {
@@ -200,13 +201,13 @@ pub fn file_routes(config: &Config) -> Vec<(Prefix, Vec<Way>)> {
 }
 
 fn routes(config: &Config, snapshot: &mut Snapshot) {
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
     for (prefix, ways) in file_routes(config) {
         let number = snapshot.routes.len() as u32;
-        let inserted = match prefix.address {
-            IpAddr::V4(address) => snapshot.routes4.insert(address.octets(), prefix.length, number),
-            IpAddr::V6(address) => snapshot.routes6.insert(address.octets(), prefix.length, number),
-        };
-        debug_assert!(inserted.is_ok(), "a valid prefix fits the table");
+        match prefix.address {
+            IpAddr::V4(address) => v4.push((address.octets(), prefix.length, number)),
+            IpAddr::V6(address) => v6.push((address.octets(), prefix.length, number)),
+        }
         let first = number + u32::from(ways.len() > 1);
         if ways.len() > 1 {
             snapshot.routes.push(snapshot::Route::Several { first, count: index(ways.len()) });
@@ -215,9 +216,12 @@ fn routes(config: &Config, snapshot: &mut Snapshot) {
         for (number, way) in (first..).zip(ways) {
             snapshot.routes.push(way.route);
             snapshot.weights.push(way.weight);
-            snapshot.route_list.push((prefix.to_string(), number));
+            snapshot.route_list.push((prefix.address, prefix.length, number));
         }
     }
+    // A valid configuration has no prefix, and no number of them, that the tables refuse.
+    (snapshot.routes4, snapshot.routes6) =
+        (Lpm::build(v4).unwrap_or_default(), Lpm::build(v6).unwrap_or_default());
 }
 
 fn acls(config: &Config, snapshot: &mut Snapshot) {

@@ -7,9 +7,10 @@ mod shapers;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 pub use self::export::*;
 pub use self::limit::*;
@@ -23,8 +24,10 @@ pub use super::protocol::IcmpType;
 pub struct Config {
     /// In the order of the file, which is the order of ports everywhere; at least one.
     pub interfaces: Vec<Interface>,
-    /// Static routes; those to the same prefix lead to different next hops; none to an interface's subnet.
-    pub routes: Vec<Route>,
+    /// Static routes; those to the same prefix lead to different next hops; none to an interface's subnet. Shared, as there
+    /// may be a million.
+    #[serde(serialize_with = "each")]
+    pub routes: Arc<[Route]>,
     /// Whether and how the kernel's routes are followed.
     pub kernel_routes: Option<KernelRoutes>,
     /// Access control lists.
@@ -69,6 +72,10 @@ pub struct Config {
     pub accounting: Option<PathBuf>,
     /// Where it is told what passes.
     pub export: Export,
+}
+
+fn each<S: Serializer>(routes: &Arc<[Route]>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(routes.iter())
 }
 
 /// Who may use the control socket.

@@ -10,6 +10,7 @@ use sluice_dataplane::steps::Step;
 use sluice_dataplane::verdict::Verdict;
 
 use super::Packet;
+use crate::config::Prefix;
 use crate::words;
 
 /// Tells the way of a packet; each line is a stage that had something to say.
@@ -135,29 +136,11 @@ fn route(decision: &Decision, packet: &Packet, snapshot: &Snapshot) -> String {
         Some(Route::Connected { .. }) => " directly".to_owned(),
         _ => String::new(),
     };
-    let prefix = snapshot.route_list.iter().filter(|(_, route)| Some(*route) == index);
-    let covers = |(prefix, _): &&(String, u32)| covers(prefix, to);
-    let longest = prefix.filter(covers).max_by_key(|(prefix, _)| length(prefix));
-    let by = longest.map(|(prefix, _)| format!(" by the route to {prefix}")).unwrap_or_default();
+    let here = snapshot.route_list.iter().filter(|(.., route)| Some(*route) == index);
+    let here = here.map(|&(address, length, _)| Prefix { address, length });
+    let longest = here.filter(|prefix| prefix.contains(to)).max_by_key(|prefix| prefix.length);
+    let by = longest.map(|prefix| format!(" by the route to {prefix}")).unwrap_or_default();
     format!("leaves by {}{via}{by}", name(decision.egress, snapshot))
-}
-
-fn length(prefix: &str) -> u8 {
-    prefix.split_once('/').and_then(|(_, length)| length.parse().ok()).unwrap_or(0)
-}
-
-fn covers(prefix: &str, address: IpAddr) -> bool {
-    let Some((network, _)) = prefix.split_once('/') else { return false };
-    let length = u32::from(length(prefix));
-    match (network.parse(), address) {
-        (Ok(IpAddr::V4(network)), IpAddr::V4(address)) => {
-            (network.to_bits() ^ address.to_bits()).checked_shr(32 - length.min(32)).unwrap_or(0) == 0
-        }
-        (Ok(IpAddr::V6(network)), IpAddr::V6(address)) => {
-            (network.to_bits() ^ address.to_bits()).checked_shr(128 - length.min(128)).unwrap_or(0) == 0
-        }
-        _ => false,
-    }
 }
 
 /// What a stage changed in the packet.

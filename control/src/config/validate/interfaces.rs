@@ -83,9 +83,14 @@ impl<'t> Network<'t> {
         Some(network)
     }
 
+    /// The interface of this name.
+    pub(super) fn named(&self, name: &str) -> Option<usize> {
+        self.names.get(name).copied()
+    }
+
     /// The interface that `name` refers to.
     pub(super) fn resolve(&self, name: &At<String>, sink: &mut Sink<'_>) -> Option<usize> {
-        let index = self.names.get(name.value.as_str()).copied();
+        let index = self.named(&name.value);
         if index.is_none() {
             let known = self.interfaces.iter().map(|interface| interface.name.as_str());
             let draft = sink.error(&name.span, format!("no interface is called {}", quote(&name.value)));

@@ -3,11 +3,13 @@
 use toml::de::DeTable;
 
 use super::model::{Config, Prefix};
+use super::plain::Plain;
 use super::reader::{At, Table, text, text_or_number};
 use super::report::Sink;
 use super::{net, schema};
 
 mod acls;
+mod earlier;
 mod export;
 mod interfaces;
 mod limits;
@@ -24,14 +26,15 @@ mod settings;
 mod shapers;
 
 use interfaces::Network;
+use routes::Routes;
 
-/// Reads the file. Errors are in `sink`; `None`, or a `Config` with errors beside it, is of no use to anybody.
-pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
+/// Reads the file, of which plain routes may have been taken out. Errors are in `sink`; `None`, or a `Config` with errors beside it, is of no use to anybody.
+pub(super) fn file(value: &DeTable<'_>, plain: Option<&Plain<'_>>, sink: &mut Sink<'_>) -> Option<Config> {
     let file = Table::file(value, &schema::FILE, sink);
     settings::version(&file, sink);
     let acls = acls::Acls::read(&file, sink);
     let network = Network::read(&file, &acls, sink)?;
-    let routes = routes::read(&file, &network, sink);
+    let routes = Routes::read(&file, plain, &network, sink)?;
     let kernel_routes = routes::kernel(&file, sink);
     let nat = nat::read(&file, &network, &routes, sink);
     let limits = limits::read(&file, &network, sink);
@@ -50,7 +53,7 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
     }
     Some(Config {
         interfaces: network.interfaces,
-        routes: routes.into_iter().map(|route| route.value).collect(),
+        routes: routes.all.into_iter().map(|route| route.value).collect(),
         kernel_routes,
         acls: acls.acls.into_iter().map(|acl| acl.value).collect(),
         source_nat: nat.sources.into_iter().map(|source| source.value).collect(),
