@@ -26,6 +26,7 @@ use crate::export::{SinkStatus, Statuses};
 use crate::nat_query::Query;
 use crate::plan::Plan;
 use crate::routes::SharedRoutes;
+use crate::uplink::Ledger;
 use crate::watch::Watch;
 use crate::{drops, explain, figures, metrics, nat_view, qos_view, routes, top_view};
 
@@ -106,6 +107,7 @@ pub struct State {
     exports: Statuses,
     drop_rates: Mutex<Rates>,
     routes: Option<SharedRoutes>,
+    uplinks: Option<Arc<Ledger>>,
     captures: Mutex<Captures>,
 }
 
@@ -132,6 +134,7 @@ impl State {
             exports: Statuses::default(),
             drop_rates: Mutex::default(),
             routes: None,
+            uplinks: None,
             captures: Mutex::default(),
         }
     }
@@ -224,6 +227,12 @@ impl State {
     #[must_use]
     pub fn with_routes(self, routes: Option<SharedRoutes>) -> Self {
         Self { routes, ..self }
+    }
+
+    /// With interfaces that have their addresses from the kernel.
+    #[must_use]
+    pub fn with_uplinks(self, uplinks: Option<Arc<Ledger>>) -> Self {
+        Self { uplinks, ..self }
     }
 
     /// The routes within a prefix (`10.0.0.0/8`), or by which an address goes.
@@ -569,7 +578,7 @@ impl State {
     }
 
     fn interfaces(&self, counters: &Counters, snapshot: &Snapshot) -> Value {
-        let rows = snapshot.interfaces.iter().map(|interface| {
+        let rows = snapshot.interfaces.iter().enumerate().map(|(index, interface)| {
             let port = usize::from(interface.port);
             let is_port = interface.tags.count == 0;
             let device = self.devices.get(port);
@@ -587,6 +596,10 @@ impl State {
                 "mtu": interface.mtu,
                 "addresses": addresses.collect::<Vec<_>>(),
             });
+            if let Some(Value::Object(followed)) = self.uplinks.as_ref().and_then(|ledger| ledger.show(index))
+            {
+                followed.into_iter().for_each(|(key, value)| row[key.as_str()] = value);
+            }
             if let (true, Some(device), Some(info)) = (is_port, device, info) {
                 let drops = device.kernel_drops();
                 let passed = device.passed();

@@ -21,7 +21,7 @@ use sluice_pkt::nptv6::PrefixPair;
 
 use super::model::{
     Action, Allocation, Checksum, Config, Filtering, Host, Interface, Link, Mapping, Match, MssClamp,
-    NatRecords, PortChoice, PortRange, Prefix, PrefixNat, SourceNat, Target,
+    NatRecords, PortChoice, PortRange, Prefix, PrefixNat, SourceNat, Target, is_stand_in,
 };
 use super::protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name};
 
@@ -281,7 +281,8 @@ fn nat(config: &Config, snapshot: &mut Snapshot) {
     let mut pools = HashMap::new();
     for rule in &config.source_nat {
         let pool = *pools.entry((rule.pool.clone(), rule.ports, behavior(rule))).or_insert_with(|| {
-            let addresses = rule.pool.iter().flat_map(|range| range.first.to_bits()..=range.last.to_bits());
+            let known = rule.pool.iter().filter(|range| !is_stand_in(range.first));
+            let addresses = known.flat_map(|range| range.first.to_bits()..=range.last.to_bits());
             let addresses = addresses.map(Ipv4Addr::from_bits).collect();
             snapshot.pools.push(snapshot::Pool {
                 addresses,
@@ -313,7 +314,7 @@ fn nat(config: &Config, snapshot: &mut Snapshot) {
         }
     }
     statics(config, snapshot);
-    for forward in &config.forwards {
+    for forward in config.forwards.iter().filter(|forward| !is_stand_in(forward.address)) {
         snapshot.local4.entry(forward.address).or_insert((index(forward.interface), LocalUse::Nat));
         snapshot.forwards.extend(forward.protocols.iter().map(|&protocol| snapshot::Forward {
             interface: index(forward.interface),

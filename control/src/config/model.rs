@@ -120,6 +120,8 @@ pub struct Interface {
     pub link: Link,
     /// Its addresses with the length of their subnets; the first of a family is the primary one.
     pub addresses: Vec<Prefix>,
+    /// Whether it also has those that the kernel has on that device, as they come and go.
+    pub from_kernel: bool,
     /// Largest IP packet in bytes.
     pub mtu: u16,
     /// Index of the ACL for packets that come in here.
@@ -141,6 +143,17 @@ impl Interface {
     pub fn primary(&self, like: IpAddr) -> Option<IpAddr> {
         self.addresses.iter().map(|prefix| prefix.address).find(|address| address.is_ipv4() == like.is_ipv4())
     }
+}
+
+/// What stands for the primary IPv4 address of an interface for as long as the kernel has not said which it is. It is of
+/// 0.0.0.0/8, of which nothing can be configured.
+pub fn stand_in(interface: usize) -> Ipv4Addr {
+    Ipv4Addr::from_bits(u32::try_from(interface + 1).map_or(0, |number| number & 0xff_ffff))
+}
+
+/// Whether an address is one that only stands for another.
+pub fn is_stand_in(address: Ipv4Addr) -> bool {
+    address.octets()[0] == 0
 }
 
 /// What is done about the largest segment that TCP connections announce.

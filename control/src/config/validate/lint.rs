@@ -150,7 +150,7 @@ fn unused(network: &Network<'_>, acls: &Acls<'_>, sink: &mut Sink<'_>) {
         if let Some(used) = interface.acl.and_then(|acl| used.get_mut(acl)) {
             *used = true;
         }
-        carries[index] |= !interface.addresses.is_empty();
+        carries[index] |= interface.from_kernel || !interface.addresses.is_empty();
         if let Link::Vlan { parent, .. } = interface.link {
             if let Some(carries) = carries.get_mut(parent) {
                 *carries = true;
