@@ -62,6 +62,10 @@ pub fn compile(config: &Config, devices: &[DeviceFacts]) -> Snapshot {
     nat(config, &mut snapshot);
     snapshot.prefixes = prefixes(config);
     snapshot.limits = config.limits.iter().map(limits::compile).collect();
+    snapshot.places.file.clone_from(&config.places.file);
+    snapshot.places.interfaces.clone_from(&config.places.interfaces);
+    snapshot.places.prefixes.clone_from(&config.places.prefixes);
+    snapshot.places.limits.clone_from(&config.places.limits);
     shapers::compile(config, &mut snapshot);
     snapshot
 }
@@ -199,8 +203,26 @@ pub fn file_routes(config: &Config) -> Vec<(Prefix, Vec<Way>)> {
     listed
 }
 
+/// The lines of [`file_routes`], in their order.
+fn route_lines(config: &Config) -> HashMap<Prefix, Vec<u32>> {
+    let mut lines: HashMap<Prefix, Vec<u32>> = HashMap::new();
+    let line = |lines: &[u32], number: usize| lines.get(number).copied().unwrap_or(0);
+    for (number, interface) in config.interfaces.iter().enumerate() {
+        for prefix in &interface.addresses {
+            let subnet = || vec![line(&config.places.interfaces, number)];
+            lines.entry(prefix.network()).or_insert_with(subnet);
+        }
+    }
+    for (number, route) in config.routes.iter().enumerate() {
+        lines.entry(route.to).or_default().push(line(&config.places.routes, number));
+    }
+    lines
+}
+
 fn routes(config: &Config, snapshot: &mut Snapshot) {
+    let lines = route_lines(config);
     for (prefix, ways) in file_routes(config) {
+        let mut lines = lines.get(&prefix).into_iter().flatten().copied();
         let number = snapshot.routes.len() as u32;
         let inserted = match prefix.address {
             IpAddr::V4(address) => snapshot.routes4.insert(address.octets(), prefix.length, number),
@@ -211,24 +233,26 @@ fn routes(config: &Config, snapshot: &mut Snapshot) {
         if ways.len() > 1 {
             snapshot.routes.push(snapshot::Route::Several { first, count: index(ways.len()) });
             snapshot.weights.push(1);
+            snapshot.places.routes.push(0);
         }
         for (number, way) in (first..).zip(ways) {
             snapshot.routes.push(way.route);
             snapshot.weights.push(way.weight);
+            snapshot.places.routes.push(lines.next().unwrap_or(0));
             snapshot.route_list.push((prefix.to_string(), number));
         }
     }
 }
 
 fn acls(config: &Config, snapshot: &mut Snapshot) {
-    for acl in &config.acls {
+    for (number, acl) in config.acls.iter().enumerate() {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for (number, rule) in acl.rules.iter().enumerate() {
             let result = snapshot.rules.len();
             let established = rule.established.then_some(true);
             v4.extend(expand::<u32>(&rule.matches, established, result));
             v6.extend(expand::<u128>(&rule.matches, established, result));
-            snapshot.rule_lines.push(rule.line);
+            snapshot.places.rules.push(rule.line);
             snapshot.rules.push(RuleInfo {
                 acl: acl.name.clone(),
                 name: rule.name.clone().unwrap_or_else(|| format!("rule {}", number + 1)),
@@ -237,7 +261,7 @@ fn acls(config: &Config, snapshot: &mut Snapshot) {
             });
         }
         let default = index(snapshot.rules.len());
-        snapshot.rule_lines.push(0);
+        snapshot.places.rules.push(config.places.defaults.get(number).copied().unwrap_or(0));
         snapshot.rules.push(RuleInfo {
             acl: acl.name.clone(),
             name: "default".to_owned(),
@@ -275,7 +299,9 @@ fn nat(config: &Config, snapshot: &mut Snapshot) {
         most: config.port_rest.most,
     };
     let mut pools = HashMap::new();
+    let mut lines = config.places.sources.iter().copied();
     for rule in &config.source_nat {
+        let line = lines.next().unwrap_or(0);
         let pool = *pools.entry((rule.pool.clone(), rule.ports, behavior(rule))).or_insert_with(|| {
             let addresses = rule.pool.iter().flat_map(|range| range.first.to_bits()..=range.last.to_bits());
             let addresses = addresses.map(Ipv4Addr::from_bits).collect();
@@ -294,6 +320,7 @@ fn nat(config: &Config, snapshot: &mut Snapshot) {
         match rule.prefix.and_then(embedding) {
             Some(embedding) => {
                 let from = rule.from.iter().filter_map(|&prefix| u128::mask(prefix)).collect();
+                snapshot.places.nat64.push(line);
                 snapshot.nat64.push(snapshot::Nat64 { out, embedding, from, pool });
             }
             None => {
@@ -301,6 +328,7 @@ fn nat(config: &Config, snapshot: &mut Snapshot) {
                 if rule.port_control {
                     snapshot.port_control.rules.push(index(snapshot.source_nat.len()));
                 }
+                snapshot.places.source_nat.push(line);
                 snapshot.source_nat.push(snapshot::SourceNat { out, from, pool });
             }
         }
@@ -309,7 +337,9 @@ fn nat(config: &Config, snapshot: &mut Snapshot) {
         }
     }
     statics(config, snapshot);
-    for forward in &config.forwards {
+    for (number, forward) in config.forwards.iter().enumerate() {
+        let line = config.places.forwards.get(number).copied().unwrap_or(0);
+        snapshot.places.forwards.extend(forward.protocols.iter().map(|_| line));
         snapshot.local4.entry(forward.address).or_insert((index(forward.interface), LocalUse::Nat));
         snapshot.forwards.extend(forward.protocols.iter().map(|&protocol| snapshot::Forward {
             interface: index(forward.interface),
@@ -328,6 +358,10 @@ fn statics(config: &Config, snapshot: &mut Snapshot) {
         Some(StaticNat { interface: index(entry.out), inside, outside, mask })
     });
     let entries: Vec<StaticNat> = entries.collect();
+    let with_lines = entries.iter().zip(&config.places.statics);
+    let places = with_lines.map(|(entry, &line)| (entry.interface, entry.inside, entry.outside, line));
+    snapshot.places.statics = places.collect();
+    snapshot.places.exemptions.clone_from(&config.places.exemptions);
     for entry in &entries {
         let addresses = entry.outside..=entry.outside | !entry.mask;
         let uses = addresses.map(|bits| (Ipv4Addr::from_bits(bits), (entry.interface, LocalUse::Nat)));

@@ -15,6 +15,7 @@ mod dscp;
 mod model;
 mod net;
 mod per;
+mod places;
 mod protocol;
 mod reader;
 mod report;
@@ -25,6 +26,7 @@ mod validate;
 pub use compile::{DeviceFacts, compile, file_routes};
 pub use dscp::code_point_name;
 pub use model::*;
+pub use places::Places;
 pub use protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name, protocol_number};
 pub use report::{Diagnostic, Place, Related, Report, Severity};
 pub(crate) use units::{Magnitude, magnitude};
@@ -95,7 +97,10 @@ pub fn load_bytes(name: &str, bytes: &[u8]) -> Result<(Config, Vec<Diagnostic>),
 pub fn load_str(name: &str, text: &str) -> Result<(Config, Vec<Diagnostic>), Report> {
     let mut sink = Sink::new(name, text);
     let config = match DeTable::parse(text) {
-        Ok(file) => validate::file(file.get_ref(), &mut sink),
+        Ok(file) => {
+            let config = validate::file(file.get_ref(), &mut sink);
+            config.map(|config| Config { places: Places::read(file.get_ref(), name, &sink), ..config })
+        }
         Err(error) => {
             sink.error(&error.span().unwrap_or(0..0), format!("this is not TOML: {}", error.message()));
             None

@@ -16,6 +16,7 @@ pub use self::limit::*;
 pub use self::nat::*;
 pub use self::shapers::*;
 pub use super::net::{AddressRange, PortRange, Prefix};
+use super::places::Places;
 pub use super::protocol::IcmpType;
 
 /// Everything that a configuration file says. Interfaces and ACLs are named by their index here.
@@ -69,6 +70,8 @@ pub struct Config {
     pub accounting: Option<PathBuf>,
     /// Where it is told what passes.
     pub export: Export,
+    /// Where all that stands in the file.
+    pub places: Places,
 }
 
 /// Who may use the control socket.

@@ -3,6 +3,7 @@
 use toml::de::DeTable;
 
 use super::model::{Config, Prefix};
+use super::places::Places;
 use super::reader::{At, Table, text, text_or_number};
 use super::report::Sink;
 use super::{net, schema};
@@ -73,6 +74,7 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
         metrics,
         accounting,
         export,
+        places: Places::default(),
     })
 }
 
