@@ -19,7 +19,7 @@ use crate::doctor;
 use crate::export::wall;
 use crate::nat_query::Query;
 use crate::state::Topic;
-use crate::{capture, control, explain, gateway, replay, table, tech_support, top};
+use crate::{capture, control, explain, gateway, replay, table, tech_support, top, trace};
 
 /// Exit codes: 0 fine, 1 the thing asked about is wrong or did not work, 2 the question was (clap's own).
 const FAILED: u8 = 1;
@@ -93,6 +93,8 @@ enum Command {
         after_help = "Examples: sluice capture --match \"udp port 53 and host 192.0.2.1\" --count 100 -w dns.pcapng\n          sluice capture --drops acl_deny --seconds 60 -w denied.pcapng"
     )]
     Capture(capture::cli::CaptureArgs),
+    /// Follow packets through the stages: what each did to them, by which rule, and what it cost
+    Trace(trace::cli::TraceArgs),
     /// Find out which inside address has, or has had, an external port, and the other way round
     Nat(NatArgs),
     /// Measure
@@ -370,6 +372,7 @@ pub fn main() -> ExitCode {
         Command::Capture(args) => capture::cli::run(&args).map(|said| {
             let _ = write!(io::stderr(), "{said}");
         }),
+        Command::Trace(args) => trace::cli::run(&args).map(|text| print(&text)),
         Command::Nat(args) => nat(&args.what),
         Command::Bench(args) => run_bench(&args),
         Command::TechSupport(args) => write_tech_support(args),
@@ -543,7 +546,7 @@ fn run_explain(args: &ExplainArgs) -> Result<(), String> {
         Some(file) => {
             let (config, _) = config::load(file).map_err(|report| report.to_string())?;
             let snapshot = config::compile(&config, &[]);
-            explain::explain(&args.packet, &snapshot, Some(&file.display().to_string()))?
+            explain::explain(&args.packet, &snapshot)?
         }
         None => api::explain(&args.socket, &args.packet).map_err(|error| error.to_string())?,
     };

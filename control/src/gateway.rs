@@ -482,6 +482,7 @@ fn attend(
             let line = due.then(|| state.accounting().save(now, false)).flatten();
             line.into_iter().for_each(|line| drop(told_of_accounts.send(line)));
             state.end_lonely_capture();
+            state.collect_traces();
             thread::park_timeout(TEND);
         }
         let now = wall::now() / 1_000_000;

@@ -23,6 +23,7 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mu
     if !snapshot.shapers.is_empty() {
         fastpath::recall(burst, admitted, shard);
     }
+    probe.did("forward", burst);
 
     if !burst.live.is_empty() {
         stages(burst, shard, snapshot, probe);
@@ -38,6 +39,7 @@ fn stages(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut
     probe.did("fragment", burst);
 
     let first = probe.stage("flow", || flow::find(burst, burst.live, shard, snapshot));
+    probe.did("flow", burst);
     if !first.is_empty() {
         let decisions = &mut FirstPackets::default();
         probe.around("first_packets", |probe| first_packets(burst, first, decisions, shard, snapshot, probe));
@@ -62,6 +64,7 @@ fn leave(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut 
 fn go(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
     if !snapshot.shapers.is_empty() {
         probe.stage("mark", || mark::run(burst, snapshot));
+        probe.did("mark", burst);
     }
     probe.stage("transmit", || transmit::run(burst, shard, snapshot));
 }
@@ -112,10 +115,14 @@ fn first_packets(
 }
 
 /// Decides about packets that another worker asks about. They stay in the burst, and nothing leaves here.
-pub fn decide(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
-    let unknown = flow::known(burst, burst.live, shard, snapshot);
+pub fn decide(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
+    let unknown = probe.stage("flow", || flow::known(burst, burst.live, shard, snapshot));
+    probe.did("flow", burst);
     if !unknown.is_empty() {
-        first_packets(burst, unknown, &mut FirstPackets::asked(), shard, snapshot, &mut ());
+        let decisions = &mut FirstPackets::asked();
+        probe.around("first_packets", |probe| {
+            first_packets(burst, unknown, decisions, shard, snapshot, probe)
+        });
     }
 }
 

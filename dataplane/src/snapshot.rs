@@ -2,6 +2,7 @@
 //! `ports`, `interfaces`, `rules` and `limits` is the order of their counters.
 
 mod egress;
+mod places;
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -22,6 +23,7 @@ use crate::table::meter::Rate;
 use crate::table::tcm::model::{Figures, Model};
 
 pub use self::egress::{Class, ClassMatch, ClassRate, Codel, HostKey, Over, Overhead, Period, Quota, Shaper};
+pub use self::places::Places;
 
 /// "None" where an index is stored in 16 bits.
 pub const NONE16: u16 = u16::MAX;
@@ -558,8 +560,8 @@ pub struct Snapshot {
     pub acls: Vec<Acl>,
     /// The rules of all ACLs.
     pub rules: Vec<RuleInfo>,
-    /// For each rule, the line of the configuration that it stands in; 0 for those that stand in none.
-    pub rule_lines: Vec<u32>,
+    /// Where all of it stands in the configuration's file.
+    pub places: Places,
     /// Pools for source NAT.
     pub pools: Vec<Pool>,
     /// Source NAT, first match wins.

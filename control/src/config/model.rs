@@ -17,6 +17,7 @@ pub use self::limit::*;
 pub use self::nat::*;
 pub use self::shapers::*;
 pub use super::net::{AddressRange, PortRange, Prefix};
+use super::places::Places;
 pub use super::protocol::IcmpType;
 
 /// Everything that a configuration file says. Interfaces and ACLs are named by their index here.
@@ -72,6 +73,8 @@ pub struct Config {
     pub accounting: Option<PathBuf>,
     /// Where it is told what passes.
     pub export: Export,
+    /// Where all that stands in the file.
+    pub places: Places,
 }
 
 fn each<S: Serializer>(routes: &Arc<[Route]>, serializer: S) -> Result<S::Ok, S::Error> {

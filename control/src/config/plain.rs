@@ -11,6 +11,7 @@
 //! wrong. What is left of the file stays where it was, and so do its places in messages.
 
 use super::reader::At;
+use super::report::Sink;
 
 /// Bytes of a file from which on it is worth while.
 const LEAST: usize = 64 << 10;
@@ -91,6 +92,11 @@ impl<'t> Plain<'t> {
     pub(crate) fn route(&self, route: usize) -> Written<'t> {
         let table = self.tables.get(route).and_then(|&(at, _)| table(self.text, at as usize));
         table.map(|(written, _)| written).unwrap_or_default()
+    }
+
+    /// The lines of their headers, from 1.
+    pub(super) fn lines(&self, sink: &Sink<'_>) -> Vec<u32> {
+        self.tables.iter().map(|&(at, _)| sink.line(&(at as usize..at as usize))).collect()
     }
 
     /// How many there are.

@@ -3,6 +3,7 @@
 use toml::de::DeTable;
 
 use super::model::{Config, Prefix};
+use super::places::Places;
 use super::plain::Plain;
 use super::reader::{At, Table, text, text_or_number};
 use super::report::Sink;
@@ -76,6 +77,7 @@ pub(super) fn file(value: &DeTable<'_>, plain: Option<&Plain<'_>>, sink: &mut Si
         metrics,
         accounting,
         export,
+        places: Places::default(),
     })
 }
 
