@@ -2,6 +2,7 @@
 //! `ports`, `interfaces`, `rules` and `limits` is the order of their counters.
 
 mod egress;
+pub mod guard;
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -22,6 +23,7 @@ use crate::table::meter::Rate;
 use crate::table::tcm::model::{Figures, Model};
 
 pub use self::egress::{Class, ClassMatch, ClassRate, Codel, HostKey, Over, Overhead, Period, Quota, Shaper};
+pub use self::guard::{Guard, ReversePath};
 
 /// "None" where an index is stored in 16 bits.
 pub const NONE16: u16 = u16::MAX;
@@ -77,6 +79,8 @@ pub struct Interface {
     pub v6: Vec<(Ipv6Addr, u8)>,
     /// Index into [`Snapshot::acls`] of the rules for packets that come in here.
     pub acl: Option<u16>,
+    /// Index into [`Snapshot::guards`] of what packets that come in here are refused for.
+    pub guard: Option<u16>,
 }
 
 /// What a local address is there for.
@@ -560,6 +564,8 @@ pub struct Snapshot {
     pub rules: Vec<RuleInfo>,
     /// For each rule, the line of the configuration that it stands in; 0 for those that stand in none.
     pub rule_lines: Vec<u32>,
+    /// What packets are refused for, by interface.
+    pub guards: Vec<Guard>,
     /// Pools for source NAT.
     pub pools: Vec<Pool>,
     /// Source NAT, first match wins.
