@@ -2,6 +2,7 @@
 //! `ports`, `interfaces`, `rules` and `limits` is the order of their counters.
 
 mod egress;
+pub mod guard;
 mod places;
 
 use std::collections::HashMap;
@@ -23,6 +24,7 @@ use crate::table::meter::Rate;
 use crate::table::tcm::model::{Figures, Model};
 
 pub use self::egress::{Class, ClassMatch, ClassRate, Codel, HostKey, Over, Overhead, Period, Quota, Shaper};
+pub use self::guard::{Guard, ReversePath};
 pub use self::places::Places;
 
 /// "None" where an index is stored in 16 bits.
@@ -79,6 +81,8 @@ pub struct Interface {
     pub v6: Vec<(Ipv6Addr, u8)>,
     /// Index into [`Snapshot::acls`] of the rules for packets that come in here.
     pub acl: Option<u16>,
+    /// Index into [`Snapshot::guards`] of what packets that come in here are refused for.
+    pub guard: Option<u16>,
 }
 
 /// What a local address is there for.
@@ -562,6 +566,8 @@ pub struct Snapshot {
     pub rules: Vec<RuleInfo>,
     /// Where all of it stands in the configuration's file.
     pub places: Places,
+    /// What packets are refused for, by interface.
+    pub guards: Vec<Guard>,
     /// Pools for source NAT.
     pub pools: Vec<Pool>,
     /// Source NAT, first match wins.

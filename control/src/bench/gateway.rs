@@ -167,6 +167,7 @@ fn interface(name: &str, port: u16, mac: Mac, v4: (Ipv4Addr, u8), v6: (Ipv6Addr,
         v4: vec![v4],
         v6: vec![v6],
         acl: None,
+        guard: None,
         mss: [0; 2],
     }
 }

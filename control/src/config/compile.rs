@@ -1,5 +1,6 @@
 //! From a valid [`Config`] to the data plane's [`Snapshot`]: lists multiplied out, names gone, subnets in the route table.
 
+mod guards;
 mod limits;
 mod shapers;
 
@@ -60,6 +61,7 @@ pub fn compile(config: &Config, devices: &[DeviceFacts]) -> Snapshot {
     interfaces(config, devices, &mut snapshot);
     routes(config, &mut snapshot);
     acls(config, &mut snapshot);
+    snapshot.guards = config.guards.iter().map(guards::compile).collect();
     nat(config, &mut snapshot);
     snapshot.prefixes = prefixes(config);
     snapshot.limits = config.limits.iter().map(limits::compile).collect();
@@ -148,6 +150,7 @@ fn compile_interface(interface: &Interface, port: u16, mac: Mac, tags: Tags) -> 
         v4,
         v6,
         acl: interface.acl.map(index),
+        guard: interface.guard.map(index),
         mss: mss(interface),
     }
 }

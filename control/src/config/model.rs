@@ -1,6 +1,7 @@
 //! A valid configuration: names resolved to indices, units to numbers, defaults filled in.
 
 mod export;
+mod guard;
 mod limit;
 mod nat;
 mod shapers;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 pub use self::export::*;
+pub use self::guard::*;
 pub use self::limit::*;
 pub use self::nat::*;
 pub use self::shapers::*;
@@ -33,6 +35,8 @@ pub struct Config {
     pub kernel_routes: Option<KernelRoutes>,
     /// Access control lists.
     pub acls: Vec<Acl>,
+    /// What packets are refused for; interfaces name them.
+    pub guards: Vec<Guard>,
     /// Source NAT rules; the first that matches counts.
     pub source_nat: Vec<SourceNat>,
     /// Static NAT; no two share an inside address on an interface, or an external one.
@@ -129,6 +133,8 @@ pub struct Interface {
     pub mtu: u16,
     /// Index of the ACL for packets that come in here.
     pub acl: Option<usize>,
+    /// Index of the guard for packets that come in here.
+    pub guard: Option<usize>,
     /// What is done about the MSS that TCP connections by this interface announce.
     pub mss_clamp: MssClamp,
 }

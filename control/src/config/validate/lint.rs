@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::acls::Acls;
 use super::earlier::Earlier;
+use super::guards::Guards;
 use super::interfaces::Network;
 use super::matches::families;
 use super::nat::Nat;
@@ -23,12 +24,19 @@ impl Budget {
 }
 
 /// Warns about a configuration without errors.
-pub(super) fn all(network: &Network<'_>, acls: &Acls<'_>, nat: &Nat, sink: &mut Sink<'_>) {
+pub(super) fn all(
+    network: &Network<'_>,
+    acls: &Acls<'_>,
+    guards: &Guards<'_>,
+    nat: &Nat,
+    sink: &mut Sink<'_>,
+) {
     let budget = &mut Budget(20_000_000);
     hidden_rules(acls, budget, sink);
     hidden_sources(nat, budget, sink);
     denied_forwards(network, acls, nat, budget, sink);
     unused(network, acls, sink);
+    unused_guards(network, guards, sink);
 }
 
 /// A rule that an earlier one takes every packet from.
@@ -140,6 +148,15 @@ fn may_match(rule: &Match, packets: &Match) -> bool {
         && fits(&rule.to, &packets.to)
         && (rule.to_ports.is_empty()
             || rule.to_ports.iter().any(|a| packets.to_ports.iter().any(|b| a.overlaps(*b))))
+}
+
+fn unused_guards(network: &Network<'_>, guards: &Guards<'_>, sink: &mut Sink<'_>) {
+    for (index, guard) in guards.guards.iter().enumerate() {
+        if !network.interfaces.iter().any(|interface| interface.guard == Some(index)) {
+            sink.warning(&guard.span, format!("no interface uses the guard {}", quote(&guard.value.name)))
+                .help(format!("add `guard = \"{}\"` to one, or leave it out", guard.value.name));
+        }
+    }
 }
 
 /// ACLs that no interface names, and interfaces that carry nothing.

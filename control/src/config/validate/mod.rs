@@ -12,6 +12,7 @@ use super::{net, schema};
 mod acls;
 mod earlier;
 mod export;
+mod guards;
 mod interfaces;
 mod limits;
 mod lint;
@@ -34,7 +35,8 @@ pub(super) fn file(value: &DeTable<'_>, plain: Option<&Plain<'_>>, sink: &mut Si
     let file = Table::file(value, &schema::FILE, sink);
     settings::version(&file, sink);
     let acls = acls::Acls::read(&file, sink);
-    let network = Network::read(&file, &acls, sink)?;
+    let guards = guards::Guards::read(&file, sink);
+    let network = Network::read(&file, &acls, &guards, sink)?;
     let routes = Routes::read(&file, plain, &network, sink)?;
     let kernel_routes = routes::kernel(&file, sink);
     let nat = nat::read(&file, &network, &routes, sink);
@@ -50,13 +52,14 @@ pub(super) fn file(value: &DeTable<'_>, plain: Option<&Plain<'_>>, sink: &mut Si
     let accounting = settings::accounting(&file, sink);
     let export = export::read(&file, sink);
     if sink.errors() == 0 {
-        lint::all(&network, &acls, &nat, sink);
+        lint::all(&network, &acls, &guards, &nat, sink);
     }
     Some(Config {
         interfaces: network.interfaces,
         routes: routes.all.into_iter().map(|route| route.value).collect(),
         kernel_routes,
         acls: acls.acls.into_iter().map(|acl| acl.value).collect(),
+        guards: guards.guards.into_iter().map(|guard| guard.value).collect(),
         source_nat: nat.sources.into_iter().map(|source| source.value).collect(),
         static_nat: nat.statics.into_iter().map(|entry| entry.value).collect(),
         nat_exemptions: nat.exemptions,
