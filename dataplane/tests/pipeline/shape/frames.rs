@@ -64,7 +64,10 @@ fn while_buffers_are_low_the_longest_queue_loses_and_no_other() {
     }
     lab.poll();
     let free = lab.worker.shard().pool.free();
-    assert!((125..125 + 6 + 12).contains(&free), "as many packets are given up as hold what is missing: {free}");
+    assert!(
+        (125..125 + 6 + 12).contains(&free),
+        "as many packets are given up as hold what is missing: {free}"
+    );
     let shed = lab.drops(DropReason::ShaperFrames);
     assert!(shed > 0);
     assert_eq!(
