@@ -108,8 +108,8 @@ fn first_packets(
         probe.decided("route_decide", i, burst, first);
         nat::source(burst, first, shard, snapshot);
         probe.decided("nat_source", i, burst, first);
-        police::classify(burst, first, snapshot);
         class::decide(burst, first, snapshot);
+        police::classify(burst, first, snapshot);
         probe.decided("class", i, burst, first);
         flow::install(burst, first, shard, snapshot);
         probe.decided("install", i, burst, first);

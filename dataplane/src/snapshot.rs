@@ -412,6 +412,8 @@ pub struct Limit {
     pub v4: Vec<Rule<u32>>,
     /// IPv6 packets that it applies to.
     pub v6: Vec<Rule<u128>>,
+    /// Classes of the egress port that it applies to, by index into [`Snapshot::classes`]; empty for all.
+    pub classes: Vec<u16>,
     /// Sustained rate; CIR.
     pub rate: Rate,
     /// Depth of the bucket, bytes; CBS.

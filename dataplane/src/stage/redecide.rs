@@ -270,9 +270,9 @@ fn again4(
     if session.binding != decision.binding && !needs_none || !is_same || session.crosses {
         return None;
     }
-    police::choose4(&mut decision, facts.interface, snapshot, first);
     decision.dscp = session.dscp;
     class::choose4(&mut decision, facts.interface, snapshot, first);
+    police::choose4(&mut decision, facts.interface, snapshot, first);
     Some(flow::compile4(key, &first, &decision, snapshot).any())
 }
 
@@ -298,9 +298,9 @@ fn again46(
     decision.egress = egress(dst, choice.staying(shard.neighbors.who(flow.action.next_hop)), snapshot)?;
     (decision.binding, decision.inbound) = (session.binding, true);
     let interface = KeyFacts::of4(key).1.interface;
-    police::choose46(&mut decision, interface, snapshot, *first, ends);
     decision.dscp = session.dscp;
     class::choose46(&mut decision, interface, snapshot, first, ends);
+    police::choose46(&mut decision, interface, snapshot, *first, ends);
     Some(flow::compile46(key, first, ends, &decision, snapshot).any())
 }
 
@@ -331,9 +331,9 @@ fn again64(
     let binding = shard.nat.get(session.binding).filter(|_| may)?;
     (decision.binding, decision.src) = (session.binding, binding.external);
     let interface = KeyFacts::of6(key).1.interface;
-    police::choose64(&mut decision, interface, snapshot, *first);
     decision.dscp = session.dscp;
     class::choose64(&mut decision, interface, snapshot, first);
+    police::choose64(&mut decision, interface, snapshot, *first);
     Some(flow::compile64(key, first, &decision, snapshot).any())
 }
 
@@ -434,9 +434,9 @@ fn again6(
         return None;
     }
     let mut decision = Decision { rule, egress, prefix: change, ..Decision::NONE };
-    police::choose6(&mut decision, facts.interface, snapshot, &first);
     decision.dscp = session.dscp;
     class::choose6(&mut decision, facts.interface, snapshot, &first);
+    police::choose6(&mut decision, facts.interface, snapshot, &first);
     Some(flow::compile6(key, &first, &decision, snapshot).any())
 }
 

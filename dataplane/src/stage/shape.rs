@@ -9,6 +9,7 @@
 //!
 //! Exits: drops of what finds no room, or waits too long.
 
+mod accounts;
 mod allocate;
 mod key;
 mod octets;
@@ -158,7 +159,7 @@ fn put(port: u16, frame: Frame, turn: Turn, now: Nanos, to: Place<'_>) {
     }
     let at = usize::from(port);
     if let (Some(Some(shaper)), Some(outbox)) = (shapers.ports.get_mut(at), outboxes.get_mut(at)) {
-        shaper.put((frame, class, host, flow), now, &mut Way { outbox, pool, counters });
+        shaper.put((frame, class, Some(host), flow), now, &mut Way { outbox, pool, counters });
     }
 }
 

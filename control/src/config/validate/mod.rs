@@ -40,8 +40,8 @@ pub(super) fn file(value: &DeTable<'_>, plain: Option<&Plain<'_>>, sink: &mut Si
     let routes = Routes::read(&file, plain, &network, sink)?;
     let kernel_routes = routes::kernel(&file, sink);
     let nat = nat::read(&file, &network, &routes, sink);
-    let limits = limits::read(&file, &network, sink);
     let shapers = shapers::read(&file, &network, &acls, sink);
+    let limits = limits::read(&file, &network, &shapers, sink);
     let workers = settings::workers(&file, sink);
     let tables = settings::tables(&file, &network, &shapers, workers.count, sink);
     nat::check_workers(&nat, workers.count, sink);
