@@ -464,6 +464,7 @@ fn attend(signals: &mut Signals, gateway: &mut Gateway<'_>, ready: &str) -> io::
             let line = due.then(|| state.accounting().save(now, false)).flatten();
             line.into_iter().for_each(|line| drop(told_of_accounts.send(line)));
             state.end_lonely_capture();
+            state.collect_traces();
             thread::park_timeout(TEND);
         }
         let now = wall::now() / 1_000_000;
@@ -516,16 +517,15 @@ fn attend(signals: &mut Signals, gateway: &mut Gateway<'_>, ready: &str) -> io::
     })
 }
 
-/// Takes in the accounts, if ten seconds on the wall are over. Returns the time, and whether it did.
+/// Takes in the accounts, if it is time to. Returns the time, seconds, and whether it did.
 fn accounting_turn(state: &State, last: &mut Option<u64>) -> (u64, bool) {
-    let now = wall::now() / 1_000_000;
-    let turn = now / accounting::EVERY;
-    let is_due = last.replace(turn) != Some(turn);
+    let now = wall::now();
+    let (look, at) = accounting::look(now, &state.snapshot());
+    let is_due = last.replace(look) != Some(look);
     if is_due {
-        // As of the full ten seconds, so that what is taken in at the end of a sample or a period is its.
-        state.account(turn * accounting::EVERY);
+        state.account(at);
     }
-    (now, is_due)
+    (now / 1_000_000, is_due)
 }
 
 /// What there is to say of what has run short, or was lost.

@@ -16,6 +16,7 @@ use sluice_dataplane::session::{By, FlowAction};
 use sluice_dataplane::snapshot::{Allocation, NONE16, Pool, Snapshot};
 use sluice_dataplane::stage::shape::ClassRow;
 use sluice_dataplane::tap::Tap;
+use sluice_dataplane::trace::Tracer;
 
 use crate::accounting::Accounting;
 use crate::api::TopBy;
@@ -26,6 +27,7 @@ use crate::export::{SinkStatus, Statuses};
 use crate::nat_query::Query;
 use crate::plan::Plan;
 use crate::routes::SharedRoutes;
+use crate::trace::run::Traces;
 use crate::uplink::Ledger;
 use crate::watch::Watch;
 use crate::{drops, explain, figures, metrics, nat_view, qos_view, routes, top_view};
@@ -109,6 +111,7 @@ pub struct State {
     routes: Option<SharedRoutes>,
     uplinks: Option<Arc<Ledger>>,
     captures: Mutex<Captures>,
+    traces: Mutex<Traces>,
 }
 
 impl State {
@@ -136,6 +139,7 @@ impl State {
             routes: None,
             uplinks: None,
             captures: Mutex::default(),
+            traces: Mutex::default(),
         }
     }
 
@@ -197,6 +201,29 @@ impl State {
         Ok(())
     }
 
+    /// Gives each worker another tracer.
+    pub(crate) fn set_tracers(&self, mut tracer: impl FnMut() -> Option<Box<Tracer>>) -> Result<(), String> {
+        let mut inspectors = self.inspectors.lock().unwrap_or_else(PoisonError::into_inner);
+        for (worker, inspector) in inspectors.iter_mut().enumerate() {
+            let taken =
+                inspector.as_mut().is_some_and(|inspector| inspector.set_tracer(tracer(), SHORT_PATIENCE));
+            if !taken {
+                return Err(format!("worker {worker} did not answer in time"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The traces.
+    pub(crate) fn traces(&self) -> MutexGuard<'_, Traces> {
+        self.traces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The traces, unless somebody is at them.
+    pub(crate) fn try_traces(&self) -> Option<MutexGuard<'_, Traces>> {
+        self.traces.try_lock().ok()
+    }
+
     /// The captures.
     pub(crate) fn capture(&self) -> MutexGuard<'_, Captures> {
         self.captures.lock().unwrap_or_else(PoisonError::into_inner)
@@ -238,16 +265,13 @@ impl State {
     /// The routes within a prefix (`10.0.0.0/8`), or by which an address goes.
     ///
     /// # Errors
-    /// It is no prefix, or the kernel's routes are not followed.
+    /// It is no prefix.
     pub fn routes(&self, within: Option<String>) -> Result<Value, String> {
         let within = within.map(|within| routes::within(&within)).transpose()?;
         let snapshot = self.snapshot();
         match &self.routes {
-            Some(routes) => Ok(routes.lock().list(within, &snapshot).into()),
-            None if within.is_some() => {
-                Err("`[kernel-routes]` is not configured: all routes are listed".into())
-            }
-            None => Ok(figures::routes(&snapshot)),
+            Some(routes) => Ok(routes.lock().list(within, &snapshot)),
+            None => Ok(routes::of_snapshot(within, &snapshot)),
         }
     }
 
@@ -388,7 +412,7 @@ impl State {
     /// A worker does not answer.
     pub fn explain(&self, packet: String) -> Result<Result<Value, String>, String> {
         let snapshot = self.snapshot();
-        let told = explain::explain(&packet, &snapshot, None)
+        let told = explain::explain(&packet, &snapshot)
             .and_then(|story| explain::flow(&packet, &snapshot).map(|flow| (story, flow)));
         let (mut story, explain::FlowEnds { ends, ports, protocol, interface }) = match told {
             Ok(told) => told,

@@ -125,7 +125,7 @@ pub fn put_in(config: &mut Config, given: &Given) -> Vec<String> {
     }
     let is_of_file = |to: Prefix| config.routes.iter().any(|route| route.to == to);
     let routes = given.routes.iter().filter(|route| !is_of_file(route.to)).copied().collect::<Vec<_>>();
-    config.routes.extend(routes);
+    config.routes = config.routes.iter().cloned().chain(routes).collect();
     lines
 }
 

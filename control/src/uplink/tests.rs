@@ -114,7 +114,7 @@ fn a_default_route_of_the_file_wins() {
     let gateway = IpAddr::from([203, 0, 113, 1]);
     let route = Route { to, target: Target::Via { address: gateway, interface: WAN }, weight: 1 };
     let given = Given { routes: vec![route], ..given(&["203.0.113.7/24"]) };
-    assert_eq!(with(FILE, &given).0.routes, [route]);
+    assert_eq!(*with(FILE, &given).0.routes, [route]);
     let own = format!("{FILE}\n[[routes]]\nto = \"default\"\nvia = \"203.0.113.254\"\ninterface = \"wan\"\n");
     let config = with(&own, &given).0;
     assert_eq!(config.routes.len(), 1);

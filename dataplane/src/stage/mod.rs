@@ -23,6 +23,7 @@ pub mod prefix;
 pub mod redecide;
 pub mod rewrite;
 pub mod route;
+pub mod sanity;
 pub mod shape;
 pub mod syn;
 pub mod transmit;
@@ -138,6 +139,11 @@ impl FirstPackets {
     /// What has been decided about the packet whose turn it is.
     pub fn decision(&self) -> &Decision {
         &self.decision
+    }
+
+    /// Whether it is this packet's turn, and there is something to be decided about it.
+    pub fn is_turn(&self, i: usize) -> bool {
+        self.turn == Some(i)
     }
 
     /// The packet whose turn it is, if its fate is still open.

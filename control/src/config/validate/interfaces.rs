@@ -7,6 +7,7 @@ use sluice_dataplane::arena::MAX_MTU;
 use toml::de::DeValue;
 
 use super::acls::Acls;
+use super::guards::Guards;
 use super::{values, word};
 use crate::config::model::{
     Checksum, Device, Host, Interface, KernelFilter, Link, MssClamp, Prefix, XdpMode,
@@ -49,7 +50,12 @@ pub(super) struct Network<'t> {
 
 impl<'t> Network<'t> {
     /// `None`: there is no interface, or there are too many.
-    pub(super) fn read(file: &Table<'t>, acls: &Acls<'t>, sink: &mut Sink<'_>) -> Option<Self> {
+    pub(super) fn read(
+        file: &Table<'t>,
+        acls: &Acls<'t>,
+        guards: &Guards<'t>,
+        sink: &mut Sink<'_>,
+    ) -> Option<Self> {
         let errors = sink.errors();
         let tables = file.named("interfaces", &schema::INTERFACE, sink);
         if tables.is_empty() && sink.errors() == errors {
@@ -72,7 +78,7 @@ impl<'t> Network<'t> {
         };
         for (name, table) in &tables {
             check_name(name, sink);
-            network.add(name.value, table.as_ref(), acls, sink);
+            network.add(name.value, table.as_ref(), (acls, guards), sink);
         }
         for (index, (_, table)) in tables.iter().enumerate() {
             network.check_link(index, table.as_ref(), sink);
@@ -84,9 +90,14 @@ impl<'t> Network<'t> {
         Some(network)
     }
 
+    /// The interface of this name.
+    pub(super) fn named(&self, name: &str) -> Option<usize> {
+        self.names.get(name).copied()
+    }
+
     /// The interface that `name` refers to.
     pub(super) fn resolve(&self, name: &At<String>, sink: &mut Sink<'_>) -> Option<usize> {
-        let index = self.names.get(name.value.as_str()).copied();
+        let index = self.named(&name.value);
         if index.is_none() {
             let known = self.interfaces.iter().map(|interface| interface.name.as_str());
             let draft = sink.error(&name.span, format!("no interface is called {}", quote(&name.value)));
@@ -145,7 +156,13 @@ impl<'t> Network<'t> {
     }
 
     /// Adds an interface, even with errors, so that indices are the order of the file.
-    fn add(&mut self, name: &str, table: Option<&Table<'t>>, acls: &Acls<'t>, sink: &mut Sink<'_>) {
+    fn add(
+        &mut self,
+        name: &str,
+        table: Option<&Table<'t>>,
+        (acls, guards): (&Acls<'t>, &Guards<'t>),
+        sink: &mut Sink<'_>,
+    ) {
         let mut interface = Interface {
             name: name.to_owned(),
             link: Link::Device(Device {
@@ -165,6 +182,7 @@ impl<'t> Network<'t> {
             from_kernel: false,
             mtu: 1500,
             acl: None,
+            guard: None,
             mss_clamp: MssClamp::Off,
         };
         if let Some(table) = table {
@@ -185,6 +203,7 @@ impl<'t> Network<'t> {
             interface.mss_clamp =
                 table.one("mss-clamp", mss_clamp, sink).map_or(MssClamp::Off, |at| at.value);
             interface.acl = word(table, "acl", sink).and_then(|name| acls.resolve(&name, sink));
+            interface.guard = word(table, "guard", sink).and_then(|name| guards.resolve(&name, sink));
         }
         self.interfaces.push(interface);
     }
