@@ -17,7 +17,7 @@ use crate::api::{self, ApiError};
 use crate::capture;
 use crate::commit::{self, Adopts, Keeper, Store};
 use crate::config;
-use crate::diff::Loaded;
+use crate::diff::{self, Loaded};
 use crate::export::Logger;
 use crate::link::{self, DataPlane, Greeting};
 use crate::reload::Outcome;
@@ -71,7 +71,8 @@ pub fn run(log: &mut dyn Write) -> Result<(), ControlError> {
     let (commits, desk) = Commits::start(&greeting, &data_plane)?;
     let more = commit::api::routes(desk)
         .merge(capture::api::routes(data_plane.clone()))
-        .merge(trace::api::routes(data_plane.clone()));
+        .merge(trace::api::routes(data_plane.clone()))
+        .merge(diff::api::routes(data_plane.clone()));
     let server = api::serve_with(listener, &greeting.socket, metrics, data_plane.clone(), more)?;
     data_plane.serving().map_err(ControlError::Refused)?;
 

@@ -414,6 +414,10 @@ impl Gateway<'_> {
         for errand in self.to_do.try_iter() {
             match errand {
                 Errand::Adopt { name, text, reply } => self.reload.request(name, text, reply),
+                Errand::TryOut { name, text, reply } => {
+                    // Who asked may be gone.
+                    let _ = reply.try_send(self.reload.try_out(&name, &text, self.state));
+                }
                 Errand::Stop => return true,
             }
         }

@@ -13,10 +13,11 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::adopt::{self, Adopter, Settled};
 use sluice_dataplane::counters::Reader;
+use sluice_dataplane::fib::Way;
 use sluice_dataplane::snapshot::{Allocation, Snapshot};
 use sluice_dataplane::stage::owner::Owners;
 
-use crate::config::{self, Config, Device, DeviceFacts, Interface, Link, Report};
+use crate::config::{self, Config, Device, DeviceFacts, Interface, Link, Prefix, Report};
 use crate::gateway::{RunError, check_mtus};
 use crate::host::{self, Follower, HostError, Narrowed};
 use crate::routes::{RouteFollower, SharedRoutes};
@@ -103,6 +104,24 @@ impl Outcome {
     }
 }
 
+/// What the workers would go by.
+#[derive(Debug)]
+pub struct Tried {
+    /// All but the routes, where they follow the kernel.
+    pub snapshot: Snapshot,
+    /// The routes of the file.
+    pub routes: Vec<(Prefix, Vec<Way>)>,
+}
+
+/// What is made of a configuration for the workers.
+struct Prepared {
+    config: Config,
+    /// As it is with the kernel's ports.
+    planned: Config,
+    hosting: Option<(host::Plan, Vec<String>)>,
+    next: Snapshot,
+}
+
 struct UnderWay {
     snapshot: Arc<Snapshot>,
     begun: Instant,
@@ -149,27 +168,9 @@ impl Reload {
     /// # Errors
     /// Why it is not adopted; then nothing has changed.
     fn apply(&mut self, config: Config, state: &State) -> Result<Vec<String>, ReloadError> {
+        let Prepared { config, planned, hosting, next } = self.prepare(config, state)?;
         let running = &mut self.running;
-        let mut config = config;
-        if packet_buffers(&running.config) == packet_buffers(&config) {
-            // What shapers hold comes from what there is.
-            config.tables.frames = running.config.tables.frames;
-        }
-        if let Some(what) = wants_restart(&running.config, &config, running.socket_of_config) {
-            return Err(ReloadError::Restart(what));
-        }
-        let mut planned = config.clone();
-        let before = running.follower.as_ref().map(|(_, narrowed)| narrowed.clone()).unwrap_or_default();
-        let hosting = host::plan(&mut planned, &before)?;
-        check_mtus(&planned).map_err(|error| ReloadError::Mtu(Box::new(error)))?;
-        let present = state.snapshot();
-        let mut next = config::compile(&planned, &running.facts);
-        (next.generation, next.seed) = (present.generation.wrapping_add(1), present.seed);
-        next.fib.clone_from(&present.fib);
         let workers = running.adopters.len();
-        if let Some(what) = changed_sharing(&present, &next, workers) {
-            return Err(ReloadError::Restart(what));
-        }
         let next = Arc::new(next);
         let readers = adopt::hand_over(&mut running.adopters, &next).ok_or(ReloadError::Busy)?;
         if let Some((routes, _)) = &running.routes {
@@ -189,6 +190,42 @@ impl Reload {
             settled: vec![None; workers],
         });
         Ok(lines)
+    }
+
+    /// What the workers would go by with a configuration, as they would get it, and its own routes; nothing changes.
+    ///
+    /// # Errors
+    /// Why it would not be adopted, in words.
+    pub fn try_out(&self, name: &str, text: &str, state: &State) -> Result<Tried, String> {
+        let (config, _) = config::load_str(name, text).map_err(|report| report.to_string())?;
+        let prepared = self.prepare(config, state);
+        let Prepared { planned, next, .. } = prepared.map_err(|error| format!("{name}: {error}"))?;
+        Ok(Tried { routes: config::file_routes(&planned), snapshot: next })
+    }
+
+    /// Makes what the workers get for a configuration.
+    fn prepare(&self, config: Config, state: &State) -> Result<Prepared, ReloadError> {
+        let running = &self.running;
+        let mut config = config;
+        if packet_buffers(&running.config) == packet_buffers(&config) {
+            // What shapers hold comes from what there is.
+            config.tables.frames = running.config.tables.frames;
+        }
+        if let Some(what) = wants_restart(&running.config, &config, running.socket_of_config) {
+            return Err(ReloadError::Restart(what));
+        }
+        let mut planned = config.clone();
+        let before = running.follower.as_ref().map(|(_, narrowed)| narrowed.clone()).unwrap_or_default();
+        let hosting = host::plan(&mut planned, &before)?;
+        check_mtus(&planned).map_err(|error| ReloadError::Mtu(Box::new(error)))?;
+        let present = state.snapshot();
+        let mut next = config::compile(&planned, &running.facts);
+        (next.generation, next.seed) = (present.generation.wrapping_add(1), present.seed);
+        next.fib.clone_from(&present.fib);
+        if let Some(what) = changed_sharing(&present, &next, running.adopters.len()) {
+            return Err(ReloadError::Restart(what));
+        }
+        Ok(Prepared { config, planned, hosting, next })
     }
 
     /// Looks how far the workers are. Tells what came of it, once, when all are through.

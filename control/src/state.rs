@@ -497,6 +497,29 @@ impl State {
         Ok(rows)
     }
 
+    /// The route table that follows the kernel, where there is one.
+    pub(crate) fn followed_routes(&self) -> Option<&SharedRoutes> {
+        self.routes.as_ref()
+    }
+
+    /// How many sessions each worker had a moment ago.
+    pub(crate) fn sessions_by_worker(&self) -> Vec<u64> {
+        self.current().counters.iter().map(|worker| worker.read().sessions).collect()
+    }
+
+    /// The rows of one worker.
+    pub(crate) fn ask_worker(
+        &self,
+        worker: usize,
+        question: Question,
+        mut each: impl FnMut(Row),
+    ) -> Result<(), String> {
+        let mut inspectors = self.inspectors.lock().unwrap_or_else(PoisonError::into_inner);
+        let inspector = inspectors.get_mut(worker).and_then(Option::as_mut);
+        let answered = inspector.is_some_and(|inspector| inspector.ask(question, PATIENCE, &mut each));
+        answered.then_some(()).ok_or_else(|| format!("worker {worker} did not answer in time"))
+    }
+
     /// The map of workers, with how the loop of each goes.
     fn workers(&self) -> Value {
         let mut vitals = self.watch.vitals().into_iter();
@@ -546,7 +569,13 @@ impl State {
                 "state": neighbor.state.name(),
                 "packets_held": neighbor.held,
             }),
-            Row::Class(_) | Row::Octets(..) | Row::Dropped(_) | Row::Top(..) | Row::End => Value::Null,
+            Row::Class(_)
+            | Row::Octets(..)
+            | Row::Dropped(_)
+            | Row::Top(..)
+            | Row::Copy(_)
+            | Row::First(_)
+            | Row::End => Value::Null,
         }
     }
 
@@ -701,7 +730,7 @@ fn protocol(number: u8) -> String {
 }
 
 /// `address:port`, IPv6 in brackets; without ports (or for the answering side of a ping) the address alone.
-fn endpoint(address: impl Into<IpAddr>, port: u16) -> String {
+pub(crate) fn endpoint(address: impl Into<IpAddr>, port: u16) -> String {
     let address = address.into();
     if port == 0 { address.to_string() } else { std::net::SocketAddr::new(address, port).to_string() }
 }

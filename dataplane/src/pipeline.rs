@@ -82,6 +82,9 @@ fn first_packets(
     probe: &mut impl Probe,
 ) {
     let epoch = shard.neighbors.epoch();
+    if !first.is_asked() {
+        shard.firsts.keep(burst, mask);
+    }
     route::locate(burst, mask, first, snapshot);
     acl::classify(burst, mask, first, snapshot);
     let mut ahead = Ahead::begin(burst, mask, first, shard, snapshot);

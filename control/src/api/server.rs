@@ -31,7 +31,7 @@ use crate::commit::{self, api::Peer};
 use crate::link::DataPlane;
 use crate::nat_query::Query;
 use crate::state::Topic;
-use crate::{capture, trace};
+use crate::{capture, diff, trace};
 
 /// Clients that are served at once; more are sent away.
 const CLIENTS: usize = 512;
@@ -69,6 +69,7 @@ pub fn openapi() -> Value {
         commit::api::Described::openapi(),
         capture::api::Described::openapi(),
         trace::api::Described::openapi(),
+        diff::api::Described::openapi(),
     ] {
         whole.merge(part);
     }

@@ -168,6 +168,7 @@ fn the_description_names_every_path() {
             "/v1/config/commit",
             "/v1/config/confirm",
             "/v1/config/diff",
+            "/v1/config/diff/live",
             "/v1/config/history",
             "/v1/config/rollback",
             "/v1/explain",

@@ -28,7 +28,7 @@ pub struct Subject {
 
 impl Subject {
     /// The ends of a packet of IPv4.
-    pub(super) fn ends4(&self) -> Option<[(u32, u16); 2]> {
+    pub(crate) fn ends4(&self) -> Option<[(u32, u16); 2]> {
         match self.ends? {
             [IpAddr::V4(source), IpAddr::V4(destination)] => {
                 Some([(source.to_bits(), self.ports[0]), (destination.to_bits(), self.ports[1])])

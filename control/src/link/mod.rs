@@ -115,6 +115,8 @@ enum Ask {
     Records { next: u64, sinks: Vec<SinkStatus> },
     /// Adopt this configuration.
     Adopt { name: String, text: String },
+    /// What this configuration would do to the sessions there are.
+    Live { name: String, text: String },
     /// What came of the configuration adopted last.
     Outcome,
     /// Come to an end, in order.
@@ -326,6 +328,11 @@ impl DataPlane {
     /// What came of the configuration that was adopted last: none while sessions of before are not all decided yet.
     pub fn outcome(&self) -> Result<Option<Outcome>, String> {
         self.ask(&Ask::Outcome)
+    }
+
+    /// What a configuration would do to the sessions there are; or why it would not be adopted.
+    pub fn live_diff(&self, name: String, text: String) -> Result<Result<Box<RawValue>, String>, String> {
+        self.ask(&Ask::Live { name, text })
     }
 
     /// The gateway is to end, in order. That it has, [`pulse`](Self::pulse) tells.

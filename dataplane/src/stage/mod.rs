@@ -140,6 +140,11 @@ impl FirstPackets {
         &self.decision
     }
 
+    /// Whether another worker asks about them.
+    pub fn is_asked(&self) -> bool {
+        self.asked
+    }
+
     /// Whether it is this packet's turn, and there is something to be decided about it.
     pub fn is_turn(&self, i: usize) -> bool {
         self.turn == Some(i)
