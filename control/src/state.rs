@@ -28,6 +28,7 @@ use crate::nat_query::Query;
 use crate::plan::Plan;
 use crate::routes::SharedRoutes;
 use crate::trace::run::Traces;
+use crate::uplink::Ledger;
 use crate::watch::Watch;
 use crate::{drops, explain, figures, metrics, nat_view, qos_view, routes, top_view};
 
@@ -108,6 +109,7 @@ pub struct State {
     exports: Statuses,
     drop_rates: Mutex<Rates>,
     routes: Option<SharedRoutes>,
+    uplinks: Option<Arc<Ledger>>,
     captures: Mutex<Captures>,
     traces: Mutex<Traces>,
 }
@@ -135,6 +137,7 @@ impl State {
             exports: Statuses::default(),
             drop_rates: Mutex::default(),
             routes: None,
+            uplinks: None,
             captures: Mutex::default(),
             traces: Mutex::default(),
         }
@@ -253,19 +256,22 @@ impl State {
         Self { routes, ..self }
     }
 
+    /// With interfaces that have their addresses from the kernel.
+    #[must_use]
+    pub fn with_uplinks(self, uplinks: Option<Arc<Ledger>>) -> Self {
+        Self { uplinks, ..self }
+    }
+
     /// The routes within a prefix (`10.0.0.0/8`), or by which an address goes.
     ///
     /// # Errors
-    /// It is no prefix, or the kernel's routes are not followed.
+    /// It is no prefix.
     pub fn routes(&self, within: Option<String>) -> Result<Value, String> {
         let within = within.map(|within| routes::within(&within)).transpose()?;
         let snapshot = self.snapshot();
         match &self.routes {
-            Some(routes) => Ok(routes.lock().list(within, &snapshot).into()),
-            None if within.is_some() => {
-                Err("`[kernel-routes]` is not configured: all routes are listed".into())
-            }
-            None => Ok(figures::routes(&snapshot)),
+            Some(routes) => Ok(routes.lock().list(within, &snapshot)),
+            None => Ok(routes::of_snapshot(within, &snapshot)),
         }
     }
 
@@ -628,7 +634,7 @@ impl State {
     }
 
     fn interfaces(&self, counters: &Counters, snapshot: &Snapshot) -> Value {
-        let rows = snapshot.interfaces.iter().map(|interface| {
+        let rows = snapshot.interfaces.iter().enumerate().map(|(index, interface)| {
             let port = usize::from(interface.port);
             let is_port = interface.tags.count == 0;
             let device = self.devices.get(port);
@@ -646,6 +652,10 @@ impl State {
                 "mtu": interface.mtu,
                 "addresses": addresses.collect::<Vec<_>>(),
             });
+            if let Some(Value::Object(followed)) = self.uplinks.as_ref().and_then(|ledger| ledger.show(index))
+            {
+                followed.into_iter().for_each(|(key, value)| row[key.as_str()] = value);
+            }
             if let (true, Some(device), Some(info)) = (is_port, device, info) {
                 let drops = device.kernel_drops();
                 let passed = device.passed();

@@ -11,7 +11,7 @@ use crate::snapshot::Snapshot;
 use crate::stage::ahead::Ahead;
 use crate::stage::{
     FirstPackets, acl, class, fastpath, flow, fragment, guard, icmp_error, mark, mss, nat, owner, parse,
-    police, port_control, rewrite, route, transmit,
+    police, port_control, rewrite, route, sanity, transmit,
 };
 
 /// Takes a received burst to its end: every packet is transmitted, held, punted or dropped, and counted as that.
@@ -35,6 +35,8 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mu
 fn stages(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
     probe.stage("parse", || parse::run(burst, snapshot));
     probe.did("parse", burst);
+    probe.stage("sanity", || sanity::run(burst, snapshot));
+    probe.did("sanity", burst);
     probe.stage("fragment", || fragment::run(burst, shard, snapshot));
     probe.did("fragment", burst);
 
@@ -92,10 +94,13 @@ fn first_packets(
         ahead.step(burst, first, shard, snapshot);
         first.begin(i, flow::find_first(burst, i, first, shard, snapshot));
         guard::run(burst, first, snapshot);
+        sanity::first(burst, first, snapshot);
         probe.decided("guard", i, burst, first);
         icmp_error::run(burst, first, shard, snapshot);
         probe.decided("icmp_error", i, burst, first);
         owner::run(burst, first, shard, snapshot);
+        sanity::unasked(burst, first, shard, snapshot);
+        probe.decided("sanity", i, burst, first);
         acl::run(burst, first, shard, snapshot);
         probe.decided("acl", i, burst, first);
         nat::destination(burst, first, shard, snapshot);
@@ -106,8 +111,8 @@ fn first_packets(
         probe.decided("route_decide", i, burst, first);
         nat::source(burst, first, shard, snapshot);
         probe.decided("nat_source", i, burst, first);
-        police::classify(burst, first, snapshot);
         class::decide(burst, first, snapshot);
+        police::classify(burst, first, snapshot);
         probe.decided("class", i, burst, first);
         flow::install(burst, first, shard, snapshot);
         probe.decided("install", i, burst, first);

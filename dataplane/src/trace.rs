@@ -448,9 +448,7 @@ impl Probe for Tracer {
         self.each(|traced, i| {
             // What the fast path leaves to the stages it has not touched.
             let is_left = stage == "forward" && burst.live.has(i);
-            if traced.is_live() && !is_left {
-                traced.note(burst, i, None, looked_up);
-            } else if stage == "mark" && burst.ready.has(i) {
+            if traced.is_live() && !is_left || stage == "mark" && burst.ready.has(i) {
                 traced.note(burst, i, None, looked_up);
             }
         });

@@ -39,7 +39,7 @@ pub(super) enum Effect {
     Rerouted,
     /// It goes on, but its answers are not let pass any more.
     AnswersDenied,
-    /// It ends: a rule does not let it pass.
+    /// It ends: a rule or the guard of its interface does not let it pass.
     Denied,
     /// It ends: it would have another source, or lead to another destination.
     Remapped,
@@ -77,7 +77,7 @@ impl Effect {
     /// Of a session.
     fn of(fate: &Fate) -> Self {
         match fate.after {
-            Err(Why::Denied(_)) => Self::Denied,
+            Err(Why::Denied(_) | Why::Guard(_)) => Self::Denied,
             Err(Why::Source(_) | Why::Destination) => Self::Remapped,
             Err(Why::Gone | Why::Ends | Why::Owner | Why::Route | Why::Answers) => Self::Ended,
             Ok(after) => {

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use sluice_dataplane::snapshot::{Forward, Route, Snapshot};
 
 use super::story::{Line, Subject, name};
+use crate::config::Prefix;
 
 /// The port forward or static NAT for a packet's destination.
 pub(crate) fn forward(subject: &Subject, snapshot: &Snapshot) -> Option<String> {
@@ -83,38 +84,40 @@ pub(crate) fn prefix(interface: u16, snapshot: &Snapshot) -> Option<String> {
 pub(crate) fn route(to: IpAddr, egress: u16, snapshot: &Snapshot) -> Line {
     let places = &snapshot.places;
     // Of equal prefixes the one that leads there, if one does: of several next hops a flow takes one.
-    let covering = snapshot.route_list.iter().filter(|(prefix, _)| covers(prefix, to));
+    let listed = || {
+        let route = |&(address, length, index): &(IpAddr, u8, u32)| (Prefix { address, length }, index);
+        snapshot.route_list.iter().map(route)
+    };
+    let covering = listed().filter(|(prefix, _)| prefix.contains(to));
     let leads = |index: u32| match snapshot.routes.get(index as usize) {
         Some(
             Route::Connected { interface } | Route::Via4 { interface, .. } | Route::Via6 { interface, .. },
         ) => *interface == egress,
         _ => false,
     };
-    let best = covering.max_by_key(|(prefix, index)| (length(prefix), leads(*index)));
-    let is_of_file = |prefix: &str| match &snapshot.fib {
+    let best = covering.max_by_key(|(prefix, index)| (prefix.length, leads(*index)));
+    let is_of_file = |prefix: Prefix| match &snapshot.fib {
         // The kernel's may be longer.
         Some(_) => leads_by(to, snapshot).is_some_and(|way| {
-            snapshot
-                .route_list
-                .iter()
-                .any(|(other, index)| other == prefix && snapshot.routes.get(*index as usize) == Some(&way))
+            listed()
+                .any(|(other, index)| other == prefix && snapshot.routes.get(index as usize) == Some(&way))
         }),
         None => true,
     };
     let out = name(egress, snapshot);
-    match best.filter(|(prefix, _)| is_of_file(prefix)) {
+    match best.filter(|(prefix, _)| is_of_file(*prefix)) {
         Some((prefix, index)) => {
-            let via = match snapshot.routes.get(*index as usize) {
+            let via = match snapshot.routes.get(index as usize) {
                 Some(Route::Via4 { gateway, .. }) => format!(" via {gateway}"),
                 Some(Route::Via6 { gateway, .. }) => format!(" via {gateway}"),
                 Some(Route::Connected { .. }) => " directly".to_owned(),
                 _ => String::new(),
             };
-            let others = snapshot.route_list.iter().filter(|(other, _)| other == prefix).count();
+            let others = listed().filter(|(other, _)| *other == prefix).count();
             let others = if others > 1 { format!(", one of {others}") } else { String::new() };
             Line {
                 what: format!("leaves by {out}{via} by the route to {prefix}{others}"),
-                places: places.of(&places.routes, *index as usize).into_iter().collect(),
+                places: places.of(&places.routes, index as usize).into_iter().collect(),
             }
         }
         None => {
@@ -135,22 +138,4 @@ fn leads_by(to: IpAddr, snapshot: &Snapshot) -> Option<Route> {
         IpAddr::V6(to) => snapshot.look_up6(&to.octets()),
     };
     index.and_then(|index| snapshot.way(index)).map(|way| way.route)
-}
-
-fn length(prefix: &str) -> u8 {
-    prefix.split_once('/').and_then(|(_, length)| length.parse().ok()).unwrap_or(0)
-}
-
-fn covers(prefix: &str, address: IpAddr) -> bool {
-    let Some((network, _)) = prefix.split_once('/') else { return false };
-    let length = u32::from(length(prefix));
-    match (network.parse(), address) {
-        (Ok(IpAddr::V4(network)), IpAddr::V4(address)) => {
-            (network.to_bits() ^ address.to_bits()).checked_shr(32 - length.min(32)).unwrap_or(0) == 0
-        }
-        (Ok(IpAddr::V6(network)), IpAddr::V6(address)) => {
-            (network.to_bits() ^ address.to_bits()).checked_shr(128 - length.min(128)).unwrap_or(0) == 0
-        }
-        _ => false,
-    }
 }

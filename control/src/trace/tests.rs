@@ -87,7 +87,7 @@ fn with_gateway(count: usize, ask: impl FnOnce(&DataPlane, &State, &mut dyn FnMu
     thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Relaxed) {
-                workers.iter_mut().for_each(|worker| drop(worker.poll(1)));
+                workers.iter_mut().for_each(|worker| _ = worker.poll(1));
                 thread::sleep(Duration::from_micros(100));
             }
             while !workers.iter_mut().map(|worker| worker.drain(1)).fold(true, |all, one| all & one) {}

@@ -23,6 +23,7 @@ pub mod prefix;
 pub mod redecide;
 pub mod rewrite;
 pub mod route;
+pub mod sanity;
 pub mod shape;
 pub mod syn;
 pub mod transmit;

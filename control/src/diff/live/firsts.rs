@@ -53,7 +53,9 @@ pub(super) fn decide(firsts: &[First], present: &Snapshot, next: &Snapshot) -> R
             }));
         }
     }
-    [old, new].map(|trial| drop(trial.close()));
+    for trial in [old, new] {
+        trial.close();
+    }
     let packets = unchanged + let_pass + denied + otherwise;
     Ok(json!({
         "packets": packets,

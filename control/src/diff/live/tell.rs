@@ -60,6 +60,13 @@ pub(super) fn why(
     let plain = |words: &str| (words.to_owned(), None);
     match fate.after {
         Err(Why::Denied(index)) => rule(index, next),
+        Err(Why::Guard(interface)) => {
+            let guard = next.interfaces.get(usize::from(interface)).and_then(|interface| interface.guard);
+            let guard = guard.and_then(|guard| next.guards.get(usize::from(guard)));
+            let guard = guard.map_or("?", |guard| guard.name.as_str());
+            let what = format!("guard {guard} refuses it at {}", name(interface, next));
+            (what, next.places.of(&next.places.interfaces, interface.into()))
+        }
         Err(Why::Source(egress)) => source(copy, &subject, egress, next),
         Err(Why::Destination) => {
             let place = matched::forward(&subject, next);
