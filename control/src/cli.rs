@@ -19,7 +19,7 @@ use crate::doctor;
 use crate::export::wall;
 use crate::nat_query::Query;
 use crate::state::Topic;
-use crate::{capture, control, explain, gateway, replay, table, tech_support, top, trace};
+use crate::{capture, control, explain, gateway, log, replay, table, tech_support, top, trace};
 
 /// Exit codes: 0 fine, 1 the thing asked about is wrong or did not work, 2 the question was (clap's own).
 const FAILED: u8 = 1;
@@ -325,7 +325,7 @@ pub fn main() -> ExitCode {
     };
     let done = match Cli::parse().command {
         Command::Run(args) => run(args),
-        Command::Control { .. } => control::run(&mut io::stderr()).map_err(|error| error.to_string()),
+        Command::Control { .. } => control::run().map_err(|error| error.to_string()),
         Command::Check(args) => return check(&args),
         Command::Doctor(args) => return run_doctor(&args),
         Command::Replay(args) => return run_replay(args),
@@ -388,12 +388,15 @@ fn print_json(value: &Value) {
 }
 
 fn complain(text: &str) {
+    if log::has_started() {
+        return tracing::error!("sluice: {}", text.trim_end());
+    }
     let _ = writeln!(io::stderr(), "sluice: {}", text.trim_end());
 }
 
 fn run(args: RunArgs) -> Result<(), String> {
     let file = args.file.or(args.config).unwrap_or_default();
-    gateway::run(&file, args.socket, &mut io::stderr()).map_err(|error| error.to_string())
+    gateway::run(&file, args.socket).map_err(|error| error.to_string())
 }
 
 /// With the exit codes of diff(1).

@@ -16,10 +16,12 @@ use sluice_dataplane::counters::Reader;
 use sluice_dataplane::fib::Way;
 use sluice_dataplane::snapshot::{Allocation, Snapshot};
 use sluice_dataplane::stage::owner::Owners;
+use tracing::debug;
 
 use crate::config::{self, Config, Device, DeviceFacts, Interface, Link, Prefix, Report};
 use crate::gateway::{RunError, check_mtus};
 use crate::host::{self, Follower, HostError, Narrowed};
+use crate::log;
 use crate::routes::{RouteFollower, SharedRoutes};
 use crate::state::State;
 use crate::uplink::{self, Given, Ledger, UplinkFollower};
@@ -229,6 +231,9 @@ impl Reload {
             follower.adopt(plan);
             lines.extend(said);
         }
+        log::set(config.log);
+        let generation = next.generation;
+        debug!(generation, "the workers are handed generation {generation}");
         running.config = config;
         self.under_way = Some(UnderWay {
             snapshot: next,

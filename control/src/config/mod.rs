@@ -40,6 +40,12 @@ pub fn duration(text: &str) -> Option<std::time::Duration> {
     units::duration(text).ok()
 }
 
+/// What the log is like by a configuration that has been found valid.
+pub fn log_of(text: &str) -> Log {
+    let Ok(file) = DeTable::parse(text) else { return Log::default() };
+    validate::log(file.get_ref(), &mut Sink::new("", text))
+}
+
 /// The control socket, where the configuration names no other.
 pub const DEFAULT_SOCKET: &str = "/run/sluice.sock";
 /// Where commits are kept, where it names nothing else.

@@ -71,6 +71,8 @@ pub struct Config {
     pub control_access: Access,
     /// The directory in which commits are kept.
     pub state: PathBuf,
+    /// What the log is like.
+    pub log: Log,
     /// Where metrics can be had over TCP.
     pub metrics: Option<SocketAddr>,
     /// The file in which accounts outlive the process.
@@ -83,6 +85,41 @@ pub struct Config {
 
 fn each<S: Serializer>(routes: &Arc<[Route]>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(routes.iter())
+}
+
+/// What the log is like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Log {
+    /// How it is written.
+    pub format: LogFormat,
+    /// What is said.
+    pub level: LogLevel,
+}
+
+/// How a log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Lines in words; where the journal takes them, with levels and fields.
+    #[default]
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// What a log says: this, and what is more urgent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// The process cannot go on, or not as configured.
+    Error,
+    /// Something wants to be looked at.
+    Warn,
+    /// What becomes of the process, and of what it was asked for.
+    #[default]
+    Info,
+    /// What goes on between the processes.
+    Debug,
 }
 
 /// Who may use the control socket.

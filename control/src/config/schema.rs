@@ -26,6 +26,7 @@ pub const FILE: Section = Section {
         "tables",
         "timeouts",
         "control",
+        "log",
         "metrics",
         "accounting",
         "export",
@@ -225,6 +226,8 @@ pub const TIMEOUTS: Section = Section {
 };
 /// `[control]`
 pub const CONTROL: Section = Section { name: "[control]", keys: &["socket", "mode", "group", "state"] };
+/// `[log]`
+pub const LOG: Section = Section { name: "[log]", keys: &["format", "level"] };
 /// `[metrics]`
 pub const METRICS: Section = Section { name: "[metrics]", keys: &["listen"] };
 
@@ -242,7 +245,7 @@ pub const EXPORT_SFLOW: Section =
     Section { name: "[export.sflow]", keys: &["collector", "agent", "sampling", "counters"] };
 
 /// All of them, in the order of the reference.
-pub const SECTIONS: [&Section; 29] = [
+pub const SECTIONS: [&Section; 30] = [
     &FILE,
     &INTERFACE,
     &ROUTE,
@@ -267,6 +270,7 @@ pub const SECTIONS: [&Section; 29] = [
     &TABLES,
     &TIMEOUTS,
     &CONTROL,
+    &LOG,
     &METRICS,
     &ACCOUNTING,
     &EXPORT,

@@ -15,6 +15,7 @@ use std::time::Duration;
 use sluice_dataplane::local::mirror::{Known, MirrorControl};
 use sluice_dataplane::port::af_xdp::{HostTable, SharedAddress};
 use sluice_pkt::ethernet::Mac;
+use tracing::warn;
 
 use crate::config::{self, AddressRange, Allocation, Config, Host, Link, PortRange, SourceNat, Target};
 use crate::device::{Event, KernelNeighbor, Monitor, NetlinkError, Rtnetlink};
@@ -343,13 +344,13 @@ impl Work {
             }
         }
         if addresses {
-            let _ = self.fill();
+            self.fill_or_say();
         }
     }
 
     fn adopt(&mut self, plan: Plan) {
         let before = std::mem::replace(&mut self.plan, plan);
-        let _ = self.fill();
+        self.fill_or_say();
         for (ifindex, address) in &self.plan.next_hops {
             if !before.next_hops.contains(&(*ifindex, *address)) {
                 let _ = self.rtnetlink.use_neighbor(*ifindex, *address, true);
@@ -370,6 +371,12 @@ impl Work {
                 // Without room now, the worker asks again.
                 let _ = mirror.tell(known);
             }
+        }
+    }
+
+    fn fill_or_say(&mut self) {
+        if let Err(error) = self.fill() {
+            warn!("what is the kernel's own is not up to date: {error}; the next change is tried again");
         }
     }
 

@@ -7,6 +7,8 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use tracing::warn;
+
 use super::{Given, Place, default_of, may_have};
 use crate::config::{Prefix, Route, Target};
 use crate::device::{Change, KernelAddress, KernelRoute, Kind, NetlinkError, RouteMonitor, Rtnetlink};
@@ -195,7 +197,10 @@ impl Work {
         }
         self.due = match self.look.read() {
             Ok(given) => self.weigh(given, now),
-            Err(_) => Some(now + Duration::from_secs(1)),
+            Err(error) => {
+                warn!("{error}; it is tried again");
+                Some(now + Duration::from_secs(1))
+            }
         };
     }
 

@@ -48,6 +48,7 @@ pub(super) fn file(value: &DeTable<'_>, plain: Option<&Plain<'_>>, sink: &mut Si
     let timeouts = settings::timeouts(&file, sink);
     let icmp_errors_per_second = settings::icmp_errors_per_second(&file, sink);
     let (control_socket, control_access, state) = settings::control(&file, sink);
+    let log = settings::log(&file, sink);
     let metrics = settings::metrics(&file, sink);
     let accounting = settings::accounting(&file, sink);
     let export = export::read(&file, sink);
@@ -77,11 +78,17 @@ pub(super) fn file(value: &DeTable<'_>, plain: Option<&Plain<'_>>, sink: &mut Si
         control_socket,
         control_access,
         state,
+        log,
         metrics,
         accounting,
         export,
         places: Places::default(),
     })
+}
+
+/// What the log is like, of a file that is valid as a whole.
+pub(super) fn log(value: &DeTable<'_>, sink: &mut Sink<'_>) -> super::model::Log {
+    settings::log(&Table::file(value, &schema::FILE, sink), sink)
 }
 
 /// A name that something refers to or is called by, as it stands.
