@@ -17,6 +17,7 @@ use sluice_dataplane::snapshot::{Allocation, Snapshot};
 use sluice_dataplane::stage::owner::Owners;
 
 use crate::config::{self, Config, Device, DeviceFacts, Interface, Link, Report};
+use crate::export::wall;
 use crate::gateway::{RunError, check_mtus};
 use crate::host::{self, Follower, HostError, Narrowed};
 use crate::routes::{RouteFollower, SharedRoutes};
@@ -62,6 +63,8 @@ pub struct Running {
 pub struct Reload {
     running: Running,
     wanted: VecDeque<Wanted>,
+    /// Lists of prefixes have changed.
+    lists_changed: bool,
     under_way: Option<UnderWay>,
 }
 
@@ -109,12 +112,14 @@ struct UnderWay {
     /// Until all workers have adopted it.
     readers: Option<Vec<Reader>>,
     settled: Vec<Option<Settled>>,
+    /// Nobody asked for it, so nobody is told.
+    is_quiet: bool,
 }
 
 impl Reload {
     /// For a gateway that runs.
     pub fn new(running: Running) -> Self {
-        Self { running, wanted: VecDeque::new(), under_way: None }
+        Self { running, wanted: VecDeque::new(), lists_changed: false, under_way: None }
     }
 
     /// A configuration is to be adopted, as soon as the last change is through; `reply` gets what there is to say, or why not.
@@ -122,12 +127,21 @@ impl Reload {
         self.wanted.push_back(Wanted { name, text, reply });
     }
 
+    /// Lists of prefixes have changed: they are another generation of the same configuration, as soon as the last change is
+    /// through.
+    pub fn take_lists(&mut self) {
+        self.lists_changed = true;
+    }
+
     /// Goes on with it; to be called every 20 ms. Returns what there is to tell.
     pub fn go_on(&mut self, state: &State) -> Option<News> {
         if self.under_way.is_some() {
             return self.follow(state);
         }
-        let Wanted { name, text, reply } = self.wanted.pop_front()?;
+        let Some(Wanted { name, text, reply }) = self.wanted.pop_front() else {
+            self.apply_lists(state);
+            return None;
+        };
         let adopted = match config::load_str(&name, &text) {
             Ok((config, warnings)) => {
                 let warnings = warnings.iter().map(ToString::to_string);
@@ -166,6 +180,10 @@ impl Reload {
         let mut next = config::compile(&planned, &running.facts);
         (next.generation, next.seed) = (present.generation.wrapping_add(1), present.seed);
         next.fib.clone_from(&present.fib);
+        // Held until it is adopted, so that no change is lost between the two.
+        let mut keeper = state.lists();
+        let (lists, mut lines) = keeper.next(&config, wall::now() / 1_000_000);
+        next.lists = lists.made();
         let workers = running.adopters.len();
         if let Some(what) = changed_sharing(&present, &next, workers) {
             return Err(ReloadError::Restart(what));
@@ -175,11 +193,12 @@ impl Reload {
         if let Some((routes, _)) = &running.routes {
             routes.lock().set_file(config::file_routes(&planned));
         }
-        let mut lines = Vec::new();
+        keeper.take(lists);
+        drop(keeper);
         if let (Some((follower, narrowed)), Some((plan, said))) = (&mut running.follower, hosting) {
             *narrowed = plan.narrowed().clone();
             follower.adopt(plan);
-            lines = said;
+            lines.extend(said);
         }
         running.config = config;
         self.under_way = Some(UnderWay {
@@ -187,8 +206,24 @@ impl Reload {
             begun: Instant::now(),
             readers: Some(readers),
             settled: vec![None; workers],
+            is_quiet: false,
         });
         Ok(lines)
+    }
+
+    /// Has the workers adopt lists that have changed, if they are ready for it.
+    fn apply_lists(&mut self, state: &State) {
+        if !self.lists_changed {
+            return;
+        }
+        let (lists, present) = (state.lists().lists(), state.snapshot());
+        let generation = present.generation.wrapping_add(1);
+        let next = Arc::new(Snapshot { generation, lists, ..Snapshot::clone(&present) });
+        let Some(readers) = adopt::hand_over(&mut self.running.adopters, &next) else { return };
+        self.lists_changed = false;
+        let settled = vec![None; self.running.adopters.len()];
+        let (begun, readers) = (Instant::now(), Some(readers));
+        self.under_way = Some(UnderWay { snapshot: next, begun, readers, settled, is_quiet: true });
     }
 
     /// Looks how far the workers are. Tells what came of it, once, when all are through.
@@ -211,8 +246,9 @@ impl Reload {
         let kept: u64 = all.iter().map(|settled| settled.kept).sum();
         let ended: u64 = all.iter().map(|settled| settled.ended).sum();
         let milliseconds = u64::try_from(under_way.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let is_quiet = under_way.is_quiet;
         self.under_way = None;
-        Some(News::Settled(Outcome { generation, kept, ended, milliseconds }))
+        (!is_quiet).then_some(News::Settled(Outcome { generation, kept, ended, milliseconds }))
     }
 }
 

@@ -17,6 +17,7 @@ use sluice_pkt::ethernet::Mac;
 
 use crate::config::{self, Config, DeviceFacts, Link, Report};
 use crate::figures;
+use crate::lists::Keeper;
 
 /// How long, in the captures' time, the end is put off for packets that wait for a neighbour.
 const DRAIN: Nanos = 10 * SECOND;
@@ -206,6 +207,7 @@ fn compile(
     }
     let mut snapshot = config::compile(config, &facts);
     snapshot.seed = SEED;
+    snapshot.lists = Keeper::open(config, 0).0.lists();
     for port in &mut snapshot.ports {
         port.any_mac = !strict_l2;
         port.invent_neighbors = !strict_l2;

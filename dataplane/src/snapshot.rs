@@ -3,6 +3,7 @@
 
 mod egress;
 pub mod guard;
+pub mod lists;
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -24,6 +25,7 @@ use crate::table::tcm::model::{Figures, Model};
 
 pub use self::egress::{Class, ClassMatch, ClassRate, Codel, HostKey, Over, Overhead, Period, Quota, Shaper};
 pub use self::guard::{Guard, ReversePath};
+pub use self::lists::Lists;
 
 /// "None" where an index is stored in 16 bits.
 pub const NONE16: u16 = u16::MAX;
@@ -566,6 +568,8 @@ pub struct Snapshot {
     pub rule_lines: Vec<u32>,
     /// What packets are refused for, by interface.
     pub guards: Vec<Guard>,
+    /// Lists of prefixes that guards go by.
+    pub lists: Lists,
     /// Pools for source NAT.
     pub pools: Vec<Pool>,
     /// Source NAT, first match wins.
@@ -598,6 +602,8 @@ pub struct Snapshot {
     pub timeouts: Timeouts,
     /// Table sizes.
     pub sizes: Sizes,
+    /// Whether sessions without an answer give way to new ones when as many are live as may be.
+    pub evicts: bool,
     /// Seed of the hash functions and of random choices; fixed in a replay.
     pub seed: u64,
     /// Whether no packet takes the fast path, as tests want it. What becomes of each is the same either way.

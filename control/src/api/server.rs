@@ -29,6 +29,7 @@ use utoipa::OpenApi;
 use super::{ApiError, TopBy};
 use crate::commit::{self, api::Peer};
 use crate::link::DataPlane;
+use crate::lists;
 use crate::nat_query::Query;
 use crate::state::Topic;
 
@@ -64,6 +65,7 @@ struct Api;
 /// The API's description (OpenAPI 3.1).
 pub fn openapi() -> Value {
     let whole = Api::openapi().merge_from(commit::api::Described::openapi());
+    let whole = whole.merge_from(lists::api::Described::openapi());
     serde_json::to_value(whole).unwrap_or_default()
 }
 

@@ -161,6 +161,8 @@ fn the_description_names_every_path() {
         paths,
         [
             "/metrics",
+            "/v1/block",
+            "/v1/block/remove",
             "/v1/config",
             "/v1/config/commit",
             "/v1/config/confirm",

@@ -22,7 +22,7 @@ pub mod schema;
 mod units;
 mod validate;
 
-pub use compile::{DeviceFacts, compile, file_routes};
+pub use compile::{DeviceFacts, compile, file_routes, lists_with};
 pub use dscp::code_point_name;
 pub use model::*;
 pub use protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name, protocol_number};
@@ -40,6 +40,8 @@ pub fn duration(text: &str) -> Option<std::time::Duration> {
 pub const DEFAULT_SOCKET: &str = "/run/sluice.sock";
 /// Where commits are kept, where it names nothing else.
 pub const DEFAULT_STATE: &str = "/var/lib/sluice";
+/// The list of what is blocked by hand.
+pub const BY_HAND: &str = "by-hand";
 /// Largest configuration file in bytes.
 const LARGEST_FILE: u64 = 16 << 20;
 

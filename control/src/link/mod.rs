@@ -91,6 +91,12 @@ of_state! {
     capture_read(id: u64) -> Piece;
     /// Ends a capture, and returns what was left of it.
     capture_stop(id: u64) -> Piece;
+    /// All lists of prefixes, and what is blocked by hand.
+    block_show() -> Box<RawValue>;
+    /// Blocks a prefix, for some seconds; or says why not.
+    block_add(prefix: String, seconds: Option<u64>, note: Option<String>) -> Result<Box<RawValue>, String>;
+    /// Blocks it no longer; or says why not.
+    block_remove(prefix: String) -> Result<Box<RawValue>, String>;
     /// Everything that is counted, for Prometheus.
     metrics() -> String;
 }

@@ -18,8 +18,8 @@ use super::choice::Choice;
 use super::nat::Source;
 use super::route::Place;
 use super::{
-    Decision, Tuple4, Tuple6, acl, class, flow, guard, hairpin, local6, nat, nat64, police, portless, prefix,
-    route, sanity,
+    Decision, Tuple4, Tuple6, acl, class, flow, guard, hairpin, lists, local6, nat, nat64, police, portless,
+    prefix, route, sanity,
 };
 use crate::burst::{Burst, Mask};
 use crate::local::neighbor::Neighbors;
@@ -196,7 +196,7 @@ fn again4(
         return None;
     }
     let ends = [first.src, first.dst].map(|end| Ipv4Addr::from_bits(end).into());
-    if !hairpins && is_insane(ends, &facts, snapshot) {
+    if !hairpins && is_refused(ends, &facts, snapshot) {
         return None;
     }
     if let Some(crossing) = &shard.crossing {
@@ -260,6 +260,9 @@ fn again4(
         Choice::of(src, dst, facts.ports, facts.protocol).staying(current)
     };
     decision.egress = egress(dst.into(), choice(dst.into()), snapshot)?;
+    if lists::refuses(dst.into(), decision.egress, snapshot) {
+        return None;
+    }
     if !decision.inbound && !source_again(session, &facts, old, &mut decision, shard, snapshot) {
         return None;
     }
@@ -296,6 +299,9 @@ fn again46(
     let facts = KeyFacts::of4(key).1;
     let choice = Choice::of(src, dst, facts.ports, facts.protocol);
     decision.egress = egress(dst, choice.staying(shard.neighbors.who(flow.action.next_hop)), snapshot)?;
+    if lists::refuses(dst, decision.egress, snapshot) {
+        return None;
+    }
     (decision.binding, decision.inbound) = (session.binding, true);
     let interface = KeyFacts::of4(key).1.interface;
     police::choose46(&mut decision, interface, snapshot, *first, ends);
@@ -326,6 +332,9 @@ fn again64(
     let choice = Choice::of(src, address.into(), facts.ports, facts.protocol);
     let choice = choice.staying(shard.neighbors.who(old.next_hop));
     decision.egress = egress(address.into(), choice, snapshot)?;
+    if lists::refuses(address.into(), decision.egress, snapshot) {
+        return None;
+    }
     let nat64 = nat64::rule(snapshot, (first.src, first.dst), decision.egress)?;
     let may = shard.nat.keep(session.binding, nat64.pool, decision.dst);
     let binding = shard.nat.get(session.binding).filter(|_| may)?;
@@ -387,7 +396,7 @@ fn again6(
         return None;
     }
     let ends = [first.src, first.dst].map(|end| Ipv6Addr::from_bits(end).into());
-    if is_insane(ends, &facts, snapshot) {
+    if is_refused(ends, &facts, snapshot) {
         return None;
     }
     let ends = ends.map(|end| route::expected_interface(end, snapshot));
@@ -426,6 +435,9 @@ fn again6(
         (Ipv6Addr::from_bits(first.src).into(), Ipv6Addr::from_bits(change.apply(ends).1).into());
     let choice = Choice::of(src, dst, facts.ports, facts.protocol);
     let egress = egress(dst, choice.staying(shard.neighbors.who(old.next_hop)), snapshot)?;
+    if lists::refuses(dst, egress, snapshot) {
+        return None;
+    }
     if change == prefix::Change::None {
         change = prefix::change_out(first.src, egress, snapshot).ok()?;
     }
@@ -441,10 +453,11 @@ fn again6(
 }
 
 /// Whether the guard of its interface refuses a session between these ends.
-fn is_insane(ends: [IpAddr; 2], facts: &KeyFacts, snapshot: &Snapshot) -> bool {
+fn is_refused(ends: [IpAddr; 2], facts: &KeyFacts, snapshot: &Snapshot) -> bool {
     !snapshot.guards.is_empty() && {
         let from = Place::of(ends[0], snapshot);
         sanity::refuses(ends, facts.protocol, facts.ports.0, facts.interface, &from, snapshot).is_some()
+            || lists::refuses(ends[0], facts.interface, snapshot)
     }
 }
 
