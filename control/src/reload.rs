@@ -19,8 +19,10 @@ use sluice_dataplane::stage::owner::Owners;
 use tracing::debug;
 
 use crate::config::{self, Config, Device, DeviceFacts, Interface, Link, Prefix, Report};
+use crate::export::wall;
 use crate::gateway::{RunError, check_mtus};
 use crate::host::{self, Follower, HostError, Narrowed};
+use crate::lists::{self, Keeper};
 use crate::log;
 use crate::routes::{RouteFollower, SharedRoutes};
 use crate::state::State;
@@ -78,6 +80,8 @@ pub struct Uplinks {
 pub struct Reload {
     running: Running,
     wanted: VecDeque<Wanted>,
+    /// Lists of prefixes have changed.
+    lists_changed: bool,
     under_way: Option<UnderWay>,
 }
 
@@ -139,6 +143,7 @@ struct Prepared {
     planned: Config,
     hosting: Option<(host::Plan, Vec<String>)>,
     next: Snapshot,
+    lists: lists::Next,
     /// What there is to say.
     lines: Vec<String>,
 }
@@ -151,17 +156,25 @@ struct UnderWay {
     settled: Vec<Option<Settled>>,
     /// The interfaces whose addresses have changed, where it is that alone.
     readdressed: Option<Vec<usize>>,
+    /// Nobody asked for it, so nobody is told.
+    is_quiet: bool,
 }
 
 impl Reload {
     /// For a gateway that runs.
     pub fn new(running: Running) -> Self {
-        Self { running, wanted: VecDeque::new(), under_way: None }
+        Self { running, wanted: VecDeque::new(), lists_changed: false, under_way: None }
     }
 
     /// A configuration is to be adopted, as soon as the last change is through; `reply` gets what there is to say, or why not.
     pub fn request(&mut self, name: String, text: String, reply: SyncSender<Result<Vec<String>, String>>) {
         self.wanted.push_back(Wanted { name, text, reply });
+    }
+
+    /// Lists of prefixes have changed: they are another generation of the same configuration, as soon as the last change is
+    /// through.
+    pub fn take_lists(&mut self) {
+        self.lists_changed = true;
     }
 
     /// Goes on with it; to be called every 20 ms. Returns what there is to tell.
@@ -172,7 +185,10 @@ impl Reload {
         if let Some(news) = self.readdress(state) {
             return Some(news);
         }
-        let Wanted { name, text, reply } = self.wanted.pop_front()?;
+        let Some(Wanted { name, text, reply }) = self.wanted.pop_front() else {
+            self.apply_lists(state);
+            return None;
+        };
         let adopted = match config::load_str(&name, &text) {
             Ok((config, warnings)) => {
                 let warnings = warnings.iter().map(ToString::to_string);
@@ -218,7 +234,10 @@ impl Reload {
     /// # Errors
     /// Why it is not adopted; then nothing has changed.
     fn apply(&mut self, config: Config, state: &State) -> Result<Vec<String>, ReloadError> {
-        let Prepared { config, planned, hosting, next, mut lines } = self.prepare(config, state)?;
+        // Held until it is adopted, so that no change is lost between the two.
+        let mut keeper = state.lists();
+        let prepared = self.prepare(config, state, &keeper)?;
+        let Prepared { config, planned, hosting, next, lists, mut lines } = prepared;
         let running = &mut self.running;
         let workers = running.adopters.len();
         let next = Arc::new(next);
@@ -226,6 +245,8 @@ impl Reload {
         if let Some((routes, _)) = &running.routes {
             routes.lock().set_file(config::file_routes(&planned));
         }
+        keeper.take(lists);
+        drop(keeper);
         if let (Some((follower, narrowed)), Some((plan, said))) = (&mut running.follower, hosting) {
             *narrowed = plan.narrowed().clone();
             follower.adopt(plan);
@@ -241,6 +262,7 @@ impl Reload {
             readers: Some(readers),
             settled: vec![None; workers],
             readdressed: None,
+            is_quiet: false,
         });
         Ok(lines)
     }
@@ -251,13 +273,13 @@ impl Reload {
     /// Why it would not be adopted, in words.
     pub fn try_out(&self, name: &str, text: &str, state: &State) -> Result<Tried, String> {
         let (config, _) = config::load_str(name, text).map_err(|report| report.to_string())?;
-        let prepared = self.prepare(config, state);
+        let prepared = self.prepare(config, state, &state.lists());
         let Prepared { planned, next, .. } = prepared.map_err(|error| format!("{name}: {error}"))?;
         Ok(Tried { routes: config::file_routes(&planned), snapshot: next })
     }
 
     /// Makes what the workers get for a configuration.
-    fn prepare(&self, config: Config, state: &State) -> Result<Prepared, ReloadError> {
+    fn prepare(&self, config: Config, state: &State, keeper: &Keeper) -> Result<Prepared, ReloadError> {
         let running = &self.running;
         let mut config = config;
         if packet_buffers(&running.config) == packet_buffers(&config) {
@@ -268,7 +290,7 @@ impl Reload {
             return Err(ReloadError::Restart(what));
         }
         let mut planned = config.clone();
-        let lines = match &running.uplinks {
+        let mut lines = match &running.uplinks {
             Some(uplinks) => uplink::put_in(&mut planned, &uplinks.given),
             None => Vec::new(),
         };
@@ -279,10 +301,29 @@ impl Reload {
         let mut next = config::compile(&planned, &running.facts);
         (next.generation, next.seed) = (present.generation.wrapping_add(1), present.seed);
         next.fib.clone_from(&present.fib);
+        let (lists, said) = keeper.next(&config, wall::now() / 1_000_000);
+        lines.extend(said);
+        next.lists = lists.made();
         if let Some(what) = changed_sharing(&present, &next, running.adopters.len()) {
             return Err(ReloadError::Restart(what));
         }
-        Ok(Prepared { config, planned, hosting, next, lines })
+        Ok(Prepared { config, planned, hosting, next, lists, lines })
+    }
+
+    /// Has the workers adopt lists that have changed, if they are ready for it.
+    fn apply_lists(&mut self, state: &State) {
+        if !self.lists_changed {
+            return;
+        }
+        let (lists, present) = (state.lists().lists(), state.snapshot());
+        let generation = present.generation.wrapping_add(1);
+        let next = Arc::new(Snapshot { generation, lists, ..Snapshot::clone(&present) });
+        let Some(readers) = adopt::hand_over(&mut self.running.adopters, &next) else { return };
+        self.lists_changed = false;
+        let settled = vec![None; self.running.adopters.len()];
+        let (begun, readers) = (Instant::now(), Some(readers));
+        self.under_way =
+            Some(UnderWay { snapshot: next, begun, readers, settled, readdressed: None, is_quiet: true });
     }
 
     /// Looks how far the workers are. Tells what came of it, once, when all are through.
@@ -306,14 +347,15 @@ impl Reload {
         let ended: u64 = all.iter().map(|settled| settled.ended).sum();
         let milliseconds = u64::try_from(under_way.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let outcome = Outcome { generation, kept, ended, milliseconds };
-        let readdressed = self.under_way.take().and_then(|under_way| under_way.readdressed);
-        Some(match (readdressed, &self.running.uplinks) {
+        let under_way = self.under_way.take()?;
+        match (under_way.readdressed, &self.running.uplinks) {
+            _ if under_way.is_quiet => None,
             (Some(changed), Some(uplinks)) => {
                 uplinks.ledger.end(&changed, ended);
-                News::SettledAddresses(outcome)
+                Some(News::SettledAddresses(outcome))
             }
-            _ => News::Settled(outcome),
-        })
+            _ => Some(News::Settled(outcome)),
+        }
     }
 }
 

@@ -168,6 +168,10 @@ drop_reasons! {
     FragmentTiny = "fragment_tiny",
     /// UDP from a port of services that answer, and nobody has asked.
     UnaskedAnswer = "unasked_answer",
+    /// From or to a prefix of a blocklist.
+    Blocklisted = "blocklisted",
+    /// From a prefix of a blocklist; the XDP program dropped it.
+    BlocklistedXdp = "blocklisted_xdp",
     /// An ACL says no.
     AclDeny = "acl_deny",
     /// As many sessions as the table holds are live.

@@ -29,6 +29,7 @@ use utoipa::OpenApi;
 use super::{ApiError, TopBy};
 use crate::commit::{self, api::Peer};
 use crate::link::DataPlane;
+use crate::lists;
 use crate::nat_query::Query;
 use crate::state::Topic;
 use crate::{capture, diff, trace};
@@ -70,6 +71,7 @@ pub fn openapi() -> Value {
         capture::api::Described::openapi(),
         trace::api::Described::openapi(),
         diff::api::Described::openapi(),
+        lists::api::Described::openapi(),
     ] {
         whole.merge(part);
     }

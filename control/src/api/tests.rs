@@ -161,6 +161,8 @@ fn the_description_names_every_path() {
         paths,
         [
             "/metrics",
+            "/v1/block",
+            "/v1/block/remove",
             "/v1/capture",
             "/v1/capture/{id}",
             "/v1/capture/{id}/stop",

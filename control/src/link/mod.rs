@@ -98,6 +98,12 @@ of_state! {
     trace_show() -> Vec<Trace>;
     /// Ends a trace or all of them; or says that there is none such.
     trace_clear(id: Option<u64>) -> Result<usize, String>;
+    /// All lists of prefixes, and what is blocked by hand.
+    block_show() -> Box<RawValue>;
+    /// Blocks a prefix, for some seconds; or says why not.
+    block_add(prefix: String, seconds: Option<u64>, note: Option<String>) -> Result<Box<RawValue>, String>;
+    /// Blocks it no longer; or says why not.
+    block_remove(prefix: String) -> Result<Box<RawValue>, String>;
     /// Everything that is counted, for Prometheus.
     metrics() -> String;
 }

@@ -10,6 +10,7 @@ pub mod fragment;
 pub mod guard;
 pub mod hairpin;
 pub mod icmp_error;
+pub mod lists;
 pub mod mark;
 pub mod mss;
 pub mod nat;

@@ -18,8 +18,8 @@ use super::choice::Choice;
 use super::nat::Source;
 use super::route::Place;
 use super::{
-    Decision, Tuple4, Tuple6, acl, class, flow, guard, hairpin, local6, nat, nat64, police, portless, prefix,
-    route, sanity,
+    Decision, Tuple4, Tuple6, acl, class, flow, guard, hairpin, lists, local6, nat, nat64, police, portless,
+    prefix, route, sanity,
 };
 use crate::burst::{Burst, Mask};
 use crate::local::neighbor::Neighbors;
@@ -239,7 +239,7 @@ fn again4(index: u32, session: &Session, shard: &mut Shard, snapshot: &Snapshot,
         return Err(Why::Ends);
     }
     let ends = [first.src, first.dst].map(|end| Ipv4Addr::from_bits(end).into());
-    if !hairpins && is_insane(ends, &facts, snapshot) {
+    if !hairpins && is_refused(ends, &facts, snapshot) {
         return Err(Why::Guard(facts.interface));
     }
     if let Some(crossing) = &shard.crossing {
@@ -304,6 +304,9 @@ fn again4(index: u32, session: &Session, shard: &mut Shard, snapshot: &Snapshot,
     };
     let way = egress(dst.into(), choice(dst.into()), snapshot)?;
     decision.egress = way.0;
+    if lists::refuses(dst.into(), decision.egress, snapshot) {
+        return Err(Why::Guard(decision.egress));
+    }
     if !decision.inbound && !source_again(session, &facts, old, &mut decision, shard, snapshot) {
         return Err(Why::Source(decision.egress));
     }
@@ -343,6 +346,9 @@ fn again46(
     let choice = Choice::of(src, dst, facts.ports, facts.protocol);
     let way = egress(dst, choice.staying(shard.neighbors.who(flow.action.next_hop)), snapshot)?;
     decision.egress = way.0;
+    if lists::refuses(dst, decision.egress, snapshot) {
+        return Err(Why::Guard(decision.egress));
+    }
     (decision.binding, decision.inbound) = (session.binding, true);
     let interface = KeyFacts::of4(key).1.interface;
     decision.dscp = session.dscp;
@@ -374,6 +380,9 @@ fn again64(
     let choice = choice.staying(shard.neighbors.who(old.next_hop));
     let way = egress(address.into(), choice, snapshot)?;
     decision.egress = way.0;
+    if lists::refuses(address.into(), decision.egress, snapshot) {
+        return Err(Why::Guard(decision.egress));
+    }
     let nat64 =
         nat64::rule(snapshot, (first.src, first.dst), decision.egress).ok_or(Why::Source(decision.egress))?;
     let may = shard.nat.keep(session.binding, nat64.pool, decision.dst);
@@ -430,7 +439,7 @@ fn again6(index: u32, session: &Session, shard: &mut Shard, snapshot: &Snapshot,
         return Err(Why::Ends);
     }
     let ends = [first.src, first.dst].map(|end| Ipv6Addr::from_bits(end).into());
-    if is_insane(ends, &facts, snapshot) {
+    if is_refused(ends, &facts, snapshot) {
         return Err(Why::Guard(facts.interface));
     }
     let ends = ends.map(|end| route::expected_interface(end, snapshot));
@@ -470,6 +479,9 @@ fn again6(index: u32, session: &Session, shard: &mut Shard, snapshot: &Snapshot,
     let choice = Choice::of(src, dst, facts.ports, facts.protocol);
     let way = egress(dst, choice.staying(shard.neighbors.who(old.next_hop)), snapshot)?;
     let egress = way.0;
+    if lists::refuses(dst, egress, snapshot) {
+        return Err(Why::Guard(egress));
+    }
     if change == prefix::Change::None {
         change = prefix::change_out(first.src, egress, snapshot).map_err(|_| Why::Source(egress))?;
     }
@@ -489,10 +501,11 @@ fn again6(index: u32, session: &Session, shard: &mut Shard, snapshot: &Snapshot,
 }
 
 /// Whether the guard of its interface refuses a session between these ends.
-fn is_insane(ends: [IpAddr; 2], facts: &KeyFacts, snapshot: &Snapshot) -> bool {
+fn is_refused(ends: [IpAddr; 2], facts: &KeyFacts, snapshot: &Snapshot) -> bool {
     !snapshot.guards.is_empty() && {
         let from = Place::of(ends[0], snapshot);
         sanity::refuses(ends, facts.protocol, facts.ports.0, facts.interface, &from, snapshot).is_some()
+            || lists::refuses(ends[0], facts.interface, snapshot)
     }
 }
 
