@@ -19,7 +19,7 @@ use crate::doctor;
 use crate::export::wall;
 use crate::nat_query::Query;
 use crate::state::Topic;
-use crate::{capture, control, explain, gateway, log, replay, table, tech_support, top, trace};
+use crate::{capture, control, explain, gateway, lists, log, replay, table, tech_support, top, trace};
 
 /// Exit codes: 0 fine, 1 the thing asked about is wrong or did not work, 2 the question was (clap's own).
 const FAILED: u8 = 1;
@@ -88,6 +88,8 @@ enum Command {
         after_help = "Examples: sluice explain \"in lan tcp 192.168.1.5:1234 > 198.51.100.7:443\"\n          sluice explain \"in wan udp [2001:db8::1]:53 > [2001:db8:1::5]:4000 ttl 1\" --config new.toml"
     )]
     Explain(ExplainArgs),
+    /// Block prefixes for a while, and list what is blocked
+    Block(lists::cli::BlockArgs),
     /// Write packets to a file as they come in, leave, or die, with why
     #[command(
         after_help = "Examples: sluice capture --match \"udp port 53 and host 192.0.2.1\" --count 100 -w dns.pcapng\n          sluice capture --drops acl_deny --seconds 60 -w denied.pcapng"
@@ -342,6 +344,7 @@ pub fn main() -> ExitCode {
         Command::Capture(args) => capture::cli::run(&args).map(|said| {
             let _ = write!(io::stderr(), "{said}");
         }),
+        Command::Block(args) => lists::cli::run(&args).map(|text| print(&text)),
         Command::Trace(args) => trace::cli::run(&args).map(|text| print(&text)),
         Command::Nat(args) => nat(&args.what),
         Command::Bench(args) => run_bench(&args),
@@ -505,7 +508,8 @@ fn run_explain(args: &ExplainArgs) -> Result<(), String> {
     let story = match &args.config {
         Some(file) => {
             let (config, _) = config::load(file).map_err(|report| report.to_string())?;
-            let snapshot = config::compile(&config, &[]);
+            let mut snapshot = config::compile(&config, &[]);
+            snapshot.lists = lists::Keeper::open(&config, 0).0.lists();
             explain::explain(&args.packet, &snapshot)?
         }
         None => api::explain(&args.socket, &args.packet).map_err(|error| error.to_string())?,

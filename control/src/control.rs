@@ -18,9 +18,10 @@ use crate::api::{self, ApiError};
 use crate::capture;
 use crate::commit::{self, Adopts, Keeper, Store};
 use crate::config;
-use crate::diff::Loaded;
+use crate::diff::{self, Loaded};
 use crate::export::Logger;
 use crate::link::{self, DataPlane, Greeting};
+use crate::lists;
 use crate::log;
 use crate::reload::Outcome;
 use crate::service;
@@ -75,7 +76,9 @@ pub fn run() -> Result<(), ControlError> {
     let (commits, desk) = Commits::start(&greeting, &data_plane)?;
     let more = commit::api::routes(desk)
         .merge(capture::api::routes(data_plane.clone()))
-        .merge(trace::api::routes(data_plane.clone()));
+        .merge(trace::api::routes(data_plane.clone()))
+        .merge(diff::api::routes(data_plane.clone()))
+        .merge(lists::api::routes(data_plane.clone()));
     let server = api::serve_with(listener, &greeting.socket, metrics, data_plane.clone(), more)?;
     data_plane.serving().map_err(ControlError::Refused)?;
     debug!("control: it serves the API");

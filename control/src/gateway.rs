@@ -40,6 +40,7 @@ use crate::export::{Collector, SinkStatus, wall};
 use crate::host::{self, Follower, HostError};
 use crate::intake::{self, Intake, IntakeError};
 use crate::link::{Desk, Errand, Greeting};
+use crate::lists::Keeper;
 use crate::log;
 use crate::plan::{self, Plan, TooFewCores};
 use crate::reload::{self, News, Reload, Uplinks};
@@ -217,6 +218,9 @@ pub fn run(path: &Path, socket: Option<PathBuf>) -> Result<(), RunError> {
     check_mtus(&config)?;
     let mut snapshot = config::compile(&config, &facts);
     snapshot.seed = seed();
+    let (lists, lines) = Keeper::open(&config, wall::now() / 1_000_000);
+    lines.iter().for_each(|line| warn!("{line}"));
+    snapshot.lists = lists.lists();
     let routes = match &config.kernel_routes {
         Some(settings) => {
             let mut table = RouteTable::new(settings, plan.workers.len()).map_err(RunError::Routes)?;
@@ -307,8 +311,10 @@ pub fn run(path: &Path, socket: Option<PathBuf>) -> Result<(), RunError> {
     keep_off(cores());
     let counters = ends.iter().map(|ends| ends.counters.clone());
     let watch = Watch::new(clock, cores().zip(running.signs().iter().cloned()).zip(counters));
-    let state =
-        State::new(snapshot, ends, controls, plan.clone(), watch).with_routes(shown).with_uplinks(ledger);
+    let state = State::new(snapshot, ends, controls, plan.clone(), watch)
+        .with_routes(shown)
+        .with_uplinks(ledger)
+        .with_lists(lists);
     let statuses = sources.statuses();
     let (accounts, said) = Accounting::open(config.accounting.clone());
     said.iter().for_each(|line| warn!("{line}"));
@@ -422,6 +428,10 @@ impl Gateway<'_> {
         for errand in self.to_do.try_iter() {
             match errand {
                 Errand::Adopt { name, text, reply } => self.reload.request(name, text, reply),
+                Errand::TryOut { name, text, reply } => {
+                    // Who asked may be gone.
+                    let _ = reply.try_send(self.reload.try_out(&name, &text, self.state));
+                }
                 Errand::Stop => return true,
             }
         }
@@ -472,12 +482,26 @@ fn attend(signals: &mut Signals, gateway: &mut Gateway<'_>, ready: &str) -> io::
         // Said by the next start, which finds what there is.
         state.accounting().save(now, true);
     };
+    let told_of_lists = tell.clone();
+    let (change, changed) = mpsc::channel();
+    let listing = || {
+        while !ends.load(Ordering::Relaxed) {
+            let (lists, lines) = state.lists().look(wall::now() / 1_000_000);
+            lines.into_iter().for_each(|line| drop(told_of_lists.send(line)));
+            if lists.is_some() {
+                let _ = change.send(());
+            }
+            thread::park_timeout(TEND);
+        }
+    };
     let (mut alarm, mut counted) = (Alarm::default(), 0);
     thread::scope(|scope| {
         let tender = thread::Builder::new().name("sluice-devices".into()).spawn_scoped(scope, tending)?;
         let accountant =
             thread::Builder::new().name("sluice-accounts".into()).spawn_scoped(scope, accounting)?;
+        let lister = thread::Builder::new().name("sluice-lists".into()).spawn_scoped(scope, listing)?;
         let died = loop {
+            changed.try_iter().for_each(|()| gateway.reload.take_lists());
             let mut wants_end = gateway.run_errands();
             for signal in signals.pending() {
                 wants_end |= signal != SIGHUP;
@@ -513,6 +537,7 @@ fn attend(signals: &mut Signals, gateway: &mut Gateway<'_>, ready: &str) -> io::
         ends.store(true, Ordering::Relaxed);
         tender.thread().unpark();
         accountant.thread().unpark();
+        lister.thread().unpark();
         Ok(died)
     })
 }

@@ -22,6 +22,7 @@ pub mod golden;
 pub mod host;
 pub mod intake;
 pub mod link;
+pub mod lists;
 pub mod log;
 pub mod metrics;
 pub mod nat_query;

@@ -13,13 +13,16 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::adopt::{self, Adopter, Settled};
 use sluice_dataplane::counters::Reader;
+use sluice_dataplane::fib::Way;
 use sluice_dataplane::snapshot::{Allocation, Snapshot};
 use sluice_dataplane::stage::owner::Owners;
 use tracing::debug;
 
-use crate::config::{self, Config, Device, DeviceFacts, Interface, Link, Report};
+use crate::config::{self, Config, Device, DeviceFacts, Interface, Link, Prefix, Report};
+use crate::export::wall;
 use crate::gateway::{RunError, check_mtus};
 use crate::host::{self, Follower, HostError, Narrowed};
+use crate::lists::{self, Keeper};
 use crate::log;
 use crate::routes::{RouteFollower, SharedRoutes};
 use crate::state::State;
@@ -77,6 +80,8 @@ pub struct Uplinks {
 pub struct Reload {
     running: Running,
     wanted: VecDeque<Wanted>,
+    /// Lists of prefixes have changed.
+    lists_changed: bool,
     under_way: Option<UnderWay>,
 }
 
@@ -122,6 +127,27 @@ impl Outcome {
     }
 }
 
+/// What the workers would go by.
+#[derive(Debug)]
+pub struct Tried {
+    /// All but the routes, where they follow the kernel.
+    pub snapshot: Snapshot,
+    /// The routes of the file.
+    pub routes: Vec<(Prefix, Vec<Way>)>,
+}
+
+/// What is made of a configuration for the workers.
+struct Prepared {
+    config: Config,
+    /// As it is with the kernel's ports.
+    planned: Config,
+    hosting: Option<(host::Plan, Vec<String>)>,
+    next: Snapshot,
+    lists: lists::Next,
+    /// What there is to say.
+    lines: Vec<String>,
+}
+
 struct UnderWay {
     snapshot: Arc<Snapshot>,
     begun: Instant,
@@ -130,17 +156,25 @@ struct UnderWay {
     settled: Vec<Option<Settled>>,
     /// The interfaces whose addresses have changed, where it is that alone.
     readdressed: Option<Vec<usize>>,
+    /// Nobody asked for it, so nobody is told.
+    is_quiet: bool,
 }
 
 impl Reload {
     /// For a gateway that runs.
     pub fn new(running: Running) -> Self {
-        Self { running, wanted: VecDeque::new(), under_way: None }
+        Self { running, wanted: VecDeque::new(), lists_changed: false, under_way: None }
     }
 
     /// A configuration is to be adopted, as soon as the last change is through; `reply` gets what there is to say, or why not.
     pub fn request(&mut self, name: String, text: String, reply: SyncSender<Result<Vec<String>, String>>) {
         self.wanted.push_back(Wanted { name, text, reply });
+    }
+
+    /// Lists of prefixes have changed: they are another generation of the same configuration, as soon as the last change is
+    /// through.
+    pub fn take_lists(&mut self) {
+        self.lists_changed = true;
     }
 
     /// Goes on with it; to be called every 20 ms. Returns what there is to tell.
@@ -151,7 +185,10 @@ impl Reload {
         if let Some(news) = self.readdress(state) {
             return Some(news);
         }
-        let Wanted { name, text, reply } = self.wanted.pop_front()?;
+        let Some(Wanted { name, text, reply }) = self.wanted.pop_front() else {
+            self.apply_lists(state);
+            return None;
+        };
         let adopted = match config::load_str(&name, &text) {
             Ok((config, warnings)) => {
                 let warnings = warnings.iter().map(ToString::to_string);
@@ -197,7 +234,53 @@ impl Reload {
     /// # Errors
     /// Why it is not adopted; then nothing has changed.
     fn apply(&mut self, config: Config, state: &State) -> Result<Vec<String>, ReloadError> {
+        // Held until it is adopted, so that no change is lost between the two.
+        let mut keeper = state.lists();
+        let prepared = self.prepare(config, state, &keeper)?;
+        let Prepared { config, planned, hosting, next, lists, mut lines } = prepared;
         let running = &mut self.running;
+        let workers = running.adopters.len();
+        let next = Arc::new(next);
+        let readers = adopt::hand_over(&mut running.adopters, &next).ok_or(ReloadError::Busy)?;
+        if let Some((routes, _)) = &running.routes {
+            routes.lock().set_file(config::file_routes(&planned));
+        }
+        keeper.take(lists);
+        drop(keeper);
+        if let (Some((follower, narrowed)), Some((plan, said))) = (&mut running.follower, hosting) {
+            *narrowed = plan.narrowed().clone();
+            follower.adopt(plan);
+            lines.extend(said);
+        }
+        log::set(config.log);
+        let generation = next.generation;
+        debug!(generation, "the workers are handed generation {generation}");
+        running.config = config;
+        self.under_way = Some(UnderWay {
+            snapshot: next,
+            begun: Instant::now(),
+            readers: Some(readers),
+            settled: vec![None; workers],
+            readdressed: None,
+            is_quiet: false,
+        });
+        Ok(lines)
+    }
+
+    /// What the workers would go by with a configuration, as they would get it, and its own routes; nothing changes.
+    ///
+    /// # Errors
+    /// Why it would not be adopted, in words.
+    pub fn try_out(&self, name: &str, text: &str, state: &State) -> Result<Tried, String> {
+        let (config, _) = config::load_str(name, text).map_err(|report| report.to_string())?;
+        let prepared = self.prepare(config, state, &state.lists());
+        let Prepared { planned, next, .. } = prepared.map_err(|error| format!("{name}: {error}"))?;
+        Ok(Tried { routes: config::file_routes(&planned), snapshot: next })
+    }
+
+    /// Makes what the workers get for a configuration.
+    fn prepare(&self, config: Config, state: &State, keeper: &Keeper) -> Result<Prepared, ReloadError> {
+        let running = &self.running;
         let mut config = config;
         if packet_buffers(&running.config) == packet_buffers(&config) {
             // What shapers hold comes from what there is.
@@ -218,32 +301,29 @@ impl Reload {
         let mut next = config::compile(&planned, &running.facts);
         (next.generation, next.seed) = (present.generation.wrapping_add(1), present.seed);
         next.fib.clone_from(&present.fib);
-        let workers = running.adopters.len();
-        if let Some(what) = changed_sharing(&present, &next, workers) {
+        let (lists, said) = keeper.next(&config, wall::now() / 1_000_000);
+        lines.extend(said);
+        next.lists = lists.made();
+        if let Some(what) = changed_sharing(&present, &next, running.adopters.len()) {
             return Err(ReloadError::Restart(what));
         }
-        let next = Arc::new(next);
-        let readers = adopt::hand_over(&mut running.adopters, &next).ok_or(ReloadError::Busy)?;
-        if let Some((routes, _)) = &running.routes {
-            routes.lock().set_file(config::file_routes(&planned));
+        Ok(Prepared { config, planned, hosting, next, lists, lines })
+    }
+
+    /// Has the workers adopt lists that have changed, if they are ready for it.
+    fn apply_lists(&mut self, state: &State) {
+        if !self.lists_changed {
+            return;
         }
-        if let (Some((follower, narrowed)), Some((plan, said))) = (&mut running.follower, hosting) {
-            *narrowed = plan.narrowed().clone();
-            follower.adopt(plan);
-            lines.extend(said);
-        }
-        log::set(config.log);
-        let generation = next.generation;
-        debug!(generation, "the workers are handed generation {generation}");
-        running.config = config;
-        self.under_way = Some(UnderWay {
-            snapshot: next,
-            begun: Instant::now(),
-            readers: Some(readers),
-            settled: vec![None; workers],
-            readdressed: None,
-        });
-        Ok(lines)
+        let (lists, present) = (state.lists().lists(), state.snapshot());
+        let generation = present.generation.wrapping_add(1);
+        let next = Arc::new(Snapshot { generation, lists, ..Snapshot::clone(&present) });
+        let Some(readers) = adopt::hand_over(&mut self.running.adopters, &next) else { return };
+        self.lists_changed = false;
+        let settled = vec![None; self.running.adopters.len()];
+        let (begun, readers) = (Instant::now(), Some(readers));
+        self.under_way =
+            Some(UnderWay { snapshot: next, begun, readers, settled, readdressed: None, is_quiet: true });
     }
 
     /// Looks how far the workers are. Tells what came of it, once, when all are through.
@@ -267,14 +347,15 @@ impl Reload {
         let ended: u64 = all.iter().map(|settled| settled.ended).sum();
         let milliseconds = u64::try_from(under_way.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let outcome = Outcome { generation, kept, ended, milliseconds };
-        let readdressed = self.under_way.take().and_then(|under_way| under_way.readdressed);
-        Some(match (readdressed, &self.running.uplinks) {
+        let under_way = self.under_way.take()?;
+        match (under_way.readdressed, &self.running.uplinks) {
+            _ if under_way.is_quiet => None,
             (Some(changed), Some(uplinks)) => {
                 uplinks.ledger.end(&changed, ended);
-                News::SettledAddresses(outcome)
+                Some(News::SettledAddresses(outcome))
             }
-            _ => News::Settled(outcome),
-        })
+            _ => Some(News::Settled(outcome)),
+        }
     }
 }
 

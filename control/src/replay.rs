@@ -19,6 +19,7 @@ use sluice_pkt::ethernet::Mac;
 
 use crate::config::{self, Config, DeviceFacts, Link, Report};
 use crate::figures;
+use crate::lists::Keeper;
 
 use self::pace::Pace;
 pub use self::pace::Speed;
@@ -214,6 +215,7 @@ fn compile(
     }
     let mut snapshot = config::compile(config, &facts);
     snapshot.seed = SEED;
+    snapshot.lists = Keeper::open(config, 0).0.lists();
     for port in &mut snapshot.ports {
         port.any_mac = !strict_l2;
         port.invent_neighbors = !strict_l2;

@@ -23,7 +23,8 @@ use crate::api::TopBy;
 use crate::capture::run::Captures;
 use crate::config::protocol_name;
 use crate::drops::Rates;
-use crate::export::{SinkStatus, Statuses};
+use crate::export::{SinkStatus, Statuses, wall};
+use crate::lists::Keeper;
 use crate::nat_query::Query;
 use crate::plan::Plan;
 use crate::routes::SharedRoutes;
@@ -112,6 +113,7 @@ pub struct State {
     uplinks: Option<Arc<Ledger>>,
     captures: Mutex<Captures>,
     traces: Mutex<Traces>,
+    lists: Mutex<Keeper>,
 }
 
 impl State {
@@ -140,6 +142,7 @@ impl State {
             uplinks: None,
             captures: Mutex::default(),
             traces: Mutex::default(),
+            lists: Mutex::default(),
         }
     }
 
@@ -222,6 +225,44 @@ impl State {
     /// The traces, unless somebody is at them.
     pub(crate) fn try_traces(&self) -> Option<MutexGuard<'_, Traces>> {
         self.traces.try_lock().ok()
+    }
+
+    /// With lists of prefixes that are there already.
+    #[must_use]
+    pub fn with_lists(self, lists: Keeper) -> Self {
+        Self { lists: Mutex::new(lists), ..self }
+    }
+
+    /// The lists of prefixes.
+    pub fn lists(&self) -> MutexGuard<'_, Keeper> {
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All lists of prefixes, and what is blocked by hand.
+    pub fn block_show(&self) -> Result<Value, String> {
+        let refused = self.counters().blocked;
+        Ok(self.lists().show(&refused, wall::now() / 1_000_000))
+    }
+
+    /// Blocks a prefix, for some seconds.
+    ///
+    /// # Errors
+    /// None; why it is not blocked is the answer.
+    pub fn block_add(
+        &self,
+        prefix: String,
+        seconds: Option<u64>,
+        note: Option<String>,
+    ) -> Result<Result<Value, String>, String> {
+        Ok(self.lists().add(&prefix, seconds, note, wall::now() / 1_000_000))
+    }
+
+    /// Blocks a prefix no longer.
+    ///
+    /// # Errors
+    /// None; why it is blocked still is the answer.
+    pub fn block_remove(&self, prefix: String) -> Result<Result<Value, String>, String> {
+        Ok(self.lists().remove(&prefix, wall::now() / 1_000_000))
     }
 
     /// The captures.
@@ -342,6 +383,7 @@ impl State {
                 let mut figures = figures::counters(snapshot, &self.with_kernel(counters.clone()));
                 figures["generation"] = snapshot.generation.into();
                 figures["sessions_ended_by_policy"] = counters.sessions_ended_by_policy.into();
+                figures["sessions_evicted"] = counters.sessions_evicted.into();
                 let exporters = self.exports();
                 if !exporters.is_empty() {
                     figures["export"] = json!({
@@ -503,6 +545,29 @@ impl State {
         Ok(rows)
     }
 
+    /// The route table that follows the kernel, where there is one.
+    pub(crate) fn followed_routes(&self) -> Option<&SharedRoutes> {
+        self.routes.as_ref()
+    }
+
+    /// How many sessions each worker had a moment ago.
+    pub(crate) fn sessions_by_worker(&self) -> Vec<u64> {
+        self.current().counters.iter().map(|worker| worker.read().sessions).collect()
+    }
+
+    /// The rows of one worker.
+    pub(crate) fn ask_worker(
+        &self,
+        worker: usize,
+        question: Question,
+        mut each: impl FnMut(Row),
+    ) -> Result<(), String> {
+        let mut inspectors = self.inspectors.lock().unwrap_or_else(PoisonError::into_inner);
+        let inspector = inspectors.get_mut(worker).and_then(Option::as_mut);
+        let answered = inspector.is_some_and(|inspector| inspector.ask(question, PATIENCE, &mut each));
+        answered.then_some(()).ok_or_else(|| format!("worker {worker} did not answer in time"))
+    }
+
     /// The map of workers, with how the loop of each goes.
     fn workers(&self) -> Value {
         let mut vitals = self.watch.vitals().into_iter();
@@ -552,7 +617,13 @@ impl State {
                 "state": neighbor.state.name(),
                 "packets_held": neighbor.held,
             }),
-            Row::Class(_) | Row::Octets(..) | Row::Dropped(_) | Row::Top(..) | Row::End => Value::Null,
+            Row::Class(_)
+            | Row::Octets(..)
+            | Row::Dropped(_)
+            | Row::Top(..)
+            | Row::Copy(_)
+            | Row::First(_)
+            | Row::End => Value::Null,
         }
     }
 
@@ -711,7 +782,7 @@ fn protocol(number: u8) -> String {
 }
 
 /// `address:port`, IPv6 in brackets; without ports (or for the answering side of a ping) the address alone.
-fn endpoint(address: impl Into<IpAddr>, port: u16) -> String {
+pub(crate) fn endpoint(address: impl Into<IpAddr>, port: u16) -> String {
     let address = address.into();
     if port == 0 { address.to_string() } else { std::net::SocketAddr::new(address, port).to_string() }
 }

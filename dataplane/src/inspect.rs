@@ -10,12 +10,14 @@ use ringbuf::{HeapCons, HeapProd, HeapRb};
 use sluice_pkt::ipv4;
 
 use crate::clock::Nanos;
+use crate::firsts::First;
 use crate::local::neighbor::Neighbor;
 use crate::nat::{Binding, BlockRow, SubscriberRow};
 use crate::recorder::Dropped;
 use crate::session::{
     By, Family, FlowAction, KeyFacts, NONE, Rates, Session, State, addresses, key4, key6, ports, ticks,
 };
+use crate::shadow::{self, SessionCopy};
 use crate::shard::Shard;
 use crate::stage::shape::{ClassRow, OctetRow, Spent};
 use crate::tap::Tap;
@@ -54,6 +56,10 @@ pub enum Question {
     Spent(u32, Spent),
     /// The last packets of each drop reason.
     Drops,
+    /// Sessions with all that makes them, to be tried elsewhere.
+    Copies,
+    /// The first packets of sessions that were sampled last.
+    Firsts,
     /// The sessions that move the most.
     Top(By),
     /// No listing: the worker takes what was handed in to look at packets with; see [`Inspector::set_tap`] and
@@ -117,6 +123,10 @@ pub enum Row {
     Octets(u32, OctetRow),
     /// For [`Question::Drops`].
     Dropped(Dropped),
+    /// For [`Question::Copies`].
+    Copy(SessionCopy),
+    /// For [`Question::Firsts`].
+    First(First),
     /// The listing is complete.
     End,
 }
@@ -207,7 +217,8 @@ impl Inspected {
         }
         let Some((question, from)) = self.current else { return false };
         let slots = match question {
-            Question::Sessions => shard.sessions.slots(),
+            Question::Sessions | Question::Copies => shard.sessions.slots(),
+            Question::Firsts => shard.firsts.places(),
             Question::Bindings => shard.nat.slots(),
             Question::Blocks => shard.nat.block_slots(),
             Question::Subscribers => shard.nat.subscriber_slots(),
@@ -244,6 +255,8 @@ impl Inspected {
                 Question::Sessions => {
                     shard.sessions.get(at).map(|s| Row::Session(session_row(s, shard, now)))
                 }
+                Question::Copies => shadow::copy(at, shard).map(Row::Copy),
+                Question::Firsts => shard.firsts.get(at).copied().map(Row::First),
                 Question::Blocks => shard.nat.block(at).map(Row::Block),
                 Question::Drops => shard.counters.recorder.get(at).copied().map(Row::Dropped),
                 Question::Subscribers => shard.nat.subscriber(at).map(Row::Subscriber),

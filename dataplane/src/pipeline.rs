@@ -10,8 +10,8 @@ use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::stage::ahead::Ahead;
 use crate::stage::{
-    FirstPackets, acl, class, fastpath, flow, fragment, guard, icmp_error, mark, mss, nat, owner, parse,
-    police, port_control, rewrite, route, sanity, transmit,
+    FirstPackets, acl, class, fastpath, flow, fragment, guard, icmp_error, lists, mark, mss, nat, owner,
+    parse, police, port_control, rewrite, route, sanity, transmit,
 };
 
 /// Takes a received burst to its end: every packet is transmitted, held, punted or dropped, and counted as that.
@@ -84,6 +84,11 @@ fn first_packets(
     probe: &mut impl Probe,
 ) {
     let epoch = shard.neighbors.epoch();
+    let mask = lists::run(burst, mask, shard, snapshot);
+    probe.did("lists", burst);
+    if !first.is_asked() {
+        shard.firsts.keep(burst, mask);
+    }
     route::locate(burst, mask, first, snapshot);
     acl::classify(burst, mask, first, snapshot);
     let mut ahead = Ahead::begin(burst, mask, first, shard, snapshot);
@@ -105,6 +110,7 @@ fn first_packets(
         port_control::run(burst, first, shard, snapshot);
         probe.decided("port_control", i, burst, first);
         route::decide(burst, first, shard, snapshot);
+        lists::out(burst, first, shard, snapshot);
         probe.decided("route_decide", i, burst, first);
         nat::source(burst, first, shard, snapshot);
         probe.decided("nat_source", i, burst, first);

@@ -5,6 +5,7 @@ use crate::arena::FramePool;
 use crate::clock::Nanos;
 use crate::counters::Counters;
 use crate::crossing::Crossing;
+use crate::firsts::Firsts;
 use crate::local::neighbor::Neighbors;
 use crate::local::{self, Local};
 use crate::nat::Nat;
@@ -50,6 +51,8 @@ pub struct Shard {
     pub crossing: Option<Box<Crossing>>,
     /// The configuration that was adopted last, while there are sessions from before it.
     pub transition: Option<Box<Adoption>>,
+    /// A sample of first packets.
+    pub firsts: Firsts,
     /// While somebody traces packets.
     pub tracer: Option<Box<Tracer>>,
 }
@@ -73,6 +76,7 @@ impl Shard {
             syns: HeldSyns::new(snapshot),
             crossing: None,
             transition: None,
+            firsts: Firsts::default(),
             tracer: None,
         }
     }

@@ -3,6 +3,7 @@
 
 mod egress;
 pub mod guard;
+pub mod lists;
 mod places;
 
 use std::collections::HashMap;
@@ -25,6 +26,7 @@ use crate::table::tcm::model::{Figures, Model};
 
 pub use self::egress::{Class, ClassMatch, ClassRate, Codel, HostKey, Over, Overhead, Period, Quota, Shaper};
 pub use self::guard::{Guard, ReversePath};
+pub use self::lists::Lists;
 pub use self::places::Places;
 
 /// "None" where an index is stored in 16 bits.
@@ -570,6 +572,8 @@ pub struct Snapshot {
     pub places: Places,
     /// What packets are refused for, by interface.
     pub guards: Vec<Guard>,
+    /// Lists of prefixes that guards go by.
+    pub lists: Lists,
     /// Pools for source NAT.
     pub pools: Vec<Pool>,
     /// Source NAT, first match wins.
@@ -602,6 +606,8 @@ pub struct Snapshot {
     pub timeouts: Timeouts,
     /// Table sizes.
     pub sizes: Sizes,
+    /// Whether sessions without an answer give way to new ones when as many are live as may be.
+    pub evicts: bool,
     /// Seed of the hash functions and of random choices; fixed in a replay.
     pub seed: u64,
     /// Whether no packet takes the fast path, as tests want it. What becomes of each is the same either way.

@@ -10,6 +10,7 @@ use crate::burst::{BURST, Burst};
 use crate::clock::{MILLISECOND, Nanos};
 use crate::counters::{Counters, Publisher, Reader, channel};
 use crate::crossing::{self, Crossing, Heartbeat, Offered, Statuses};
+use crate::firsts::Firsts;
 use crate::inspect::{self, Inspected, Inspector};
 use crate::local::mirror::{self, MirrorControl};
 use crate::nat::EventReader;
@@ -68,6 +69,7 @@ impl Worker {
     pub fn new(snapshot: Arc<Snapshot>, ports: Vec<Box<dyn Port>>, pool: FramePool) -> Self {
         let mut shard = Shard::new(&snapshot, pool);
         shard.counters.recorder = Recorder::new();
+        shard.firsts = Firsts::new();
         let counters = channel(&shard.counters);
         let (adoptions, adopter) = adopt::channel(&snapshot, &shard);
         let (inspected, inspector) = inspect::channel();

@@ -29,9 +29,10 @@ use utoipa::OpenApi;
 use super::{ApiError, TopBy};
 use crate::commit::{self, api::Peer};
 use crate::link::DataPlane;
+use crate::lists;
 use crate::nat_query::Query;
 use crate::state::Topic;
-use crate::{capture, trace};
+use crate::{capture, diff, trace};
 
 /// Clients that are served at once; more are sent away.
 const CLIENTS: usize = 512;
@@ -69,6 +70,8 @@ pub fn openapi() -> Value {
         commit::api::Described::openapi(),
         capture::api::Described::openapi(),
         trace::api::Described::openapi(),
+        diff::api::Described::openapi(),
+        lists::api::Described::openapi(),
     ] {
         whole.merge(part);
     }

@@ -161,6 +161,8 @@ fn the_description_names_every_path() {
         paths,
         [
             "/metrics",
+            "/v1/block",
+            "/v1/block/remove",
             "/v1/capture",
             "/v1/capture/{id}",
             "/v1/capture/{id}/stop",
@@ -168,6 +170,7 @@ fn the_description_names_every_path() {
             "/v1/config/commit",
             "/v1/config/confirm",
             "/v1/config/diff",
+            "/v1/config/diff/live",
             "/v1/config/history",
             "/v1/config/rollback",
             "/v1/explain",

@@ -4,6 +4,8 @@ mod guards;
 mod limits;
 mod shapers;
 
+pub use self::guards::lists_with;
+
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -56,12 +58,15 @@ pub fn compile(config: &Config, devices: &[DeviceFacts]) -> Snapshot {
             fragments: config.tables.fragments,
             frames: config.tables.frames,
         },
+        evicts: config.tables.evict,
         ..Snapshot::default()
     };
     interfaces(config, devices, &mut snapshot);
     routes(config, &mut snapshot);
     acls(config, &mut snapshot);
-    snapshot.guards = config.guards.iter().map(guards::compile).collect();
+    snapshot.guards = config.guards.iter().map(|guard| guards::compile(guard, &config.lists)).collect();
+    // Those of files are for who may read files.
+    snapshot.lists = lists_with(&config.lists, []);
     nat(config, &mut snapshot);
     snapshot.prefixes = prefixes(config);
     snapshot.limits = config.limits.iter().map(limits::compile).collect();

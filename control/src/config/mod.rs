@@ -24,7 +24,7 @@ pub mod schema;
 mod units;
 mod validate;
 
-pub use compile::{DeviceFacts, compile, file_routes};
+pub use compile::{DeviceFacts, compile, file_routes, lists_with};
 pub use dscp::code_point_name;
 pub use model::*;
 pub use places::Places;
@@ -50,6 +50,8 @@ pub fn log_of(text: &str) -> Log {
 pub const DEFAULT_SOCKET: &str = "/run/sluice.sock";
 /// Where commits are kept, where it names nothing else.
 pub const DEFAULT_STATE: &str = "/var/lib/sluice";
+/// The list of what is blocked by hand.
+pub const BY_HAND: &str = "by-hand";
 /// Largest configuration file in bytes.
 pub(crate) const LARGEST_FILE: u64 = 128 << 20;
 

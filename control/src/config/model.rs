@@ -37,6 +37,8 @@ pub struct Config {
     pub acls: Vec<Acl>,
     /// What packets are refused for; interfaces name them.
     pub guards: Vec<Guard>,
+    /// Lists of prefixes; guards name them.
+    pub lists: Vec<List>,
     /// Source NAT rules; the first that matches counts.
     pub source_nat: Vec<SourceNat>,
     /// Static NAT; no two share an inside address on an interface, or an external one.
@@ -457,6 +459,8 @@ pub enum Poll {
 pub struct Tables {
     /// Sessions, 16 to 16 Mi.
     pub sessions: u32,
+    /// Whether one gives way to a new one when there are so many.
+    pub evict: bool,
     /// Neighbours (ARP, ND), 16 to 65,534.
     pub neighbors: u32,
     /// Datagrams whose fragments are followed, 16 to 1 Mi.

@@ -18,6 +18,7 @@ pub const FILE: Section = Section {
         "kernel-routes",
         "acls",
         "guard",
+        "lists",
         "nat",
         "limits",
         "shapers",
@@ -71,7 +72,10 @@ pub const RULE: Section = Section {
     keys: &["name", "protocol", "from", "to", "from-port", "to-port", "icmp-type", "established", "action"],
 };
 /// `[guard.NAME]`
-pub const GUARD: Section = Section { name: "[guard.NAME]", keys: &["drop", "reverse-path", "answer-ports"] };
+pub const GUARD: Section =
+    Section { name: "[guard.NAME]", keys: &["drop", "reverse-path", "answer-ports", "lists"] };
+/// `[lists.NAME]`
+pub const LIST: Section = Section { name: "[lists.NAME]", keys: &["kind", "file", "prefixes"] };
 /// `[nat]`
 pub const NAT: Section = Section {
     name: "[nat]",
@@ -218,7 +222,7 @@ pub const WORKERS: Section = Section {
 };
 /// `[tables]`
 pub const TABLES: Section =
-    Section { name: "[tables]", keys: &["sessions", "neighbors", "fragments", "frames"] };
+    Section { name: "[tables]", keys: &["sessions", "when-full", "neighbors", "fragments", "frames"] };
 /// `[timeouts]`
 pub const TIMEOUTS: Section = Section {
     name: "[timeouts]",
@@ -245,7 +249,7 @@ pub const EXPORT_SFLOW: Section =
     Section { name: "[export.sflow]", keys: &["collector", "agent", "sampling", "counters"] };
 
 /// All of them, in the order of the reference.
-pub const SECTIONS: [&Section; 30] = [
+pub const SECTIONS: [&Section; 31] = [
     &FILE,
     &INTERFACE,
     &ROUTE,
@@ -253,6 +257,7 @@ pub const SECTIONS: [&Section; 30] = [
     &ACL,
     &RULE,
     &GUARD,
+    &LIST,
     &NAT,
     &SOURCE_NAT,
     &STATIC_NAT,

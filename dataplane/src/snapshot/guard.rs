@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::lists::ListMask;
+
 /// What packets that come in by an interface are to be refused for. All off by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guard {
@@ -21,6 +23,18 @@ pub struct Guard {
     pub tiny_fragments: bool,
     /// UDP from these ports that is of no session; ascending.
     pub answers: Vec<u16>,
+    /// Whom no session may be with, by the lists that they are in.
+    pub block: ListMask,
+    /// Who is not blocked, whatever other lists say.
+    pub allow: ListMask,
+}
+
+impl Guard {
+    /// Which lists block an address that is in `lists`; none if one allows it.
+    #[inline]
+    pub fn blocking(&self, lists: ListMask) -> ListMask {
+        if lists & self.allow == 0 { lists & self.block } else { 0 }
+    }
 }
 
 /// Which sources are refused by the route that leads back to them (RFC 3704).

@@ -12,7 +12,7 @@ use sluice_pkt::parse::{Flags, Headers, L3};
 use sluice_pkt::{ipv4, tcp};
 
 use super::route::Place;
-use super::{FirstPackets, acl, addresses6, fragment};
+use super::{FirstPackets, acl, addresses6, fragment, lists};
 use crate::burst::Burst;
 use crate::shard::Shard;
 use crate::snapshot::guard::{Guard, ReversePath, covers4, covers6, is_bogon};
@@ -119,8 +119,8 @@ pub(super) fn answers(protocol: u8, src_port: u16, interface: u16, snapshot: &Sn
 }
 
 fn of(interface: u16, snapshot: &Snapshot) -> Option<(&Guard, &Interface)> {
-    let interface = snapshot.interfaces.get(usize::from(interface))?;
-    Some((snapshot.guards.get(usize::from(interface.guard?))?, interface))
+    let guard = lists::guard_of(interface, snapshot)?;
+    Some((guard, snapshot.interfaces.get(usize::from(interface))?))
 }
 
 fn is_of_link(address: IpAddr, interface: &Interface) -> bool {

@@ -54,6 +54,7 @@ impl DropReason {
             Self::UnaskedAnswer => {
                 "Amplification that is aimed at you, or a service inside whose clients use that port: see `answer-ports`."
             }
+            Self::Blocklisted | Self::BlocklistedXdp => "`block show` says which list.",
             Self::AclDeny => "`show acl` says which rule.",
             Self::SessionTableFull => {
                 "Raise `[tables] sessions`, or shorten `[timeouts]`; look in `show flows` for one source with many."

@@ -1,6 +1,10 @@
 //! What packets are refused for, by interface.
 
+use std::path::PathBuf;
+
 use serde::Serialize;
+
+use super::Prefix;
 
 /// What is asked of packets that come in by the interfaces that name it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -13,6 +17,31 @@ pub struct Guard {
     pub reverse_path: ReversePath,
     /// UDP source ports of [`Refusal::UnaskedAnswers`].
     pub answer_ports: Vec<u16>,
+    /// The lists that it goes by: indices.
+    pub lists: Vec<usize>,
+}
+
+/// A list of prefixes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct List {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    pub kind: ListKind,
+    /// A file of prefixes, a line each.
+    pub file: Option<PathBuf>,
+    /// Prefixes besides.
+    pub prefixes: Vec<Prefix>,
+}
+
+/// What a list does to the prefixes that it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ListKind {
+    /// Nobody speaks with them.
+    Block,
+    /// No other list blocks them.
+    Allow,
 }
 
 /// A kind of packets that is refused.

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 
 use sluice_dataplane::snapshot::guard::AMPLIFIERS;
 
+use super::lists::Lists;
 use crate::config::model::{Guard, Refusal, ReversePath};
-use crate::config::reader::{At, Table, choice, integer};
+use crate::config::reader::{At, Table, choice, integer, text};
 use crate::config::report::{Sink, nearest, quote};
 use crate::config::schema;
 
@@ -20,7 +21,7 @@ pub(super) struct Guards<'t> {
 }
 
 impl<'t> Guards<'t> {
-    pub(super) fn read(file: &Table<'t>, sink: &mut Sink<'_>) -> Self {
+    pub(super) fn read(file: &Table<'t>, lists: &Lists<'t>, sink: &mut Sink<'_>) -> Self {
         let mut guards = Self { guards: Vec::new(), names: HashMap::new() };
         let tables = file.named("guard", &schema::GUARD, sink);
         if let Some((name, _)) = tables.get(MOST_GUARDS) {
@@ -29,7 +30,7 @@ impl<'t> Guards<'t> {
         }
         for (name, table) in tables.into_iter().take(MOST_GUARDS) {
             guards.names.insert(name.value, guards.guards.len());
-            let mut guard = table.map_or(Guard::default(), |table| read_guard(&table, sink));
+            let mut guard = table.map_or(Guard::default(), |table| read_guard(&table, lists, sink));
             name.value.clone_into(&mut guard.name);
             guards.guards.push(At { value: guard, span: name.span });
         }
@@ -50,8 +51,7 @@ impl<'t> Guards<'t> {
     }
 }
 
-fn read_guard(table: &Table<'_>, sink: &mut Sink<'_>) -> Guard {
-    let errors = sink.errors();
+fn read_guard(table: &Table<'_>, lists: &Lists<'_>, sink: &mut Sink<'_>) -> Guard {
     let drop = match table.string("drop") {
         Some("all") => Refusal::ALL.iter().map(|&(_, refusal)| refusal).collect(),
         _ => super::values(&table.many("drop", choice(&Refusal::ALL), sink)),
@@ -69,11 +69,12 @@ fn read_guard(table: &Table<'_>, sink: &mut Sink<'_>) -> Guard {
     }
     answer_ports.sort_unstable();
     answer_ports.dedup();
-    let guard =
-        Guard { name: String::new(), drop, reverse_path: reverse_path.unwrap_or_default(), answer_ports };
-    if sink.errors() == errors && guard.drop.is_empty() && reverse_path.is_none() {
-        sink.error(&table.span, "a guard that refuses nothing")
-            .help("add `drop = \"all\"`, or `reverse-path = \"strict\"`");
+    let names = table.many("lists", text(|text| Ok(text.to_owned())), sink);
+    Guard {
+        name: String::new(),
+        drop,
+        reverse_path: reverse_path.unwrap_or_default(),
+        answer_ports,
+        lists: names.iter().filter_map(|name| lists.resolve(name, sink)).collect(),
     }
-    guard
 }

@@ -6,6 +6,7 @@ use super::acls::Acls;
 use super::earlier::Earlier;
 use super::guards::Guards;
 use super::interfaces::Network;
+use super::lists::Lists;
 use super::matches::families;
 use super::nat::Nat;
 use crate::config::model::{Acl, Action, Forward, IcmpType, Link, Match, PortRange, Prefix, Rule};
@@ -27,7 +28,7 @@ impl Budget {
 pub(super) fn all(
     network: &Network<'_>,
     acls: &Acls<'_>,
-    guards: &Guards<'_>,
+    (guards, lists): (&Guards<'_>, &Lists<'_>),
     nat: &Nat,
     sink: &mut Sink<'_>,
 ) {
@@ -36,7 +37,7 @@ pub(super) fn all(
     hidden_sources(nat, budget, sink);
     denied_forwards(network, acls, nat, budget, sink);
     unused(network, acls, sink);
-    unused_guards(network, guards, sink);
+    unused_guards(network, guards, lists, sink);
 }
 
 /// A rule that an earlier one takes every packet from.
@@ -150,7 +151,13 @@ fn may_match(rule: &Match, packets: &Match) -> bool {
             || rule.to_ports.iter().any(|a| packets.to_ports.iter().any(|b| a.overlaps(*b))))
 }
 
-fn unused_guards(network: &Network<'_>, guards: &Guards<'_>, sink: &mut Sink<'_>) {
+fn unused_guards(network: &Network<'_>, guards: &Guards<'_>, lists: &Lists<'_>, sink: &mut Sink<'_>) {
+    for (index, list) in lists.lists.iter().enumerate() {
+        if !guards.guards.iter().any(|guard| guard.value.lists.contains(&index)) {
+            sink.warning(&list.span, format!("no guard uses the list {}", quote(&list.value.name)))
+                .help(format!("add `lists = \"{}\"` to one, or leave it out", list.value.name));
+        }
+    }
     for (index, guard) in guards.guards.iter().enumerate() {
         if !network.interfaces.iter().any(|interface| interface.guard == Some(index)) {
             sink.warning(&guard.span, format!("no interface uses the guard {}", quote(&guard.value.name)))

@@ -16,6 +16,7 @@ mod guards;
 mod interfaces;
 mod limits;
 mod lint;
+mod lists;
 mod matches;
 mod nat;
 mod nat6;
@@ -35,7 +36,8 @@ pub(super) fn file(value: &DeTable<'_>, plain: Option<&Plain<'_>>, sink: &mut Si
     let file = Table::file(value, &schema::FILE, sink);
     settings::version(&file, sink);
     let acls = acls::Acls::read(&file, sink);
-    let guards = guards::Guards::read(&file, sink);
+    let lists = lists::Lists::read(&file, sink);
+    let guards = guards::Guards::read(&file, &lists, sink);
     let network = Network::read(&file, &acls, &guards, sink)?;
     let routes = Routes::read(&file, plain, &network, sink)?;
     let kernel_routes = routes::kernel(&file, sink);
@@ -53,7 +55,7 @@ pub(super) fn file(value: &DeTable<'_>, plain: Option<&Plain<'_>>, sink: &mut Si
     let accounting = settings::accounting(&file, sink);
     let export = export::read(&file, sink);
     if sink.errors() == 0 {
-        lint::all(&network, &acls, &guards, &nat, sink);
+        lint::all(&network, &acls, (&guards, &lists), &nat, sink);
     }
     Some(Config {
         interfaces: network.interfaces,
@@ -61,6 +63,7 @@ pub(super) fn file(value: &DeTable<'_>, plain: Option<&Plain<'_>>, sink: &mut Si
         kernel_routes,
         acls: acls.acls.into_iter().map(|acl| acl.value).collect(),
         guards: guards.guards.into_iter().map(|guard| guard.value).collect(),
+        lists: lists.lists.into_iter().map(|list| list.value).collect(),
         source_nat: nat.sources.into_iter().map(|source| source.value).collect(),
         static_nat: nat.statics.into_iter().map(|entry| entry.value).collect(),
         nat_exemptions: nat.exemptions,

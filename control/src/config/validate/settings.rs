@@ -72,7 +72,8 @@ pub(super) fn tables(
     workers: usize,
     sink: &mut Sink<'_>,
 ) -> Tables {
-    let mut tables = Tables { sessions: 65_536, neighbors: 1024, fragments: 1024, frames: 8192 };
+    let mut tables =
+        Tables { sessions: 65_536, evict: false, neighbors: 1024, fragments: 1024, frames: 8192 };
     let is_device = |link: &Link| matches!(link, Link::Device(_));
     let devices = network.interfaces.iter().filter(|interface| is_device(&interface.link)).count();
     let least = u32::try_from(devices * FRAMES_PER_PORT).unwrap_or(u32::MAX);
@@ -90,6 +91,8 @@ pub(super) fn tables(
             *entry = value;
         }
     }
+    let when_full = table.one("when-full", choice(&[("refuse", false), ("evict", true)]), sink);
+    tables.evict = when_full.is_some_and(|at| at.value);
     if let Some(At { value, span }) = table.one("frames", integer(64..=MOST_FRAMES), sink) {
         tables.frames = value;
         if value < least {
