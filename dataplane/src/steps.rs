@@ -55,9 +55,9 @@ impl Probe for Steps {
         self.note(stage, burst, None);
     }
 
-    fn decided(&mut self, stage: &'static str, i: usize, burst: &Burst, first: &FirstPackets) {
-        if i == 0 {
-            self.note(stage, burst, Some(*first.decision()));
+    fn decided(&mut self, stage: &'static str, burst: &Burst, first: &FirstPackets) {
+        if let Some(decision) = first.decision(0) {
+            self.note(stage, burst, Some(*decision));
         }
     }
 }
