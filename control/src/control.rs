@@ -22,6 +22,7 @@ use crate::export::Logger;
 use crate::link::{self, DataPlane, Greeting};
 use crate::reload::Outcome;
 use crate::service;
+use crate::trace;
 
 /// How often signals are looked at, and the data plane is asked what it wants.
 const LOOK: Duration = Duration::from_millis(20);
@@ -68,7 +69,9 @@ pub fn run(log: &mut dyn Write) -> Result<(), ControlError> {
     let logger =
         log_of_nat(&greeting, &data_plane).map_err(system("cannot start the thread of NAT's log"))?;
     let (commits, desk) = Commits::start(&greeting, &data_plane)?;
-    let more = commit::api::routes(desk).merge(capture::api::routes(data_plane.clone()));
+    let more = commit::api::routes(desk)
+        .merge(capture::api::routes(data_plane.clone()))
+        .merge(trace::api::routes(data_plane.clone()));
     let server = api::serve_with(listener, &greeting.socket, metrics, data_plane.clone(), more)?;
     data_plane.serving().map_err(ControlError::Refused)?;
 

@@ -3,6 +3,7 @@
 //! The packet goes through the real pipeline, with tables of its own that are empty: what is said is what was done, not what
 //! somebody thinks that would be done. No packet leaves.
 
+pub(crate) mod matched;
 mod packet;
 mod story;
 
@@ -22,6 +23,7 @@ use sluice_pkt::parse::parse_head;
 use crate::words;
 
 pub use self::packet::Packet;
+pub use self::story::{Line, Story, Subject, stage_name};
 
 /// Buffers that one packet, its answers and its pieces need.
 const FRAMES: u32 = 256;
@@ -44,16 +46,21 @@ pub struct FlowEnds {
     pub interface: u16,
 }
 
-/// Explains what becomes of a packet in words (see [`Packet::parse`]) under a configuration. `file` is put
-/// before the lines of its rules.
+/// Explains what becomes of a packet in words (see [`Packet::parse`]) under a configuration.
 ///
 /// # Errors
 /// The words are wrong: a report with the place marked. Or there is no memory.
-pub fn explain(text: &str, snapshot: &Snapshot, file: Option<&str>) -> Result<Value, String> {
+pub fn explain(text: &str, snapshot: &Snapshot) -> Result<Value, String> {
     let packet = Packet::parse(text, snapshot)?;
     let frame = packet.frame(snapshot)?;
     let (steps, left) = walk(&frame, &packet, snapshot)?;
-    let stages = story::tell(&steps.0, &packet, snapshot, file);
+    let subject = Subject {
+        interface: packet.interface,
+        protocol: packet.protocol,
+        ends: Some(packet.ends),
+        ports: packet.ports,
+    };
+    let stages = story::tell(&steps.0, subject, snapshot);
     let sent = left.iter().map(|(port, bytes)| {
         let port = snapshot.ports.get(*port).map_or("?", |port| port.name.as_str());
         format!("sent by {port}: {}", words::summary(bytes))
@@ -98,7 +105,7 @@ fn walk(frame: &[u8], packet: &Packet, snapshot: &Snapshot) -> Result<(Steps, Ve
     let pool = FramePool::new(FRAMES, false).map_err(|error| format!("cannot explain it: {error}"))?;
     let (ports, mut peers): (Vec<_>, Vec<_>) = scratch.ports.iter().map(|_| memory::pair(16)).unzip();
     let ports = ports.into_iter().map(|port| Box::new(port) as Box<dyn Port>).collect();
-    let mut worker = Worker::new(Arc::new(scratch), ports, pool);
+    let mut worker = Worker::new(Arc::new(scratch), ports, pool).apart();
     let by = snapshot.interfaces.get(usize::from(packet.interface)).map_or(0, |i| usize::from(i.port));
     let mut steps = Steps::default();
     worker.poll(BEGIN);

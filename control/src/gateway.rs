@@ -40,11 +40,12 @@ use crate::host::{self, Follower, HostError};
 use crate::intake::{self, Intake, IntakeError};
 use crate::link::{Desk, Errand, Greeting};
 use crate::plan::{self, Plan, TooFewCores};
-use crate::reload::{self, News, Reload};
+use crate::reload::{self, News, Reload, Uplinks};
 use crate::routes::{FollowError, RouteFollower, RouteTable, SharedRoutes};
 use crate::service::{self, Manager};
 use crate::state::{Ends, State};
 use crate::supervise::Supervisor;
+use crate::uplink::{self, Ledger, Look, UplinkError, UplinkFollower};
 use crate::watch::Watch;
 pub(crate) use devices::check_mtus;
 use devices::describe;
@@ -80,6 +81,9 @@ pub enum RunError {
     /// The kernel's routes.
     #[error("{0}")]
     Follow(#[from] FollowError),
+    /// The kernel's addresses.
+    #[error("{0}")]
+    Uplink(#[from] UplinkError),
     /// There are not enough cores.
     #[error("{0}")]
     Plan(#[from] TooFewCores),
@@ -198,6 +202,12 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
         );
     }
 
+    let mut look = devices::look(&config)?;
+    let given = look.as_mut().map(Look::read).transpose()?;
+    if let Some(given) = &given {
+        given.words(None, &config).iter().for_each(|line| say(log, format_args!("{line}")));
+        uplink::put_in(&mut config, given).iter().for_each(|line| say(log, format_args!("{line}")));
+    }
     let hosting = match host::plan(&mut config, &Vec::new())? {
         Some((hosting, lines)) => {
             lines.iter().for_each(|line| say(log, format_args!("{line}")));
@@ -265,6 +275,15 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
         }
         None => None,
     };
+    let ledger = look.is_some().then(|| Arc::new(Ledger::new(&uplink::places(&config))));
+    let uplinks = match (look, given, &ledger) {
+        (Some(look), Some(given), Some(ledger)) => Some(Uplinks {
+            follower: UplinkFollower::start(look, given.clone())?,
+            given,
+            ledger: ledger.clone(),
+        }),
+        _ => None,
+    };
     let reload = Reload::new(reload::Running {
         config: configured,
         facts,
@@ -272,6 +291,7 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
         adopters,
         follower,
         routes,
+        uplinks,
     });
     let ends = |worker: &mut Worker| Ends { counters: worker.reader(), inspector: worker.inspector() };
     let ends: Vec<Ends> = workers.iter_mut().map(ends).collect();
@@ -292,7 +312,8 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     keep_off(cores());
     let counters = ends.iter().map(|ends| ends.counters.clone());
     let watch = Watch::new(clock, cores().zip(running.signs().iter().cloned()).zip(counters));
-    let state = State::new(snapshot, ends, controls, plan.clone(), watch).with_routes(shown);
+    let state =
+        State::new(snapshot, ends, controls, plan.clone(), watch).with_routes(shown).with_uplinks(ledger);
     let statuses = sources.statuses();
     let (accounts, said) = Accounting::open(config.accounting.clone());
     said.iter().for_each(|line| say(log, format_args!("{line}")));
@@ -421,12 +442,16 @@ impl Gateway<'_> {
     }
 
     /// Goes on with a reload. Control says what came of it.
-    fn go_on(&mut self) {
+    /// What it says is of the kernel's addresses.
+    fn go_on(&mut self) -> Vec<String> {
         match self.reload.go_on(self.state) {
             Some(News::Adopted(text)) => self.desk.adopted(text),
             Some(News::Settled(outcome)) => self.desk.settled(outcome),
+            Some(News::Readdressed(lines)) => return lines,
+            Some(News::SettledAddresses(outcome)) => return vec![outcome.words("the kernel's addresses")],
             None => {}
         }
+        Vec::new()
     }
 }
 
@@ -457,6 +482,7 @@ fn attend(
             let line = due.then(|| state.accounting().save(now, false)).flatten();
             line.into_iter().for_each(|line| drop(told_of_accounts.send(line)));
             state.end_lonely_capture();
+            state.collect_traces();
             thread::park_timeout(TEND);
         }
         let now = wall::now() / 1_000_000;
@@ -478,7 +504,7 @@ fn attend(
                 }
             }
             gateway.desk.collect();
-            gateway.go_on();
+            gateway.go_on().iter().for_each(|line| say(log, format_args!("{line}")));
             let died = gateway.running.finished();
             if wants_end || died.is_some() {
                 break died;
@@ -513,16 +539,15 @@ fn attend(
     })
 }
 
-/// Takes in the accounts, if ten seconds on the wall are over. Returns the time, and whether it did.
+/// Takes in the accounts, if it is time to. Returns the time, seconds, and whether it did.
 fn accounting_turn(state: &State, last: &mut Option<u64>) -> (u64, bool) {
-    let now = wall::now() / 1_000_000;
-    let turn = now / accounting::EVERY;
-    let is_due = last.replace(turn) != Some(turn);
+    let now = wall::now();
+    let (look, at) = accounting::look(now, &state.snapshot());
+    let is_due = last.replace(look) != Some(look);
     if is_due {
-        // As of the full ten seconds, so that what is taken in at the end of a sample or a period is its.
-        state.account(turn * accounting::EVERY);
+        state.account(at);
     }
-    (now, is_due)
+    (now / 1_000_000, is_due)
 }
 
 /// What there is to say of what has run short, or was lost.

@@ -37,5 +37,7 @@ pub mod table;
 pub mod tech_support;
 pub mod top;
 mod top_view;
+pub mod trace;
+pub mod uplink;
 pub mod watch;
 pub mod words;

@@ -21,6 +21,7 @@ use crate::gateway::{RunError, check_mtus};
 use crate::host::{self, Follower, HostError, Narrowed};
 use crate::routes::{RouteFollower, SharedRoutes};
 use crate::state::State;
+use crate::uplink::{self, Given, Ledger, UplinkFollower};
 
 /// Why a configuration is not adopted.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +57,18 @@ pub struct Running {
     pub follower: Option<(Follower, Narrowed)>,
     /// The routes that change while it runs, and who follows the kernel's.
     pub routes: Option<(SharedRoutes, RouteFollower)>,
+    /// Who follows the kernel's addresses, and what they are.
+    pub uplinks: Option<Uplinks>,
+}
+
+/// The interfaces that have their addresses from the kernel.
+pub struct Uplinks {
+    /// Tells of changes.
+    pub follower: UplinkFollower,
+    /// What the workers go by.
+    pub given: Given,
+    /// Where it is counted.
+    pub ledger: Arc<Ledger>,
 }
 
 /// Reloads, one after the other.
@@ -91,6 +104,10 @@ pub enum News {
     Adopted(String),
     /// All have it, and all sessions are decided by it.
     Settled(Outcome),
+    /// The kernel has other addresses: the workers are handed the same configuration with these, or cannot be.
+    Readdressed(Vec<String>),
+    /// That is through.
+    SettledAddresses(Outcome),
 }
 
 impl Outcome {
@@ -109,6 +126,8 @@ struct UnderWay {
     /// Until all workers have adopted it.
     readers: Option<Vec<Reader>>,
     settled: Vec<Option<Settled>>,
+    /// The interfaces whose addresses have changed, where it is that alone.
+    readdressed: Option<Vec<usize>>,
 }
 
 impl Reload {
@@ -127,6 +146,9 @@ impl Reload {
         if self.under_way.is_some() {
             return self.follow(state);
         }
+        if let Some(news) = self.readdress(state) {
+            return Some(news);
+        }
         let Wanted { name, text, reply } = self.wanted.pop_front()?;
         let adopted = match config::load_str(&name, &text) {
             Ok((config, warnings)) => {
@@ -141,6 +163,30 @@ impl Reload {
         // Who asked may be gone.
         let _ = reply.try_send(adopted);
         is_adopted.then_some(News::Adopted(text))
+    }
+
+    /// Takes in what the kernel has now, if that is something else.
+    fn readdress(&mut self, state: &State) -> Option<News> {
+        let uplinks = self.running.uplinks.as_mut()?;
+        let given = uplinks.follower.news()?;
+        let before = std::mem::replace(&mut uplinks.given, given);
+        let (ledger, given) = (uplinks.ledger.clone(), uplinks.given.clone());
+        let changed: Vec<usize> = given.changed(&before).collect();
+        let mut lines = given.words(Some(&before), &self.running.config);
+        match self.apply(self.running.config.clone(), state) {
+            Ok(said) => {
+                lines.extend(said);
+                ledger.change(&changed);
+                if let Some(under_way) = &mut self.under_way {
+                    under_way.readdressed = Some(changed);
+                }
+            }
+            // The next configuration takes them in.
+            Err(error) => {
+                lines.push(format!("these addresses are not taken up, all stays as it was: {error}"))
+            }
+        }
+        Some(News::Readdressed(lines))
     }
 
     /// Has the workers adopt a configuration. Returns what there is to say; what comes of it is told by
@@ -159,6 +205,10 @@ impl Reload {
             return Err(ReloadError::Restart(what));
         }
         let mut planned = config.clone();
+        let mut lines = match &running.uplinks {
+            Some(uplinks) => uplink::put_in(&mut planned, &uplinks.given),
+            None => Vec::new(),
+        };
         let before = running.follower.as_ref().map(|(_, narrowed)| narrowed.clone()).unwrap_or_default();
         let hosting = host::plan(&mut planned, &before)?;
         check_mtus(&planned).map_err(|error| ReloadError::Mtu(Box::new(error)))?;
@@ -175,11 +225,10 @@ impl Reload {
         if let Some((routes, _)) = &running.routes {
             routes.lock().set_file(config::file_routes(&planned));
         }
-        let mut lines = Vec::new();
         if let (Some((follower, narrowed)), Some((plan, said))) = (&mut running.follower, hosting) {
             *narrowed = plan.narrowed().clone();
             follower.adopt(plan);
-            lines = said;
+            lines.extend(said);
         }
         running.config = config;
         self.under_way = Some(UnderWay {
@@ -187,6 +236,7 @@ impl Reload {
             begun: Instant::now(),
             readers: Some(readers),
             settled: vec![None; workers],
+            readdressed: None,
         });
         Ok(lines)
     }
@@ -211,8 +261,15 @@ impl Reload {
         let kept: u64 = all.iter().map(|settled| settled.kept).sum();
         let ended: u64 = all.iter().map(|settled| settled.ended).sum();
         let milliseconds = u64::try_from(under_way.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.under_way = None;
-        Some(News::Settled(Outcome { generation, kept, ended, milliseconds }))
+        let outcome = Outcome { generation, kept, ended, milliseconds };
+        let readdressed = self.under_way.take().and_then(|under_way| under_way.readdressed);
+        Some(match (readdressed, &self.running.uplinks) {
+            (Some(changed), Some(uplinks)) => {
+                uplinks.ledger.end(&changed, ended);
+                News::SettledAddresses(outcome)
+            }
+            _ => News::Settled(outcome),
+        })
     }
 }
 
@@ -228,8 +285,11 @@ pub(crate) fn wants_restart(old: &Config, new: &Config, socket_of_config: bool) 
         let (old, new) = (names(old).join(", "), names(new).join(", "));
         return Some(format!("interfaces: {old} became {new}, in this order"));
     }
-    let pairs = old.interfaces.iter().zip(&new.interfaces);
-    pairs.filter_map(|(old, new)| changed_link(old, new)).next().or_else(|| {
+    let pairs = || old.interfaces.iter().zip(&new.interfaces);
+    if let Some((old, _)) = pairs().find(|(old, new)| old.from_kernel != new.from_kernel) {
+        return Some(format!("interfaces.{}.address: whether it has the kernel's changed", old.name));
+    }
+    pairs().filter_map(|(old, new)| changed_link(old, new)).next().or_else(|| {
         let sections = [
             (old.workers != new.workers, "[workers]"),
             (old.tables != new.tables, "[tables]"),
@@ -344,6 +404,10 @@ socket = "/run/a.sock"
             (("mtu = 1400", "xdp = \"native\""), "interfaces.lan.xdp changed"),
             (("mtu = 1400", "kernel = \"lldp\""), "interfaces.lan.kernel changed"),
             (("mtu = 1400", "host = \"kernel\""), "interfaces.lan.host changed"),
+            (
+                ("\"192.168.1.1/24\"", "\"kernel\""),
+                "interfaces.lan.address: whether it has the kernel's changed",
+            ),
             (("vlan = 10", "vlan = 11"), "interfaces.guest: its VLAN changed"),
             (
                 ("interfaces.guest", "interfaces.guests"),

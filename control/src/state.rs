@@ -16,6 +16,7 @@ use sluice_dataplane::session::{By, FlowAction};
 use sluice_dataplane::snapshot::{Allocation, NONE16, Pool, Snapshot};
 use sluice_dataplane::stage::shape::ClassRow;
 use sluice_dataplane::tap::Tap;
+use sluice_dataplane::trace::Tracer;
 
 use crate::accounting::Accounting;
 use crate::api::TopBy;
@@ -26,6 +27,8 @@ use crate::export::{SinkStatus, Statuses};
 use crate::nat_query::Query;
 use crate::plan::Plan;
 use crate::routes::SharedRoutes;
+use crate::trace::run::Traces;
+use crate::uplink::Ledger;
 use crate::watch::Watch;
 use crate::{drops, explain, figures, metrics, nat_view, qos_view, routes, top_view};
 
@@ -106,7 +109,9 @@ pub struct State {
     exports: Statuses,
     drop_rates: Mutex<Rates>,
     routes: Option<SharedRoutes>,
+    uplinks: Option<Arc<Ledger>>,
     captures: Mutex<Captures>,
+    traces: Mutex<Traces>,
 }
 
 impl State {
@@ -132,7 +137,9 @@ impl State {
             exports: Statuses::default(),
             drop_rates: Mutex::default(),
             routes: None,
+            uplinks: None,
             captures: Mutex::default(),
+            traces: Mutex::default(),
         }
     }
 
@@ -194,6 +201,29 @@ impl State {
         Ok(())
     }
 
+    /// Gives each worker another tracer.
+    pub(crate) fn set_tracers(&self, mut tracer: impl FnMut() -> Option<Box<Tracer>>) -> Result<(), String> {
+        let mut inspectors = self.inspectors.lock().unwrap_or_else(PoisonError::into_inner);
+        for (worker, inspector) in inspectors.iter_mut().enumerate() {
+            let taken =
+                inspector.as_mut().is_some_and(|inspector| inspector.set_tracer(tracer(), SHORT_PATIENCE));
+            if !taken {
+                return Err(format!("worker {worker} did not answer in time"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The traces.
+    pub(crate) fn traces(&self) -> MutexGuard<'_, Traces> {
+        self.traces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The traces, unless somebody is at them.
+    pub(crate) fn try_traces(&self) -> Option<MutexGuard<'_, Traces>> {
+        self.traces.try_lock().ok()
+    }
+
     /// The captures.
     pub(crate) fn capture(&self) -> MutexGuard<'_, Captures> {
         self.captures.lock().unwrap_or_else(PoisonError::into_inner)
@@ -226,19 +256,22 @@ impl State {
         Self { routes, ..self }
     }
 
+    /// With interfaces that have their addresses from the kernel.
+    #[must_use]
+    pub fn with_uplinks(self, uplinks: Option<Arc<Ledger>>) -> Self {
+        Self { uplinks, ..self }
+    }
+
     /// The routes within a prefix (`10.0.0.0/8`), or by which an address goes.
     ///
     /// # Errors
-    /// It is no prefix, or the kernel's routes are not followed.
+    /// It is no prefix.
     pub fn routes(&self, within: Option<String>) -> Result<Value, String> {
         let within = within.map(|within| routes::within(&within)).transpose()?;
         let snapshot = self.snapshot();
         match &self.routes {
-            Some(routes) => Ok(routes.lock().list(within, &snapshot).into()),
-            None if within.is_some() => {
-                Err("`[kernel-routes]` is not configured: all routes are listed".into())
-            }
-            None => Ok(figures::routes(&snapshot)),
+            Some(routes) => Ok(routes.lock().list(within, &snapshot)),
+            None => Ok(routes::of_snapshot(within, &snapshot)),
         }
     }
 
@@ -379,7 +412,7 @@ impl State {
     /// A worker does not answer.
     pub fn explain(&self, packet: String) -> Result<Result<Value, String>, String> {
         let snapshot = self.snapshot();
-        let told = explain::explain(&packet, &snapshot, None)
+        let told = explain::explain(&packet, &snapshot)
             .and_then(|story| explain::flow(&packet, &snapshot).map(|flow| (story, flow)));
         let (mut story, explain::FlowEnds { ends, ports, protocol, interface }) = match told {
             Ok(told) => told,
@@ -572,7 +605,7 @@ impl State {
     }
 
     fn interfaces(&self, counters: &Counters, snapshot: &Snapshot) -> Value {
-        let rows = snapshot.interfaces.iter().map(|interface| {
+        let rows = snapshot.interfaces.iter().enumerate().map(|(index, interface)| {
             let port = usize::from(interface.port);
             let is_port = interface.tags.count == 0;
             let device = self.devices.get(port);
@@ -590,6 +623,10 @@ impl State {
                 "mtu": interface.mtu,
                 "addresses": addresses.collect::<Vec<_>>(),
             });
+            if let Some(Value::Object(followed)) = self.uplinks.as_ref().and_then(|ledger| ledger.show(index))
+            {
+                followed.into_iter().for_each(|(key, value)| row[key.as_str()] = value);
+            }
             if let (true, Some(device), Some(info)) = (is_port, device, info) {
                 let drops = device.kernel_drops();
                 let passed = device.passed();

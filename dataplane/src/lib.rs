@@ -29,5 +29,6 @@ pub mod stage;
 pub mod steps;
 pub mod table;
 pub mod tap;
+pub mod trace;
 pub mod verdict;
 pub mod worker;

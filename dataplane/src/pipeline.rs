@@ -11,7 +11,7 @@ use crate::snapshot::Snapshot;
 use crate::stage::together::Groups;
 use crate::stage::{
     FirstPackets, acl, class, fastpath, flow, fragment, guard, icmp_error, mark, mss, nat, owner, parse,
-    police, port_control, rewrite, route, transmit,
+    police, port_control, rewrite, route, sanity, transmit,
 };
 
 /// Takes a received burst to its end: every packet is transmitted, held, punted or dropped, and counted as that.
@@ -23,6 +23,7 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mu
     if !snapshot.shapers.is_empty() {
         fastpath::recall(burst, admitted, shard);
     }
+    probe.did("forward", burst);
 
     if !burst.live.is_empty() {
         stages(burst, shard, snapshot, probe);
@@ -34,10 +35,13 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mu
 fn stages(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
     probe.stage("parse", || parse::run(burst, snapshot));
     probe.did("parse", burst);
+    probe.stage("sanity", || sanity::run(burst, snapshot));
+    probe.did("sanity", burst);
     probe.stage("fragment", || fragment::run(burst, shard, snapshot));
     probe.did("fragment", burst);
 
     let first = probe.stage("flow", || flow::find(burst, burst.live, shard, snapshot));
+    probe.did("flow", burst);
     if !first.is_empty() {
         probe.around("first_packets", |probe| first_packets(burst, first, false, shard, snapshot, probe));
     }
@@ -61,6 +65,7 @@ fn leave(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut 
 fn go(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
     if !snapshot.shapers.is_empty() {
         probe.stage("mark", || mark::run(burst, snapshot));
+        probe.did("mark", burst);
     }
     probe.stage("transmit", || transmit::run(burst, shard, snapshot));
 }
@@ -98,10 +103,13 @@ fn decide_all(
     let mut groups = Groups::of(mask, first, shard);
     while groups.next(burst, first, shard, snapshot) {
         guard::run(burst, first, snapshot);
+        sanity::first(burst, first, snapshot);
         probe.decided("guard", burst, first);
         icmp_error::run(burst, first, shard, snapshot);
         probe.decided("icmp_error", burst, first);
         owner::run(burst, first, shard, snapshot);
+        sanity::unasked(burst, first, shard, snapshot);
+        probe.decided("sanity", burst, first);
         acl::run(burst, first, shard, snapshot);
         probe.decided("acl", burst, first);
         nat::destination(burst, first, shard, snapshot);
@@ -113,8 +121,8 @@ fn decide_all(
         nat::source(burst, first, shard, snapshot);
         probe.decided("nat_source", burst, first);
         flow::foresee_answers(burst, first, shard);
-        police::classify(burst, first, snapshot);
         class::decide(burst, first, snapshot);
+        police::classify(burst, first, snapshot);
         probe.decided("class", burst, first);
         flow::install(burst, first, shard, snapshot);
         probe.decided("install", burst, first);
@@ -125,10 +133,11 @@ fn decide_all(
 }
 
 /// Decides about packets that another worker asks about. They stay in the burst, and nothing leaves here.
-pub fn decide(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
-    let unknown = flow::known(burst, burst.live, shard, snapshot);
+pub fn decide(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
+    let unknown = probe.stage("flow", || flow::known(burst, burst.live, shard, snapshot));
+    probe.did("flow", burst);
     if !unknown.is_empty() {
-        first_packets(burst, unknown, true, shard, snapshot, &mut ());
+        probe.around("first_packets", |probe| first_packets(burst, unknown, true, shard, snapshot, probe));
     }
 }
 

@@ -14,6 +14,7 @@ use crate::snapshot::Snapshot;
 use crate::stage::FirstPackets;
 use crate::stage::syn::HeldSyns;
 use crate::stage::{fragment::Fragments, police::Limiters, shape::Shapers};
+use crate::trace::Tracer;
 
 /// How many frames wait for one port at most, beyond what its own ring holds.
 const OUTBOX: usize = 512;
@@ -52,6 +53,8 @@ pub struct Shard {
     pub crossing: Option<Box<Crossing>>,
     /// The configuration that was adopted last, while there are sessions from before it.
     pub transition: Option<Box<Adoption>>,
+    /// While somebody traces packets.
+    pub tracer: Option<Box<Tracer>>,
 }
 
 impl Shard {
@@ -74,6 +77,7 @@ impl Shard {
             syns: HeldSyns::new(snapshot),
             crossing: None,
             transition: None,
+            tracer: None,
         }
     }
 

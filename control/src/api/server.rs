@@ -31,6 +31,7 @@ use crate::commit::{self, api::Peer};
 use crate::link::DataPlane;
 use crate::nat_query::Query;
 use crate::state::Topic;
+use crate::{capture, trace};
 
 /// Clients that are served at once; more are sent away.
 const CLIENTS: usize = 512;
@@ -63,7 +64,14 @@ struct Api;
 
 /// The API's description (OpenAPI 3.1).
 pub fn openapi() -> Value {
-    let whole = Api::openapi().merge_from(commit::api::Described::openapi());
+    let mut whole = Api::openapi();
+    for part in [
+        commit::api::Described::openapi(),
+        capture::api::Described::openapi(),
+        trace::api::Described::openapi(),
+    ] {
+        whole.merge(part);
+    }
     serde_json::to_value(whole).unwrap_or_default()
 }
 

@@ -161,6 +161,9 @@ fn the_description_names_every_path() {
         paths,
         [
             "/metrics",
+            "/v1/capture",
+            "/v1/capture/{id}",
+            "/v1/capture/{id}/stop",
             "/v1/config",
             "/v1/config/commit",
             "/v1/config/confirm",
@@ -172,7 +175,9 @@ fn the_description_names_every_path() {
             "/v1/nat/who",
             "/v1/show/{topic}",
             "/v1/top/flows",
-            "/v1/top/hosts"
+            "/v1/top/hosts",
+            "/v1/trace",
+            "/v1/trace/clear"
         ]
     );
 }

@@ -17,6 +17,7 @@ pub const FILE: Section = Section {
         "routes",
         "kernel-routes",
         "acls",
+        "guard",
         "nat",
         "limits",
         "shapers",
@@ -40,6 +41,7 @@ pub const INTERFACE: Section = Section {
         "mtu",
         "mac",
         "acl",
+        "guard",
         "mss-clamp",
         "checksum",
         "xdp",
@@ -67,6 +69,8 @@ pub const RULE: Section = Section {
     name: "a rule of an ACL",
     keys: &["name", "protocol", "from", "to", "from-port", "to-port", "icmp-type", "established", "action"],
 };
+/// `[guard.NAME]`
+pub const GUARD: Section = Section { name: "[guard.NAME]", keys: &["drop", "reverse-path", "answer-ports"] };
 /// `[nat]`
 pub const NAT: Section = Section {
     name: "[nat]",
@@ -144,6 +148,7 @@ pub const LIMIT: Section = Section {
         "from-port",
         "to-port",
         "icmp-type",
+        "class",
         "rate",
         "burst",
         "model",
@@ -191,6 +196,7 @@ pub const CLASS: Section = Section {
         "per",
         "each-guaranteed",
         "each-max",
+        "accounts",
         "most",
         "target",
         "interval",
@@ -236,13 +242,14 @@ pub const EXPORT_SFLOW: Section =
     Section { name: "[export.sflow]", keys: &["collector", "agent", "sampling", "counters"] };
 
 /// All of them, in the order of the reference.
-pub const SECTIONS: [&Section; 28] = [
+pub const SECTIONS: [&Section; 29] = [
     &FILE,
     &INTERFACE,
     &ROUTE,
     &KERNEL_ROUTES,
     &ACL,
     &RULE,
+    &GUARD,
     &NAT,
     &SOURCE_NAT,
     &STATIC_NAT,

@@ -32,6 +32,7 @@ use crate::export::{Batch, SinkStatus};
 use crate::nat_query::Query;
 use crate::reload::Outcome;
 use crate::state::{State, Topic};
+use crate::trace::{self, Trace};
 
 pub use self::desk::{Desk, Errand, serve};
 
@@ -91,6 +92,12 @@ of_state! {
     capture_read(id: u64) -> Piece;
     /// Ends a capture, and returns what was left of it.
     capture_stop(id: u64) -> Piece;
+    /// Begins a trace, whose number is returned; or says what is wrong with the words.
+    trace_add(spec: trace::Spec) -> Result<u64, String>;
+    /// The traces with what they have found.
+    trace_show() -> Vec<Trace>;
+    /// Ends a trace or all of them; or says that there is none such.
+    trace_clear(id: Option<u64>) -> Result<usize, String>;
     /// Everything that is counted, for Prometheus.
     metrics() -> String;
 }

@@ -22,6 +22,7 @@ pub mod prefix;
 pub mod redecide;
 pub mod rewrite;
 pub mod route;
+pub mod sanity;
 pub mod shape;
 pub mod syn;
 pub mod together;
@@ -102,6 +103,8 @@ pub struct FirstPackets {
     group: Mask,
     /// Those of them that are still to be decided.
     turn: Mask,
+    /// Those that turned out to belong to a session, since the last turn.
+    found: Mask,
     decisions: [Decision; BURST],
     /// What of each is foreseen.
     foreseen: [Foreseen; BURST],
@@ -122,6 +125,7 @@ impl Default for FirstPackets {
             asked: false,
             group: Mask::NONE,
             turn: Mask::NONE,
+            found: Mask::NONE,
             decisions: [Decision::NONE; BURST],
             foreseen: [Foreseen::NOTHING; BURST],
             tuples4: [NO_TUPLE4; BURST],
@@ -140,14 +144,29 @@ impl FirstPackets {
     }
 
     /// It is the turn of these packets; nothing is decided about them yet.
-    fn turn(&mut self, turn: Mask) {
-        (self.group, self.turn) = (turn, turn);
+    fn turn(&mut self, turn: Mask, found: Mask) {
+        (self.group, self.turn, self.found) = (turn, turn, found);
         turn.for_each(|i| self.decisions[i] = Decision::NONE);
     }
 
     /// What has been decided about a packet whose turn it is, or was last.
     pub fn decision(&self, i: usize) -> Option<&Decision> {
         self.group.has(i).then(|| &self.decisions[i])
+    }
+
+    /// The packets whose turn it is, or was until they were seen to.
+    pub fn group(&self) -> Mask {
+        self.group
+    }
+
+    /// Those that belong to a session that one ahead of them has made, found out since the last turn.
+    pub fn found(&self) -> Mask {
+        self.found
+    }
+
+    /// Whether it is this packet's turn, and there is something to be decided about it.
+    pub fn is_turn(&self, i: usize) -> bool {
+        self.turn.has(i)
     }
 
     /// The packets whose turn it is and whose fate is still open.

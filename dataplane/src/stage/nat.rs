@@ -287,7 +287,18 @@ fn take(binding: u32, decision: &mut Decision, shard: &mut Shard) {
 
 /// A packet finds no binding in a pool.
 fn refuse(burst: &mut Burst, i: usize, reason: DropReason, of: &Pool) {
-    if is_shortage(reason) { burst.reject(i, reason, shortage(of)) } else { burst.drop(i, reason) }
+    match answer(reason, of) {
+        Some(answer) => burst.reject(i, reason, answer),
+        None => burst.drop(i, reason),
+    }
+}
+
+/// What the sender of a packet is told that gets no external address and port.
+fn answer(reason: DropReason, pool: &Pool) -> Option<Answer> {
+    match reason {
+        DropReason::NatNoAddress => Some(Answer::NoRoute),
+        _ => is_shortage(reason).then(|| shortage(pool)),
+    }
 }
 
 fn is_shortage(reason: DropReason) -> bool {
@@ -317,6 +328,9 @@ fn bind(
 ) -> Result<(), DropReason> {
     if let Some(reason) = unchangeable(headers) {
         return Err(reason);
+    }
+    if of.addresses.is_empty() {
+        return Err(DropReason::NatNoAddress);
     }
     if portless::is_portless(headers.protocol) {
         let flows = &shard.sessions.v4;

@@ -16,9 +16,10 @@ use sluice_pkt::{icmpv4, icmpv6, ipv4, ipv6};
 
 use super::choice::Choice;
 use super::nat::Source;
+use super::route::Place;
 use super::{
     Decision, Tuple4, Tuple6, acl, class, flow, guard, hairpin, local6, nat, nat64, police, portless, prefix,
-    route,
+    route, sanity,
 };
 use crate::burst::{Burst, Mask};
 use crate::local::neighbor::Neighbors;
@@ -194,6 +195,10 @@ fn again4(
     if guard::check4((first.src, first.dst), are_local, hairpins, snapshot) != Verdict::Forward {
         return None;
     }
+    let ends = [first.src, first.dst].map(|end| Ipv4Addr::from_bits(end).into());
+    if !hairpins && is_insane(ends, &facts, snapshot) {
+        return None;
+    }
     if let Some(crossing) = &shard.crossing {
         let ends = [(first.src, first.src_port), (first.dst, first.dst_port)];
         let owner = crossing.owners().of_flow4(ends, facts.protocol, facts.interface, snapshot);
@@ -201,7 +206,6 @@ fn again4(
             return None;
         }
     }
-    let ends = [first.src, first.dst].map(|end| Ipv4Addr::from_bits(end).into());
     let ends = ends.map(|end| route::expected_interface(end, snapshot));
     let evidence = acl::evidence(facts.interface, ends, &first, acl::flow4);
     first.established = evidence.into_iter().any(|(key, is_answer)| {
@@ -213,6 +217,9 @@ fn again4(
     });
     let inbound = session.is_inbound() && nat::is_given_out(session.binding, &shard.nat, snapshot);
     first.established |= inbound;
+    if !hairpins && !first.established && is_unasked(&facts, snapshot) {
+        return None;
+    }
     let (rule, verdict) = acl::decide4(snapshot, facts.interface, &first);
     if verdict != AclAction::Accept {
         return None;
@@ -263,9 +270,9 @@ fn again4(
     if session.binding != decision.binding && !needs_none || !is_same || session.crosses {
         return None;
     }
-    police::choose4(&mut decision, facts.interface, snapshot, first);
     decision.dscp = session.dscp;
     class::choose4(&mut decision, facts.interface, snapshot, first);
+    police::choose4(&mut decision, facts.interface, snapshot, first);
     Some(flow::compile4(key, &first, &decision, snapshot).any())
 }
 
@@ -291,9 +298,9 @@ fn again46(
     decision.egress = egress(dst, choice.staying(shard.neighbors.who(flow.action.next_hop)), snapshot)?;
     (decision.binding, decision.inbound) = (session.binding, true);
     let interface = KeyFacts::of4(key).1.interface;
-    police::choose46(&mut decision, interface, snapshot, *first, ends);
     decision.dscp = session.dscp;
     class::choose46(&mut decision, interface, snapshot, first, ends);
+    police::choose46(&mut decision, interface, snapshot, *first, ends);
     Some(flow::compile46(key, first, ends, &decision, snapshot).any())
 }
 
@@ -324,9 +331,9 @@ fn again64(
     let binding = shard.nat.get(session.binding).filter(|_| may)?;
     (decision.binding, decision.src) = (session.binding, binding.external);
     let interface = KeyFacts::of6(key).1.interface;
-    police::choose64(&mut decision, interface, snapshot, *first);
     decision.dscp = session.dscp;
     class::choose64(&mut decision, interface, snapshot, first);
+    police::choose64(&mut decision, interface, snapshot, *first);
     Some(flow::compile64(key, first, &decision, snapshot).any())
 }
 
@@ -380,6 +387,9 @@ fn again6(
         return None;
     }
     let ends = [first.src, first.dst].map(|end| Ipv6Addr::from_bits(end).into());
+    if is_insane(ends, &facts, snapshot) {
+        return None;
+    }
     let ends = ends.map(|end| route::expected_interface(end, snapshot));
     let evidence = acl::evidence(facts.interface, ends, &first, acl::flow6);
     first.established = evidence.into_iter().any(|(key, is_answer)| {
@@ -389,6 +399,9 @@ fn again6(
         };
         is_still_live(&find, shard, snapshot, ask)
     });
+    if !first.established && is_unasked(&facts, snapshot) {
+        return None;
+    }
     let (rule, verdict) = acl::decide6(snapshot, facts.interface, &first);
     if verdict != AclAction::Accept {
         return None;
@@ -421,10 +434,23 @@ fn again6(
         return None;
     }
     let mut decision = Decision { rule, egress, prefix: change, ..Decision::NONE };
-    police::choose6(&mut decision, facts.interface, snapshot, &first);
     decision.dscp = session.dscp;
     class::choose6(&mut decision, facts.interface, snapshot, &first);
+    police::choose6(&mut decision, facts.interface, snapshot, &first);
     Some(flow::compile6(key, &first, &decision, snapshot).any())
+}
+
+/// Whether the guard of its interface refuses a session between these ends.
+fn is_insane(ends: [IpAddr; 2], facts: &KeyFacts, snapshot: &Snapshot) -> bool {
+    !snapshot.guards.is_empty() && {
+        let from = Place::of(ends[0], snapshot);
+        sanity::refuses(ends, facts.protocol, facts.ports.0, facts.interface, &from, snapshot).is_some()
+    }
+}
+
+/// Whether the guard of its interface lets a session in only if it is the answer to another.
+fn is_unasked(facts: &KeyFacts, snapshot: &Snapshot) -> bool {
+    sanity::answers(facts.protocol, facts.ports.0, facts.interface, snapshot)
 }
 
 /// Whether a flow is not this session's own.

@@ -46,7 +46,8 @@ impl Groups {
         Self { rest: mask, each_alone: !is_open || mask.count() < 2 }
     }
 
-    /// Gives their turn to the next ones that are still first packets. False if there are none left.
+    /// Gives their turn to the next ones that are still first packets. False if there are none left, nor any that turned out to
+    /// be of a session.
     pub fn next(
         &mut self,
         burst: &mut Burst,
@@ -54,7 +55,7 @@ impl Groups {
         shard: &mut Shard,
         snapshot: &Snapshot,
     ) -> bool {
-        let mut group = Mask::NONE;
+        let (mut group, mut found) = (Mask::NONE, Mask::NONE);
         let (mut flows, mut names) = (Few::default(), Few::default());
         for i in self.rest {
             first.foreseen[i] = Foreseen::NOTHING;
@@ -71,6 +72,7 @@ impl Groups {
             }
             self.rest.remove(i);
             if !flow::find_first(burst, i, first, shard, snapshot) {
+                found.add(i);
                 continue;
             }
             group.add(i);
@@ -82,8 +84,8 @@ impl Groups {
         }
         shard.sessions.fetch_free(group.count());
         shard.nat.fetch_free(group.count());
-        first.turn(group);
-        !group.is_empty()
+        first.turn(group, found);
+        !group.is_empty() || !found.is_empty()
     }
 }
 
@@ -116,7 +118,7 @@ impl Few {
 /// What can be foreseen of a packet, if it may be decided with others. Starts to fetch what the first stages look at.
 ///
 /// It makes a session by whose flows none of the others can come: it leaves by another port than that by which all of them came.
-/// And whether rules see an `established` packet in it does not hang on the others' sessions: that would be one of the same
+/// And whether it is an answer that was asked for does not hang on the others' sessions: that would be one of the same
 /// tuple, or of the same one the other way round, which comes by another interface than the way to its source.
 fn foresee(
     burst: &Burst,
@@ -132,7 +134,7 @@ fn foresee(
     if headers.flags.has(Flags::ICMP_ERROR) || sessionless(headers) || port == snapshot.physical(burst.port) {
         return None;
     }
-    let asks_established = acl::asks_established(headers, ingress, snapshot);
+    let asks_established = acl::asks_established(headers, ingress, snapshot) || !snapshot.guards.is_empty();
     if asks_established && from.interface(snapshot) != Some(ingress) {
         return None;
     }
@@ -164,7 +166,7 @@ fn foresee(
         let of = snapshot.pools.get(usize::from(pool))?;
         let [inside, remote] = ends;
         let name = shard.nat.foresee(&Wanted { pool, of, inside, remote, protocol: headers.protocol });
-        first.foreseen[i].name = name.filter(|_| !of.has_subscribers());
+        first.foreseen[i].name = name.filter(|_| !of.has_subscribers() && !of.addresses.is_empty());
     }
     Some(())
 }

@@ -3,12 +3,16 @@
 use toml::de::DeTable;
 
 use super::model::{Config, Prefix};
+use super::places::Places;
+use super::plain::Plain;
 use super::reader::{At, Table, text, text_or_number};
 use super::report::Sink;
 use super::{net, schema};
 
 mod acls;
+mod earlier;
 mod export;
+mod guards;
 mod interfaces;
 mod limits;
 mod lint;
@@ -24,18 +28,20 @@ mod settings;
 mod shapers;
 
 use interfaces::Network;
+use routes::Routes;
 
-/// Reads the file. Errors are in `sink`; `None`, or a `Config` with errors beside it, is of no use to anybody.
-pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
+/// Reads the file, of which plain routes may have been taken out. Errors are in `sink`; `None`, or a `Config` with errors beside it, is of no use to anybody.
+pub(super) fn file(value: &DeTable<'_>, plain: Option<&Plain<'_>>, sink: &mut Sink<'_>) -> Option<Config> {
     let file = Table::file(value, &schema::FILE, sink);
     settings::version(&file, sink);
     let acls = acls::Acls::read(&file, sink);
-    let network = Network::read(&file, &acls, sink)?;
-    let routes = routes::read(&file, &network, sink);
+    let guards = guards::Guards::read(&file, sink);
+    let network = Network::read(&file, &acls, &guards, sink)?;
+    let routes = Routes::read(&file, plain, &network, sink)?;
     let kernel_routes = routes::kernel(&file, sink);
     let nat = nat::read(&file, &network, &routes, sink);
-    let limits = limits::read(&file, &network, sink);
     let shapers = shapers::read(&file, &network, &acls, sink);
+    let limits = limits::read(&file, &network, &shapers, sink);
     let workers = settings::workers(&file, sink);
     let tables = settings::tables(&file, &network, &shapers, workers.count, sink);
     nat::check_workers(&nat, workers.count, sink);
@@ -46,13 +52,14 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
     let accounting = settings::accounting(&file, sink);
     let export = export::read(&file, sink);
     if sink.errors() == 0 {
-        lint::all(&network, &acls, &nat, sink);
+        lint::all(&network, &acls, &guards, &nat, sink);
     }
     Some(Config {
         interfaces: network.interfaces,
-        routes: routes.into_iter().map(|route| route.value).collect(),
+        routes: routes.all.into_iter().map(|route| route.value).collect(),
         kernel_routes,
         acls: acls.acls.into_iter().map(|acl| acl.value).collect(),
+        guards: guards.guards.into_iter().map(|guard| guard.value).collect(),
         source_nat: nat.sources.into_iter().map(|source| source.value).collect(),
         static_nat: nat.statics.into_iter().map(|entry| entry.value).collect(),
         nat_exemptions: nat.exemptions,
@@ -73,6 +80,7 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
         metrics,
         accounting,
         export,
+        places: Places::default(),
     })
 }
 
