@@ -11,12 +11,13 @@ use crate::snapshot::Snapshot;
 use crate::stage::ahead::Ahead;
 use crate::stage::{
     FirstPackets, acl, class, fastpath, flow, fragment, guard, icmp_error, lists, mark, mss, nat, owner,
-    parse, police, port_control, rewrite, route, sanity, transmit,
+    parse, police, port_control, rewrite, route, sanity, sources, transmit,
 };
 
 /// Takes a received burst to its end: every packet is transmitted, held, punted or dropped, and counted as that.
 /// `probe` is told of each stage; `&mut ()` where nobody asks.
 pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
+    probe.stage("sources", || sources::run(burst, shard, snapshot));
     let admitted = probe.stage("admit", || fastpath::admit(burst, shard, snapshot));
     probe.stage("look_up", || fastpath::look_up(admitted, shard));
     probe.stage("forward", || fastpath::forward(burst, admitted, shard));
@@ -99,12 +100,14 @@ fn first_packets(
         probe.decided("sanity", i, burst, first);
         acl::run(burst, first, shard, snapshot);
         probe.decided("acl", i, burst, first);
+        flow::make_room(burst, first, shard, snapshot);
         nat::destination(burst, first, shard, snapshot);
         probe.decided("nat_destination", i, burst, first);
         port_control::run(burst, first, shard, snapshot);
         probe.decided("port_control", i, burst, first);
         route::decide(burst, first, shard, snapshot);
         lists::out(burst, first, shard, snapshot);
+        sources::open(burst, first, shard, snapshot);
         probe.decided("route_decide", i, burst, first);
         nat::source(burst, first, shard, snapshot);
         probe.decided("nat_source", i, burst, first);

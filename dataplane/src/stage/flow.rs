@@ -249,6 +249,24 @@ pub fn refresh(burst: &mut Burst, stale: Mask, shard: &mut Shard, snapshot: &Sna
     }
 }
 
+/// Where as many sessions are live as may be, has one give way to that of a first packet, if sessions may: before NAT takes
+/// anything for it, which has no more room then than the sessions.
+pub fn make_room(burst: &mut Burst, first: &FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
+    if !snapshot.evicts || !shard.sessions.is_full() {
+        return;
+    }
+    for i in first.open(burst) {
+        if sessionless(&burst.headers[i]) {
+            continue;
+        }
+        let Shard { sessions, nat, counters, .. } = shard;
+        sessions.make_room(nat, counters);
+        if let Some(evicted) = sessions.take_evicted() {
+            forget(burst, evicted);
+        }
+    }
+}
+
 /// Makes a session for each first packet that has come through; those that open none get an action of their own.
 pub fn install(burst: &mut Burst, first: &FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
     for i in first.open(burst) {
@@ -262,6 +280,12 @@ pub fn install(burst: &mut Burst, first: &FirstPackets, shard: &mut Shard, snaps
             install4(burst, i, first, shard, snapshot);
         } else {
             install6(burst, i, decision, shard, snapshot);
+        }
+        if let Some(source) = first.decision.holder {
+            if let Some(flow) = flow_mut(shard, &headers, burst.flows[i]) {
+                let session = flow.session();
+                shard.sessions.hold_for(session, source);
+            }
         }
         if first.asked {
             // Whose next hop is not looked up yet.

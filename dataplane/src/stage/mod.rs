@@ -26,6 +26,7 @@ pub mod rewrite;
 pub mod route;
 pub mod sanity;
 pub mod shape;
+pub mod sources;
 pub mod syn;
 pub mod transmit;
 
@@ -69,6 +70,8 @@ pub struct Decision {
     pub classes: [u16; 2],
     /// Differentiated services code point of the session's first packet.
     pub dscp: u8,
+    /// On whose account the session is, where a guard bounds how many a source has.
+    pub holder: Option<u64>,
 }
 
 impl Decision {
@@ -87,6 +90,7 @@ impl Decision {
         limits: [Limits::NONE; 2],
         classes: [NONE16; 2],
         dscp: 0,
+        holder: None,
     };
 }
 
