@@ -24,6 +24,7 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mu
     if !snapshot.shapers.is_empty() {
         fastpath::recall(burst, admitted, shard);
     }
+    probe.did("forward", burst);
 
     if !burst.live.is_empty() {
         stages(burst, shard, snapshot, probe);
@@ -41,6 +42,7 @@ fn stages(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut
     probe.did("fragment", burst);
 
     let first = probe.stage("flow", || flow::find(burst, burst.live, shard, snapshot));
+    probe.did("flow", burst);
     if !first.is_empty() {
         let decisions = &mut FirstPackets::default();
         probe.around("first_packets", |probe| first_packets(burst, first, decisions, shard, snapshot, probe));
@@ -65,6 +67,7 @@ fn leave(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut 
 fn go(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
     if !snapshot.shapers.is_empty() {
         probe.stage("mark", || mark::run(burst, snapshot));
+        probe.did("mark", burst);
     }
     probe.stage("transmit", || transmit::run(burst, shard, snapshot));
 }
@@ -84,6 +87,9 @@ fn first_packets(
     let epoch = shard.neighbors.epoch();
     let mask = lists::run(burst, mask, shard, snapshot);
     probe.did("lists", burst);
+    if !first.is_asked() {
+        shard.firsts.keep(burst, mask);
+    }
     route::locate(burst, mask, first, snapshot);
     acl::classify(burst, mask, first, snapshot);
     let mut ahead = Ahead::begin(burst, mask, first, shard, snapshot);
@@ -100,7 +106,6 @@ fn first_packets(
         probe.decided("sanity", i, burst, first);
         acl::run(burst, first, shard, snapshot);
         probe.decided("acl", i, burst, first);
-        flow::make_room(burst, first, shard, snapshot);
         nat::destination(burst, first, shard, snapshot);
         probe.decided("nat_destination", i, burst, first);
         port_control::run(burst, first, shard, snapshot);
@@ -108,11 +113,12 @@ fn first_packets(
         route::decide(burst, first, shard, snapshot);
         lists::out(burst, first, shard, snapshot);
         sources::open(burst, first, shard, snapshot);
+        flow::make_room(burst, first, shard, snapshot);
         probe.decided("route_decide", i, burst, first);
         nat::source(burst, first, shard, snapshot);
         probe.decided("nat_source", i, burst, first);
-        police::classify(burst, first, snapshot);
         class::decide(burst, first, snapshot);
+        police::classify(burst, first, snapshot);
         probe.decided("class", i, burst, first);
         flow::install(burst, first, shard, snapshot);
         probe.decided("install", i, burst, first);
@@ -123,10 +129,14 @@ fn first_packets(
 }
 
 /// Decides about packets that another worker asks about. They stay in the burst, and nothing leaves here.
-pub fn decide(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
-    let unknown = flow::known(burst, burst.live, shard, snapshot);
+pub fn decide(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
+    let unknown = probe.stage("flow", || flow::known(burst, burst.live, shard, snapshot));
+    probe.did("flow", burst);
     if !unknown.is_empty() {
-        first_packets(burst, unknown, &mut FirstPackets::asked(), shard, snapshot, &mut ());
+        let decisions = &mut FirstPackets::asked();
+        probe.around("first_packets", |probe| {
+            first_packets(burst, unknown, decisions, shard, snapshot, probe)
+        });
     }
 }
 

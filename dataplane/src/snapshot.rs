@@ -4,10 +4,11 @@
 mod egress;
 pub mod guard;
 pub mod lists;
+mod places;
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use sluice_pkt::ethernet::Mac;
@@ -26,6 +27,7 @@ use crate::table::tcm::model::{Figures, Model};
 pub use self::egress::{Class, ClassMatch, ClassRate, Codel, HostKey, Over, Overhead, Period, Quota, Shaper};
 pub use self::guard::{Guard, ReversePath};
 pub use self::lists::Lists;
+pub use self::places::Places;
 
 /// "None" where an index is stored in 16 bits.
 pub const NONE16: u16 = u16::MAX;
@@ -412,6 +414,8 @@ pub struct Limit {
     pub v4: Vec<Rule<u32>>,
     /// IPv6 packets that it applies to.
     pub v6: Vec<Rule<u128>>,
+    /// Classes of the egress port that it applies to, by index into [`Snapshot::classes`]; empty for all.
+    pub classes: Vec<u16>,
     /// Sustained rate; CIR.
     pub rate: Rate,
     /// Depth of the bucket, bytes; CBS.
@@ -558,14 +562,14 @@ pub struct Snapshot {
     pub weights: Vec<u16>,
     /// The routes in service, where they are followed: then those above are in it, and nobody looks at them.
     pub fib: Option<Arc<Fib>>,
-    /// The route table for people: prefix, and index into `routes`.
-    pub route_list: Vec<(String, u32)>,
+    /// The route table for people: address and length of a prefix, and index into `routes`.
+    pub route_list: Vec<(IpAddr, u8, u32)>,
     /// ACLs.
     pub acls: Vec<Acl>,
     /// The rules of all ACLs.
     pub rules: Vec<RuleInfo>,
-    /// For each rule, the line of the configuration that it stands in; 0 for those that stand in none.
-    pub rule_lines: Vec<u32>,
+    /// Where all of it stands in the configuration's file.
+    pub places: Places,
     /// What packets are refused for, by interface.
     pub guards: Vec<Guard>,
     /// Lists of prefixes that guards go by.

@@ -194,6 +194,8 @@ drop_reasons! {
     NatFiltered = "nat_filtered",
     /// A TCP SYN to an external port of NAT that belongs to no session.
     SynUnsolicited = "syn_unsolicited",
+    /// The interface whose address NAT would give has none yet, or no longer.
+    NatNoAddress = "nat_no_address",
     /// No free port on any address of the pool.
     NatPortsExhausted = "nat_ports_exhausted",
     /// The inside address has as many external ports as it may, or all of its blocks are in use.

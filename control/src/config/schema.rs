@@ -27,6 +27,7 @@ pub const FILE: Section = Section {
         "tables",
         "timeouts",
         "control",
+        "log",
         "metrics",
         "accounting",
         "export",
@@ -164,6 +165,7 @@ pub const LIMIT: Section = Section {
         "from-port",
         "to-port",
         "icmp-type",
+        "class",
         "rate",
         "burst",
         "model",
@@ -211,6 +213,7 @@ pub const CLASS: Section = Section {
         "per",
         "each-guaranteed",
         "each-max",
+        "accounts",
         "most",
         "target",
         "interval",
@@ -239,6 +242,8 @@ pub const TIMEOUTS: Section = Section {
 };
 /// `[control]`
 pub const CONTROL: Section = Section { name: "[control]", keys: &["socket", "mode", "group", "state"] };
+/// `[log]`
+pub const LOG: Section = Section { name: "[log]", keys: &["format", "level"] };
 /// `[metrics]`
 pub const METRICS: Section = Section { name: "[metrics]", keys: &["listen"] };
 
@@ -256,7 +261,7 @@ pub const EXPORT_SFLOW: Section =
     Section { name: "[export.sflow]", keys: &["collector", "agent", "sampling", "counters"] };
 
 /// All of them, in the order of the reference.
-pub const SECTIONS: [&Section; 32] = [
+pub const SECTIONS: [&Section; 33] = [
     &FILE,
     &INTERFACE,
     &ROUTE,
@@ -284,6 +289,7 @@ pub const SECTIONS: [&Section; 32] = [
     &TABLES,
     &TIMEOUTS,
     &CONTROL,
+    &LOG,
     &METRICS,
     &ACCOUNTING,
     &EXPORT,

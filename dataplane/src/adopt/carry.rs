@@ -132,6 +132,7 @@ mod tests {
             egress: false,
             v4: Vec::new(),
             v6: Vec::new(),
+            classes: Vec::new(),
             rate: Rate { bits_per_second },
             burst: 1000,
             policer: None,

@@ -231,11 +231,7 @@ mod tests {
         assert!(BOGONS4.windows(2).all(|pair| pair[0].0 < pair[1].0));
         assert!(BOGONS6.windows(2).all(|pair| pair[0].0 < pair[1].0));
         for (prefix, length) in BOGONS4 {
-            assert_eq!(
-                prefix.to_bits().trailing_zeros() >= 32 - u32::from(length),
-                true,
-                "{prefix}/{length}"
-            );
+            assert!(prefix.to_bits().trailing_zeros() >= 32 - u32::from(length), "{prefix}/{length}");
         }
         for (prefix, length) in BOGONS6 {
             let host = prefix.to_bits().checked_shl(length.into()).unwrap_or(0);

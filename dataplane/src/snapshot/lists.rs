@@ -232,7 +232,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::table::cases(200))]
+        #![proptest_config(crate::table::cases(25))]
 
         #[test]
         fn an_address_is_in_all_lists_that_hold_it(

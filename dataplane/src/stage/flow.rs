@@ -250,13 +250,14 @@ pub fn refresh(burst: &mut Burst, stale: Mask, shard: &mut Shard, snapshot: &Sna
 }
 
 /// Where as many sessions are live as may be, has one give way to that of a first packet, if sessions may: before NAT takes
-/// anything for it, which has no more room then than the sessions.
+/// anything for it, which has no more room than the sessions. One that comes to a binding takes nothing; and the one that gives
+/// way might be all that holds the binding.
 pub fn make_room(burst: &mut Burst, first: &FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
     if !snapshot.evicts || !shard.sessions.is_full() {
         return;
     }
     for i in first.open(burst) {
-        if sessionless(&burst.headers[i]) {
+        if sessionless(&burst.headers[i]) || first.decision.inbound {
             continue;
         }
         let Shard { sessions, nat, counters, .. } = shard;

@@ -146,6 +146,16 @@ impl FirstPackets {
         &self.decision
     }
 
+    /// Whether another worker asks about them.
+    pub fn is_asked(&self) -> bool {
+        self.asked
+    }
+
+    /// Whether it is this packet's turn, and there is something to be decided about it.
+    pub fn is_turn(&self, i: usize) -> bool {
+        self.turn == Some(i)
+    }
+
     /// The packet whose turn it is, if its fate is still open.
     #[inline(always)]
     fn open(&self, burst: &Burst) -> impl Iterator<Item = usize> + use<> {

@@ -71,6 +71,9 @@ impl DropReason {
                 "Usual on the Internet. If a program should be reachable: `filtering` of its `[[nat.source]]`."
             }
             Self::SynUnsolicited => "Usual on the Internet: scans.",
+            Self::NatNoAddress => {
+                "See by `show interfaces` and the log of the DHCP client, or `ip address`, why the kernel has none there."
+            }
             Self::NatPortsExhausted => {
                 "Add addresses to the pool or widen `ports`; with blocks, `show nat` says who has how many: a smaller `block-size` or `max-blocks`."
             }

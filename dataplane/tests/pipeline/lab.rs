@@ -159,6 +159,7 @@ fn limit(interface: usize, egress: bool, bits_per_second: u64) -> Limit {
         egress,
         v4: vec![any(0)],
         v6: vec![any(0)],
+        classes: Vec::new(),
         rate: Rate { bits_per_second },
         burst: 100_000_000,
         policer: None,

@@ -19,7 +19,7 @@ use crate::config::{net, schema};
 
 /// Most interfaces, VLANs included.
 const MOST_INTERFACES: usize = 4096;
-/// Most entries of `kernel`: so many has the XDP program.
+/// Most entries of `kernel`: so many has the XDP program, besides two for DHCP clients.
 const MOST_KERNEL_FILTERS: usize = 32;
 /// Most queues of a direction that any NIC has.
 const MOST_CHANNELS: u32 = 4096;
@@ -82,6 +82,7 @@ impl<'t> Network<'t> {
         }
         for (index, (_, table)) in tables.iter().enumerate() {
             network.check_link(index, table.as_ref(), sink);
+            network.check_from_kernel(index, table.as_ref(), sink);
         }
         network.check_devices(&tables, sink);
         network.check_subnets(sink);
@@ -89,9 +90,14 @@ impl<'t> Network<'t> {
         Some(network)
     }
 
+    /// The interface of this name.
+    pub(super) fn named(&self, name: &str) -> Option<usize> {
+        self.names.get(name).copied()
+    }
+
     /// The interface that `name` refers to.
     pub(super) fn resolve(&self, name: &At<String>, sink: &mut Sink<'_>) -> Option<usize> {
-        let index = self.names.get(name.value.as_str()).copied();
+        let index = self.named(&name.value);
         if index.is_none() {
             let known = self.interfaces.iter().map(|interface| interface.name.as_str());
             let draft = sink.error(&name.span, format!("no interface is called {}", quote(&name.value)));
@@ -173,6 +179,7 @@ impl<'t> Network<'t> {
                 takeover: false,
             }),
             addresses: Vec::new(),
+            from_kernel: false,
             mtu: 1500,
             acl: None,
             guard: None,
@@ -180,7 +187,11 @@ impl<'t> Network<'t> {
         };
         if let Some(table) = table {
             interface.link = self.link(name, table, sink);
-            for At { value, span } in table.many("address", text(net::interface_address), sink) {
+            for At { value, span } in table.many("address", text(address_or_kernel), sink) {
+                let Some(value) = value else {
+                    interface.from_kernel = true;
+                    continue;
+                };
                 if check_address(value, &span, sink) {
                     interface.addresses.push(value);
                     self.subnets.push(Subnet { prefix: value, interface: self.interfaces.len(), span });
@@ -286,6 +297,38 @@ impl<'t> Network<'t> {
         }
     }
 
+    /// Addresses are the kernel's to say only where it is the host. What its DHCP client gets before it has one goes to no
+    /// address of the box, and is left to it by port (RFC 2131 4.1, RFC 8415 7.2).
+    fn check_from_kernel(&mut self, index: usize, table: Option<&Table<'t>>, sink: &mut Sink<'_>) {
+        let Some(table) = table.filter(|_| self.interfaces[index].from_kernel) else { return };
+        let carrier = match self.interfaces[index].link {
+            Link::Vlan { parent, .. } => parent,
+            Link::Device(_) => index,
+        };
+        let Some(Link::Device(device)) = self.interfaces.get_mut(carrier).map(|below| &mut below.link) else {
+            return;
+        };
+        if carrier == index && !table.has("host") {
+            device.host = Host::Kernel;
+        }
+        for filter in [KernelFilter::Udp(68), KernelFilter::Udp(546)] {
+            if !device.kernel.contains(&filter) {
+                device.kernel.push(filter);
+            }
+        }
+        if device.host != Host::Kernel {
+            let (key, help) = match carrier == index {
+                true => ("host", "leave `host` out: with such an address it is \"kernel\""),
+                false => ("address", "write `host = \"kernel\"` for its parent"),
+            };
+            sink.error(
+                &table.key_span(key),
+                "with address = \"kernel\" the kernel answers for the box's addresses, too",
+            )
+            .help(help);
+        }
+    }
+
     /// No device twice, no VLAN of a parent twice.
     fn check_devices(&self, tables: &[(At<&'t str>, Option<Table<'t>>)], sink: &mut Sink<'_>) {
         let mut devices = HashMap::new();
@@ -382,6 +425,11 @@ fn device(text: &str) -> Result<String, Wrong> {
         false => Err(Wrong::new(format!("{} cannot be the name of a device", quote(text)))
             .help("a name that `ip link` shows, of up to 15 characters")),
     }
+}
+
+/// An address with the length of its subnet, or none for those that the kernel has.
+fn address_or_kernel(text: &str) -> Result<Option<Prefix>, Wrong> {
+    if text == "kernel" { Ok(None) } else { net::interface_address(text).map(Some) }
 }
 
 /// Whether an interface may have this address; says why not.
