@@ -62,10 +62,11 @@ impl core::fmt::Debug for Sources {
 }
 
 impl Sources {
-    /// For so many sources at a time, and half as many again or more. Takes all its memory. `seed` should be secret and random.
+    /// For so many sources at a time: with as many, one set in fifty or fewer has more of them than places. Takes all its memory.
+    /// `seed` should be secret and random.
     #[must_use]
     pub fn new(most: u32, paces: [Pace; METERS], seed: u64) -> Self {
-        let count = (most.max(2) as usize / 2).next_power_of_two();
+        let count = (most.max(1) as usize).next_power_of_two();
         let mut sets = HugeVec::with_capacity_in(count, HugePages);
         sets.resize(count, Set::default());
         Self {
