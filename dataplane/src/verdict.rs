@@ -23,8 +23,8 @@ pub enum Verdict {
     HoldSyn,
     /// Is lent to the worker that owns its session, and comes back with an answer.
     Ask(u8),
-    /// A later fragment: waits, as it came, for the first one of its datagram.
-    AwaitFirst,
+    /// A fragment: waits, as it came, for the first one of its datagram, or for all.
+    AwaitFragments,
     /// Dies silently.
     Drop(DropReason),
     /// Dies, and its sender is told by ICMP, rates permitting.
@@ -223,7 +223,7 @@ drop_reasons! {
     Nat64Fragment = "nat64_fragment",
     /// An IPv6 extension header that IPv4 cannot do without: routing with segments left, or authentication.
     Nat64Extension = "nat64_extension",
-    /// A fragment of a UDP datagram without a checksum, which IPv6 demands.
+    /// A fragment of a UDP datagram without a checksum, which IPv6 demands, and of which others have not come.
     Nat64Checksum = "nat64_checksum",
     /// An ICMP error that the other family has no counterpart for.
     Nat64Icmp = "nat64_icmp",

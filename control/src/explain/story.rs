@@ -292,7 +292,7 @@ pub(super) fn fate(verdict: Verdict) -> Option<String> {
         Verdict::Hold(_) => "waits for its next hop to be resolved".to_owned(),
         Verdict::HoldSyn => "waits six seconds for a connection from inside, and is refused then".to_owned(),
         Verdict::Ask(_) => "goes to the worker that owns its session".to_owned(),
-        Verdict::AwaitFirst => "waits for the first fragment of its datagram".to_owned(),
+        Verdict::AwaitFragments => "waits for other fragments of its datagram".to_owned(),
         Verdict::Drop(reason) => {
             format!("dropped as {}: {} {}", reason.name(), reason.describe(), reason.advice())
         }

@@ -46,7 +46,7 @@ pub(super) fn tell(traced: &Traced, worker: usize, at: f64, snapshot: &Snapshot)
             (Verdict::Drop(reason) | Verdict::Reject(reason, _), _) => {
                 format!("dropped as {}", reason.name())
             }
-            (Verdict::Hold(_) | Verdict::HoldSyn | Verdict::AwaitFirst, _) => "waits".to_owned(),
+            (Verdict::Hold(_) | Verdict::HoldSyn | Verdict::AwaitFragments, _) => "waits".to_owned(),
             (Verdict::Ask(owner), _) => format!("lent to worker {owner}"),
             (Verdict::Local | Verdict::PortControl(_), _) => "taken in by the gateway itself".to_owned(),
         },
