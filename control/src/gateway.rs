@@ -485,11 +485,17 @@ fn attend(signals: &mut Signals, gateway: &mut Gateway<'_>, ready: &str) -> io::
     let told_of_lists = tell.clone();
     let (change, changed) = mpsc::channel();
     let listing = || {
+        let mut told = None;
         while !ends.load(Ordering::Relaxed) {
             let (lists, lines) = state.lists().look(wall::now() / 1_000_000);
             lines.into_iter().for_each(|line| drop(told_of_lists.send(line)));
             if lists.is_some() {
                 let _ = change.send(());
+            }
+            // What workers go by comes first: packets that the program lets through are theirs to judge.
+            let generation = state.snapshot().generation;
+            if told.replace(generation) != Some(generation) {
+                state.tell_blocked().into_iter().for_each(|line| drop(told_of_lists.send(line)));
             }
             thread::park_timeout(TEND);
         }

@@ -379,6 +379,7 @@ pub(crate) fn wants_restart(old: &Config, new: &Config, socket_of_config: bool) 
         let sections = [
             (old.workers != new.workers, "[workers]"),
             (old.tables != new.tables, "[tables]"),
+            (!bounds_sessions(old) && bounds_sessions(new), "[guard.NAME.per-source] sessions"),
             (old.kernel_routes != new.kernel_routes, "[kernel-routes]"),
             (old.nat_log != new.nat_log, "[nat.log]"),
             (old.port_rest.most != new.port_rest.most, "[nat.port-rest] most"),
@@ -390,6 +391,12 @@ pub(crate) fn wants_restart(old: &Config, new: &Config, socket_of_config: bool) 
         ];
         sections.into_iter().find(|(changed, _)| *changed).map(|(_, name)| format!("{name} changed"))
     })
+}
+
+/// Whether the sessions of sources are counted.
+fn bounds_sessions(config: &Config) -> bool {
+    let bounds = |limits: &config::SourceLimits| limits.sessions > 0;
+    config.guards.iter().any(|guard| guard.per_source.as_ref().is_some_and(bounds))
 }
 
 /// Whether several workers would share the ports of NAT otherwise.

@@ -17,6 +17,7 @@ use sluice_dataplane::snapshot::{Allocation, NONE16, Pool, Snapshot};
 use sluice_dataplane::stage::shape::ClassRow;
 use sluice_dataplane::tap::Tap;
 use sluice_dataplane::trace::Tracer;
+use sluice_dataplane::verdict::DropReason;
 
 use crate::accounting::Accounting;
 use crate::api::TopBy;
@@ -360,7 +361,24 @@ impl State {
         &self.devices
     }
 
-    /// Adds what the XDP program left to the kernel: received, and punted.
+    /// Has the XDP programs know what guards block, where all interfaces of a device have the same. What went wrong, if anything.
+    pub fn tell_blocked(&self) -> Vec<String> {
+        let snapshot = self.snapshot();
+        let mut wrong = Vec::new();
+        for (port, device) in (0u16..).zip(&self.devices) {
+            let Some(table) = device.block_table() else { continue };
+            let mut guards = snapshot.interfaces.iter().filter(|i| i.port == port).map(|i| i.guard);
+            let first = guards.next().flatten().filter(|first| guards.all(|guard| guard == Some(*first)));
+            let guard = first.and_then(|guard| snapshot.guards.get(usize::from(guard)));
+            let verdicts = guard.map(|guard| self.lists().verdicts(guard)).unwrap_or_default();
+            if let Err(error) = table.set(&verdicts) {
+                wrong.push(format!("{}: {error}; the workers drop what is not in it", device.name()));
+            }
+        }
+        wrong
+    }
+
+    /// Adds what the XDP program left to the kernel: received, and punted; and what it dropped.
     pub fn with_kernel(&self, mut counters: Counters) -> Counters {
         for (port, device) in counters.ports.iter_mut().zip(&self.devices) {
             let passed = device.passed();
@@ -368,6 +386,11 @@ impl State {
                 port.rx.packets += count.packets;
                 port.rx.bytes += count.bytes;
                 counters.punted += count.packets;
+            }
+            port.rx.packets += passed.blocked.packets;
+            port.rx.bytes += passed.blocked.bytes;
+            if let Some(drops) = counters.drops.get_mut(DropReason::BlocklistedXdp as usize) {
+                *drops += passed.blocked.packets;
             }
         }
         counters
@@ -715,6 +738,7 @@ impl State {
                 row["tx_packets"] = count.tx.packets.into();
                 row["tx_bytes"] = count.tx.bytes.into();
                 row["left_to_kernel_packets"] = (passed.matched.packets + passed.no_socket.packets).into();
+                row["blocked_in_xdp_packets"] = passed.blocked.packets.into();
                 row["kernel_rx_dropped"] = drops.rx_dropped.into();
                 row["kernel_rx_ring_full"] = drops.rx_ring_full.into();
                 row["kernel_fill_ring_empty"] = drops.fill_ring_empty.into();

@@ -26,6 +26,7 @@ use crate::snapshot::{NONE16, Snapshot};
 use crate::stage::police::{Kept, Limiters};
 use crate::stage::redecide;
 use crate::stage::shape::{self, Shapers};
+use crate::stage::sources::{self, SourceRates};
 use crate::{crossing, local, nat};
 
 /// Sessions that packets may have decided between two polls.
@@ -46,6 +47,9 @@ pub struct Adoption {
     limits: Vec<LimitCount>,
     limiters: Limiters,
     shapers: Shapers,
+    sources: SourceRates,
+    /// Which guards' rates go on, by their places before and after.
+    kept_guards: Vec<(usize, usize)>,
     nat: nat::Change,
     local: local::Change,
     published: (Publisher, Reader),
@@ -101,6 +105,8 @@ impl Adoption {
         Self {
             limiters,
             shapers,
+            sources: SourceRates::of(&snapshot, *workers),
+            kept_guards: sources::kept(&old.guards, &snapshot.guards),
             nat: nat::Change::new(layout, layout.next(&snapshot), &snapshot, share),
             local: local::Change::new(old, &snapshot, *worker, *workers),
             published: counters::channel(&counters),
@@ -170,6 +176,7 @@ impl Adoption {
         std::mem::swap(&mut counters.rules, &mut self.rules);
         std::mem::swap(&mut counters.limits, &mut self.limits);
         shard.limiters.adopt(&mut self.limiters, &self.kept_limits);
+        shard.sources.adopt(&mut self.sources, &self.kept_guards);
         shape::adopt(&mut self.shapers, &self.class_of, now, shard);
         shard.nat.adopt(&mut self.nat);
         shard.local.adopt(&mut self.local);

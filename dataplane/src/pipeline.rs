@@ -11,12 +11,13 @@ use crate::snapshot::Snapshot;
 use crate::stage::together::Groups;
 use crate::stage::{
     FirstPackets, acl, class, fastpath, flow, fragment, guard, icmp_error, lists, mark, mss, nat, owner,
-    parse, police, port_control, rewrite, route, sanity, transmit,
+    parse, police, port_control, rewrite, route, sanity, sources, transmit,
 };
 
 /// Takes a received burst to its end: every packet is transmitted, held, punted or dropped, and counted as that.
 /// `probe` is told of each stage; `&mut ()` where nobody asks.
 pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
+    probe.stage("sources", || sources::run(burst, shard, snapshot));
     let admitted = probe.stage("admit", || fastpath::admit(burst, shard, snapshot));
     probe.stage("look_up", || fastpath::look_up(admitted, shard));
     probe.stage("forward", || fastpath::forward(burst, admitted, shard));
@@ -105,7 +106,7 @@ fn decide_all(
     }
     route::locate(burst, mask, first, snapshot);
     acl::classify(burst, mask, first, snapshot);
-    let mut groups = Groups::of(mask, first, shard);
+    let mut groups = Groups::of(mask, first, shard, snapshot);
     while groups.next(burst, first, shard, snapshot) {
         guard::run(burst, first, snapshot);
         sanity::first(burst, first, snapshot);
@@ -123,6 +124,8 @@ fn decide_all(
         probe.decided("port_control", burst, first);
         route::decide(burst, first, shard, snapshot);
         lists::out(burst, first, shard, snapshot);
+        sources::open(burst, first, shard, snapshot);
+        flow::make_room(burst, first, shard, snapshot);
         probe.decided("route_decide", burst, first);
         nat::source(burst, first, shard, snapshot);
         probe.decided("nat_source", burst, first);

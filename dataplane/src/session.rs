@@ -10,6 +10,7 @@ mod copies;
 mod cross;
 mod evict;
 mod flow;
+mod holders;
 mod record;
 mod renew;
 mod report;
@@ -29,6 +30,7 @@ pub use self::flow::{
     Direction, Flow, FlowAction, FlowKey, Key4, Key6, KeyFacts, Limits, NO_LIMIT, addresses, key4, key6,
     plain_action, ports, ticks,
 };
+use self::holders::Holders;
 pub use self::record::{Family, Session, State};
 use self::report::Reporter;
 pub use self::report::{EndReason, Ends, FlowReader, FlowRecord, ReportTimes};
@@ -40,7 +42,7 @@ use crate::arena::{HugePages, HugeVec};
 use crate::clock::Nanos;
 use crate::counters::Counters;
 use crate::nat::Nat;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Guard, Snapshot};
 use crate::table::hash::HashTable;
 use crate::table::prefetch::prefetch_at;
 
@@ -100,6 +102,7 @@ pub struct Sessions {
     /// Sessions that may give way when the table is full; of none where that is not wanted.
     expendable: Expendable,
     evicted: Option<[Evicted; 2]>,
+    holders: Holders,
     /// Tells what has passed, where somebody wants to know.
     reporter: Option<Box<Reporter>>,
 }
@@ -126,6 +129,11 @@ impl Sessions {
             top: Top::default(),
             expendable: Expendable::new(if snapshot.evicts { sessions } else { 0 }),
             evicted: None,
+            holders: if snapshot.guards.iter().any(Guard::bounds_sessions) {
+                Holders::new(sessions, snapshot.seed)
+            } else {
+                Holders::default()
+            },
             reporter: None,
         }
     }
@@ -290,6 +298,7 @@ impl Sessions {
             },
             created: ticks(now),
             looked: ticks(now),
+            holder: NONE,
             policy: self.policy,
             ..Session::default()
         };
@@ -343,6 +352,7 @@ impl Sessions {
         nat.release(session.binding, session.permit);
         self.forget_due(index);
         self.expendable.set(index, false);
+        self.holders.leave(session.holder);
         self.free.push(index);
         self.live -= 1;
         counters.sessions_ended += 1;

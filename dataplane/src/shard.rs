@@ -13,6 +13,7 @@ use crate::port::Outbox;
 use crate::session::{Batch, Key4, Key6, Sessions};
 use crate::snapshot::Snapshot;
 use crate::stage::FirstPackets;
+use crate::stage::sources::SourceRates;
 use crate::stage::syn::HeldSyns;
 use crate::stage::{fragment::Fragments, police::Limiters, shape::Shapers};
 use crate::trace::Tracer;
@@ -36,6 +37,8 @@ pub struct Shard {
     pub nat: Nat,
     /// Token buckets of the limits.
     pub limiters: Limiters,
+    /// What sources have sent.
+    pub sources: SourceRates,
     /// Packets that wait before they leave by a port with a shaper.
     pub shapers: Shapers,
     /// What first fragments said.
@@ -71,6 +74,7 @@ impl Shard {
             first: Some(Box::default()),
             nat: Nat::new(snapshot),
             limiters: Limiters::new(snapshot),
+            sources: SourceRates::new(snapshot),
             shapers: Shapers::new(snapshot, 1),
             fragments: Fragments::new(snapshot),
             neighbors: Neighbors::new(snapshot),

@@ -172,6 +172,16 @@ drop_reasons! {
     Blocklisted = "blocklisted",
     /// From a prefix of a blocklist; the XDP program dropped it.
     BlocklistedXdp = "blocklisted_xdp",
+    /// Its source sends more than a source may.
+    SourceRate = "source_rate",
+    /// Its source sends more to that service than a source may.
+    ServiceRate = "service_rate",
+    /// More ICMP than the interface's guard lets in.
+    IcmpRate = "icmp_rate",
+    /// Its source opens more sessions a second than a source may.
+    SourceNewSessions = "source_new_sessions",
+    /// Its source has as many sessions as a source may.
+    SourceSessions = "source_sessions",
     /// An ACL says no.
     AclDeny = "acl_deny",
     /// As many sessions as the table holds are live.

@@ -23,6 +23,7 @@ use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::stage::fragment;
 use crate::stage::owner::Owners;
+use crate::stage::sources::SourceRates;
 use crate::stage::{port_control, shape, syn};
 use crate::trace::{self, Origin};
 use crate::verdict::DropReason;
@@ -111,12 +112,14 @@ impl Worker {
         wants: Offered,
     ) {
         let (shard, snapshot) = (&mut self.shard, &self.snapshot);
+        let workers = owners.workers();
         shard.sessions.share(snapshot);
         shard.nat.share(index as u8, &owners);
         shard.fragments.share(index as u8, owners.workers());
         shard.neighbors.share(index as u8, owners);
         shard.limiters.share(index, offered);
         shard.shapers.share(index, wants, snapshot);
+        shard.sources = SourceRates::of(snapshot, workers);
         shard.local.share(snapshot, index, owners.workers());
         shard.crossing = Some(crossing);
         (self.index, self.statuses) = (index, statuses);

@@ -72,8 +72,20 @@ pub const RULE: Section = Section {
     keys: &["name", "protocol", "from", "to", "from-port", "to-port", "icmp-type", "established", "action"],
 };
 /// `[guard.NAME]`
-pub const GUARD: Section =
-    Section { name: "[guard.NAME]", keys: &["drop", "reverse-path", "answer-ports", "lists"] };
+pub const GUARD: Section = Section {
+    name: "[guard.NAME]",
+    keys: &["drop", "reverse-path", "answer-ports", "lists", "per-source", "per-service", "icmp"],
+};
+/// `[guard.NAME.per-source]`
+pub const PER_SOURCE: Section = Section {
+    name: "[guard.NAME.per-source]",
+    keys: &["packets", "rate", "new-sessions", "sessions", "ipv4-prefix", "ipv6-prefix", "most"],
+};
+/// `[guard.NAME.per-service]`
+pub const PER_SERVICE: Section = Section {
+    name: "[guard.NAME.per-service]",
+    keys: &["packets", "rate", "new-sessions", "ipv4-prefix", "ipv6-prefix", "most"],
+};
 /// `[lists.NAME]`
 pub const LIST: Section = Section { name: "[lists.NAME]", keys: &["kind", "file", "prefixes"] };
 /// `[nat]`
@@ -249,7 +261,7 @@ pub const EXPORT_SFLOW: Section =
     Section { name: "[export.sflow]", keys: &["collector", "agent", "sampling", "counters"] };
 
 /// All of them, in the order of the reference.
-pub const SECTIONS: [&Section; 31] = [
+pub const SECTIONS: [&Section; 33] = [
     &FILE,
     &INTERFACE,
     &ROUTE,
@@ -257,6 +269,8 @@ pub const SECTIONS: [&Section; 31] = [
     &ACL,
     &RULE,
     &GUARD,
+    &PER_SOURCE,
+    &PER_SERVICE,
     &LIST,
     &NAT,
     &SOURCE_NAT,

@@ -83,8 +83,15 @@ pub(super) fn port_specs(config: &Config, facts: &[DeviceFacts], plan: &Plan, fr
         busy_poll: (busy_poll != 0).then_some(BusyPoll { microseconds: busy_poll, budget }),
         apart: false,
         host_is_kernel: device.host == Host::Kernel,
+        has_lists: has_guard(config, &device.device),
     };
     devices(config).zip(facts).enumerate().map(spec).collect()
+}
+
+/// Whether an interface of a device has a guard.
+fn has_guard(config: &Config, device: &str) -> bool {
+    let mut interfaces = config.interfaces.iter().enumerate();
+    interfaces.any(|(index, interface)| interface.guard.is_some() && config.device(index) == Some(device))
 }
 
 fn kernel_match(filter: &KernelFilter) -> KernelMatch {

@@ -5,11 +5,13 @@ pub mod api;
 pub mod cli;
 mod file;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use sluice_dataplane::snapshot::lists::{Lists, PrefixSets};
+use sluice_dataplane::snapshot::Guard;
+use sluice_dataplane::snapshot::lists::{self, Lists, PrefixSets};
 
 use self::file::Stamp;
 use crate::config::{self, BY_HAND, List, ListKind, Prefix};
@@ -177,6 +179,16 @@ impl Keeper {
             self.made.added = Arc::new(PrefixSets::new(prefixes).unwrap_or_default());
         }
         ((has_read || has_changed).then(|| self.made.clone()), said)
+    }
+
+    /// What a guard blocks of these lists, for the XDP program.
+    pub fn verdicts(&self, guard: &Guard) -> Vec<(IpAddr, u8, bool)> {
+        let added = self.entries.iter().map(|entry| (entry.prefix.address, entry.prefix.length, 0));
+        let fixed = self.lists.iter().zip(&self.sources).zip(1..).flat_map(|((list, source), number)| {
+            let prefixes = list.prefixes.iter().chain(&source.prefixes);
+            prefixes.map(move |prefix| (prefix.address, prefix.length, number))
+        });
+        lists::verdicts(added.chain(fixed), guard).unwrap_or_default()
     }
 
     /// Blocks a prefix, for some seconds if it is said for how long; one that is blocked already gets this time and note.

@@ -39,6 +39,12 @@ fn a_file_is_read_again_when_it_has_changed_and_is_quiet() {
     assert!(said[0].contains("2 prefixes") && said[0].contains("line 3"), "{said:?}");
     assert!(keeper.look(104).0.is_none());
 
+    let guard = Guard { block: 2, allow: 4, ..Guard::default() };
+    assert_eq!(
+        keeper.verdicts(&guard),
+        [(address("203.0.113.0"), 24, true), (address("203.0.114.0"), 24, true),]
+    );
+
     // A file that goes, or has become something else, takes nothing away.
     fs::write(&path, "<html>\n").unwrap();
     keeper.look(105);

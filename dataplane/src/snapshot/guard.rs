@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::lists::ListMask;
+use crate::table::sources::{METERS, Pace};
 
 /// What packets that come in by an interface are to be refused for. All off by default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,6 +28,41 @@ pub struct Guard {
     pub block: ListMask,
     /// Who is not blocked, whatever other lists say.
     pub allow: ListMask,
+    /// What each source may do.
+    pub per_source: Option<SourceLimits>,
+    /// What each source may do at each service: an address with protocol and port.
+    pub per_service: Option<SourceLimits>,
+    /// ICMP, and as many of ICMPv6, packets a second by all interfaces with this guard; 0 for any number.
+    pub icmp_per_second: u64,
+}
+
+/// What a source may do. 0 for any number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceLimits {
+    /// Packets a second.
+    pub packets: u64,
+    /// Bits a second, of whole Ethernet frames without FCS.
+    pub bits: u64,
+    /// New sessions a second.
+    pub new_sessions: u32,
+    /// Sessions at a time, over all interfaces with this guard; of all services together.
+    pub sessions: u32,
+    /// Up to these prefix lengths, IPv4 and IPv6, addresses are one source.
+    pub prefix: [u8; 2],
+    /// For how many sources there is memory at a time, in each worker.
+    pub most: u32,
+}
+
+impl SourceLimits {
+    /// As meters have them: a tenth of a second's worth at once, 64 packets and 100 kB at least, and a second's worth of new
+    /// sessions.
+    pub fn paces(&self) -> [Pace; METERS] {
+        [
+            Pace { per_second: self.packets, burst: (self.packets / 10).max(64) },
+            Pace { per_second: self.bits, burst: (self.bits / 10).max(800_000) },
+            Pace { per_second: self.new_sessions.into(), burst: self.new_sessions.into() },
+        ]
+    }
 }
 
 impl Guard {
@@ -34,6 +70,25 @@ impl Guard {
     #[inline]
     pub fn blocking(&self, lists: ListMask) -> ListMask {
         if lists & self.allow == 0 { lists & self.block } else { 0 }
+    }
+
+    /// Whether every packet is to be counted.
+    #[inline]
+    pub fn counts_packets(&self) -> bool {
+        let counts = |limits: &SourceLimits| limits.packets > 0 || limits.bits > 0;
+        self.icmp_per_second > 0 || [&self.per_source, &self.per_service].into_iter().flatten().any(counts)
+    }
+
+    /// Whether sessions are to be counted.
+    #[inline]
+    pub fn counts_sessions(&self) -> bool {
+        let counts = |limits: &SourceLimits| limits.new_sessions > 0 || limits.sessions > 0;
+        [&self.per_source, &self.per_service].into_iter().flatten().any(counts)
+    }
+
+    /// Whether the sessions that a source has at a time are bounded.
+    pub fn bounds_sessions(&self) -> bool {
+        self.per_source.as_ref().is_some_and(|limits| limits.sessions > 0)
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::guard::{covers4, covers6};
+use super::guard::{Guard, covers4, covers6};
 use crate::table::lpm::{Lpm, LpmError, Reader};
 
 /// The most lists: each is a bit of what a look-up gives.
@@ -87,26 +87,9 @@ impl PrefixSets {
     /// # Errors
     /// A length that the family has not; no memory for so many.
     pub fn new(prefixes: impl IntoIterator<Item = (IpAddr, u8, usize)>) -> Result<Self, LpmError> {
-        let (mut v4, mut v6) = (BTreeMap::new(), BTreeMap::new());
-        for (address, length, list) in prefixes {
-            let bit: ListMask = 1 << list.min(MOST_LISTS - 1);
-            match address {
-                IpAddr::V4(address) if length <= 32 => {
-                    let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
-                    *v4.entry(((address.to_bits() & mask).to_be_bytes(), length)).or_insert(0) |= bit;
-                }
-                IpAddr::V6(address) if length <= 128 => {
-                    let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
-                    *v6.entry(((address.to_bits() & mask).to_be_bytes(), length)).or_insert(0) |= bit;
-                }
-                IpAddr::V4(_) => return Err(LpmError::Length(length, 32)),
-                IpAddr::V6(_) => return Err(LpmError::Length(length, 128)),
-            }
-        }
+        let (v4, v6) = by_family(prefixes)?;
         let len = v4.len() + v6.len();
-        let within4 = |(a, length): &([u8; 4], u8), b: &[u8; 4]| covers4((*a).into(), *length, (*b).into());
-        let within6 = |(a, length): &([u8; 16], u8), b: &[u8; 16]| covers6((*a).into(), *length, (*b).into());
-        Ok(Self { v4: table(v4, within4)?, v6: table(v6, within6)?, len })
+        Ok(Self { v4: table(v4, holds4)?, v6: table(v6, holds6)?, len })
     }
 
     /// How many different prefixes there are.
@@ -128,29 +111,97 @@ impl PrefixSets {
     }
 }
 
-/// A table whose values have the lists of the shorter prefixes in them. Those that add nothing to these are left out.
-fn table<const N: usize>(
-    prefixes: BTreeMap<([u8; N], u8), ListMask>,
-    holds: impl Fn(&([u8; N], u8), &[u8; N]) -> bool,
-) -> Result<Option<Reader<N>>, LpmError> {
-    if prefixes.is_empty() {
-        return Ok(None);
+/// The prefixes of a family with the lists that have them, in order of addresses, shorter ones first.
+type Ordered<const N: usize> = BTreeMap<([u8; N], u8), ListMask>;
+
+fn by_family(
+    prefixes: impl IntoIterator<Item = (IpAddr, u8, usize)>,
+) -> Result<(Ordered<4>, Ordered<16>), LpmError> {
+    let (mut v4, mut v6) = (BTreeMap::new(), BTreeMap::new());
+    for (address, length, list) in prefixes {
+        let bit: ListMask = 1 << list.min(MOST_LISTS - 1);
+        match address {
+            IpAddr::V4(address) if length <= 32 => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
+                *v4.entry(((address.to_bits() & mask).to_be_bytes(), length)).or_insert(0) |= bit;
+            }
+            IpAddr::V6(address) if length <= 128 => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+                *v6.entry(((address.to_bits() & mask).to_be_bytes(), length)).or_insert(0) |= bit;
+            }
+            IpAddr::V4(_) => return Err(LpmError::Length(length, 32)),
+            IpAddr::V6(_) => return Err(LpmError::Length(length, 128)),
+        }
     }
-    // Those that hold the present one; in order of addresses, and shorter ones first, they are a stack.
+    Ok((v4, v6))
+}
+
+fn holds4((prefix, length): &([u8; 4], u8), address: &[u8; 4]) -> bool {
+    covers4((*prefix).into(), *length, (*address).into())
+}
+
+fn holds6((prefix, length): &([u8; 16], u8), address: &[u8; 16]) -> bool {
+    covers6((*prefix).into(), *length, (*address).into())
+}
+
+/// Visits prefixes with the lists of the shorter ones that hold them, and with their own besides.
+fn walk<const N: usize>(
+    prefixes: Ordered<N>,
+    holds: impl Fn(&([u8; N], u8), &[u8; N]) -> bool,
+    mut each: impl FnMut(([u8; N], u8), ListMask, ListMask),
+) {
+    // Those that hold the present one: in this order they are a stack.
     let mut around: Vec<(([u8; N], u8), ListMask)> = Vec::new();
-    let with_lists_of_shorter = prefixes.into_iter().filter_map(|(prefix, lists)| {
+    for (prefix, lists) in prefixes {
         while around.last().is_some_and(|(outer, _)| !holds(outer, &prefix.0)) {
             around.pop();
         }
         let outer = around.last().map_or(0, |&(_, lists)| lists);
         let lists = lists | outer;
-        if lists == outer {
-            return None;
+        each(prefix, outer, lists);
+        if lists != outer {
+            around.push((prefix, lists));
         }
-        around.push((prefix, lists));
-        Some((prefix.0, prefix.1, lists))
+    }
+}
+
+/// A table whose values have the lists of the shorter prefixes in them. Those that add nothing to these are left out.
+fn table<const N: usize>(
+    prefixes: Ordered<N>,
+    holds: impl Fn(&([u8; N], u8), &[u8; N]) -> bool,
+) -> Result<Option<Reader<N>>, LpmError> {
+    if prefixes.is_empty() {
+        return Ok(None);
+    }
+    let mut entries = Vec::with_capacity(prefixes.len());
+    walk(prefixes, holds, |(address, length), outer, lists| {
+        if lists != outer {
+            entries.push((address, length, lists));
+        }
     });
-    Lpm::build(with_lists_of_shorter).map(|mut table| Some(table.reader()))
+    Lpm::build(entries).map(|mut table| Some(table.reader()))
+}
+
+/// Whether a guard blocks a prefix, as far as no longer one says otherwise: the least that tells the same of each address by
+/// its longest prefix, where none says "no".
+///
+/// # Errors
+/// A length that the family has not.
+pub fn verdicts(
+    prefixes: impl IntoIterator<Item = (IpAddr, u8, usize)>,
+    guard: &Guard,
+) -> Result<Vec<(IpAddr, u8, bool)>, LpmError> {
+    let (v4, v6) = by_family(prefixes)?;
+    let mut verdicts = Vec::new();
+    let mut judge = |address: IpAddr, length, outer, lists| {
+        let [was, is] = [outer, lists].map(|lists| guard.blocking(lists) != 0);
+        if was != is {
+            verdicts.push((address, length, is));
+        }
+    };
+    walk(v4, holds4, |(address, length), outer, lists| judge(address.into(), length, outer, lists));
+    walk(v6, holds6, |(address, length), outer, lists| judge(address.into(), length, outer, lists));
+    Ok(verdicts)
 }
 
 #[cfg(test)]
@@ -181,7 +232,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::table::cases(200))]
+        #![proptest_config(crate::table::cases(25))]
 
         #[test]
         fn an_address_is_in_all_lists_that_hold_it(
@@ -217,6 +268,26 @@ mod tests {
             lists.of_burst6(&v6, &mut masks);
             for (address, mask) in v6.iter().zip(masks) {
                 prop_assert_eq!(mask, want((*address).into()));
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(crate::table::cases(200))]
+
+        #[test]
+        fn verdicts_say_what_the_masks_say(prefixes in prefixes(), asked in prefixes()) {
+            let guard = Guard { block: 0b0110, allow: 0b1000, ..Guard::default() };
+            let verdicts = verdicts(prefixes.iter().copied(), &guard).unwrap();
+            for (address, _, _) in asked {
+                let lists = prefixes.iter().filter(|prefix| holds(prefix, address));
+                let lists = lists.fold(0, |mask, (_, _, list)| mask | 1 << list);
+                let longest = verdicts
+                    .iter()
+                    .filter(|&&(prefix, length, _)| holds(&(prefix, length, 0), address))
+                    .max_by_key(|(_, length, _)| *length);
+                let said = longest.is_some_and(|&(_, _, is_blocked)| is_blocked);
+                prop_assert_eq!(said, guard.blocking(lists) != 0, "{}", address);
             }
         }
     }

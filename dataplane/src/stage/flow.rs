@@ -278,6 +278,25 @@ fn answers4(decision: &Decision, protocol: u8) -> Key4 {
     key4(addresses(dst.0, src.0), ports(dst.1, src.1), protocol, decision.egress)
 }
 
+/// Where as many sessions are live as may be, has one give way to that of a first packet, if sessions may: before NAT takes
+/// anything for it, which has no more room than the sessions. One that comes to a binding takes nothing; and the one that gives
+/// way might be all that holds the binding.
+pub fn make_room(burst: &mut Burst, first: &FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
+    if !snapshot.evicts || !shard.sessions.is_full() {
+        return;
+    }
+    for i in first.open(burst) {
+        if sessionless(&burst.headers[i]) || first.decisions[i].inbound {
+            continue;
+        }
+        let Shard { sessions, nat, counters, .. } = shard;
+        sessions.make_room(nat, counters);
+        if let Some(evicted) = sessions.take_evicted() {
+            forget(burst, evicted);
+        }
+    }
+}
+
 /// Makes a session for each first packet that has come through; those that open none get an action of their own.
 pub fn install(burst: &mut Burst, first: &FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
     for i in first.open(burst) {
@@ -291,6 +310,12 @@ pub fn install(burst: &mut Burst, first: &FirstPackets, shard: &mut Shard, snaps
             install4(burst, i, first, shard, snapshot);
         } else {
             install6(burst, i, first, shard, snapshot);
+        }
+        if let Some(source) = first.decisions[i].holder {
+            if let Some(flow) = flow_mut(shard, &headers, burst.flows[i]) {
+                let session = flow.session();
+                shard.sessions.hold_for(session, source);
+            }
         }
         if first.asked {
             // Whose next hop is not looked up yet.

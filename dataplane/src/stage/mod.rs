@@ -25,6 +25,7 @@ pub mod rewrite;
 pub mod route;
 pub mod sanity;
 pub mod shape;
+pub mod sources;
 pub mod syn;
 pub mod together;
 pub mod transmit;
@@ -72,6 +73,8 @@ pub struct Decision {
     pub classes: [u16; 2],
     /// Differentiated services code point of the session's first packet.
     pub dscp: u8,
+    /// On whose account the session is, where a guard bounds how many a source has.
+    pub holder: Option<u64>,
 }
 
 impl Decision {
@@ -91,6 +94,7 @@ impl Decision {
         limits: [Limits::NONE; 2],
         classes: [NONE16; 2],
         dscp: 0,
+        holder: None,
     };
 }
 

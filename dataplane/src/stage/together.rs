@@ -10,7 +10,7 @@ use crate::burst::{BURST, Burst, Mask};
 use crate::nat::{Begun, Name, Wanted};
 use crate::session::{addresses, key4, key6, ports};
 use crate::shard::Shard;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Guard, Snapshot};
 
 /// How many packets are decided together at most: as many as a core fetches for at once.
 const TOGETHER: usize = 16;
@@ -41,8 +41,11 @@ pub struct Groups {
 
 impl Groups {
     /// Of these packets.
-    pub fn of(mask: Mask, first: &FirstPackets, shard: &Shard) -> Self {
-        let is_open = !first.asked && shard.transition.is_none() && shard.sessions.has_room(BURST);
+    pub fn of(mask: Mask, first: &FirstPackets, shard: &Shard, snapshot: &Snapshot) -> Self {
+        // Of two from one source, one may be its last.
+        let has_bounds = snapshot.guards.iter().any(Guard::bounds_sessions);
+        let has_room = shard.sessions.has_room(BURST);
+        let is_open = !first.asked && shard.transition.is_none() && has_room && !has_bounds;
         Self { rest: mask, each_alone: !is_open || mask.count() < 2 }
     }
 

@@ -55,6 +55,10 @@ impl DropReason {
                 "Amplification that is aimed at you, or a service inside whose clients use that port: see `answer-ports`."
             }
             Self::Blocklisted | Self::BlocklistedXdp => "`block show` says which list.",
+            Self::SourceRate | Self::ServiceRate | Self::SourceNewSessions | Self::SourceSessions => {
+                "`capture --drops` shows by whom; raise the guard's limit if they are honest, or `block add` them."
+            }
+            Self::IcmpRate => "A flood of pings, or of errors about forged packets.",
             Self::AclDeny => "`show acl` says which rule.",
             Self::SessionTableFull => {
                 "Raise `[tables] sessions`, or shorten `[timeouts]`; look in `show flows` for one source with many."

@@ -8,6 +8,7 @@ mod fastpath;
 mod fleet;
 mod fragments;
 mod full;
+mod guard;
 mod icmp_errors;
 mod identifications;
 mod jumbo;

@@ -6,7 +6,7 @@ use sluice_dataplane::snapshot;
 use sluice_dataplane::snapshot::lists::{ListMask, Lists, PrefixSets};
 
 use crate::config::BY_HAND;
-use crate::config::model::{Guard, List, ListKind, Prefix, Refusal, ReversePath};
+use crate::config::model::{Guard, List, ListKind, Prefix, Refusal, ReversePath, SourceLimits};
 
 pub(super) fn compile(guard: &Guard, lists: &[List]) -> snapshot::Guard {
     let drops = |refusal| guard.drop.contains(&refusal);
@@ -30,7 +30,15 @@ pub(super) fn compile(guard: &Guard, lists: &[List]) -> snapshot::Guard {
         // What is added by hand is the first list, and every guard's.
         block: 1 | mask(ListKind::Block),
         allow: mask(ListKind::Allow),
+        per_source: guard.per_source.as_ref().map(limits),
+        per_service: guard.per_service.as_ref().map(limits),
+        icmp_per_second: guard.icmp,
     }
+}
+
+fn limits(limits: &SourceLimits) -> snapshot::guard::SourceLimits {
+    let &SourceLimits { packets, bits, new_sessions, sessions, prefix, most } = limits;
+    snapshot::guard::SourceLimits { packets, bits, new_sessions, sessions, prefix, most }
 }
 
 /// The lists of a configuration, with what is read from their files, in the same order; a file that is not there has nothing.

@@ -19,6 +19,29 @@ pub struct Guard {
     pub answer_ports: Vec<u16>,
     /// The lists that it goes by: indices.
     pub lists: Vec<usize>,
+    /// What each source may do.
+    pub per_source: Option<SourceLimits>,
+    /// What each source may do at each service.
+    pub per_service: Option<SourceLimits>,
+    /// ICMP, packets a second; 0 for any number.
+    pub icmp: u64,
+}
+
+/// What a source may do; 0 for any number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SourceLimits {
+    /// Packets a second.
+    pub packets: u64,
+    /// Bits a second.
+    pub bits: u64,
+    /// New sessions a second.
+    pub new_sessions: u32,
+    /// Sessions at a time.
+    pub sessions: u32,
+    /// Up to which prefix lengths addresses are one source, IPv4 and IPv6.
+    pub prefix: [u8; 2],
+    /// For how many sources there is memory.
+    pub most: u32,
 }
 
 /// A list of prefixes.

@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use sluice_dataplane::snapshot::guard::AMPLIFIERS;
 
 use super::lists::Lists;
-use crate::config::model::{Guard, Refusal, ReversePath};
+use crate::config::model::{Guard, Refusal, ReversePath, SourceLimits};
 use crate::config::reader::{At, Table, choice, integer, text};
 use crate::config::report::{Sink, nearest, quote};
 use crate::config::schema;
+use crate::config::units::{self, Tokens, Wrong};
 
 /// Most guards; interfaces share them.
 const MOST_GUARDS: usize = 256;
@@ -69,6 +70,9 @@ fn read_guard(table: &Table<'_>, lists: &Lists<'_>, sink: &mut Sink<'_>) -> Guar
     }
     answer_ports.sort_unstable();
     answer_ports.dedup();
+    let per_source = table.table("per-source", &schema::PER_SOURCE, sink);
+    let per_service = table.table("per-service", &schema::PER_SERVICE, sink);
+    let icmp = table.one("icmp", text(packet_rate), sink);
     let names = table.many("lists", text(|text| Ok(text.to_owned())), sink);
     Guard {
         name: String::new(),
@@ -76,5 +80,40 @@ fn read_guard(table: &Table<'_>, lists: &Lists<'_>, sink: &mut Sink<'_>) -> Guar
         reverse_path: reverse_path.unwrap_or_default(),
         answer_ports,
         lists: names.iter().filter_map(|name| lists.resolve(name, sink)).collect(),
+        per_source: per_source.map(|table| read_limits(&table, sink)),
+        per_service: per_service.map(|table| read_limits(&table, sink)),
+        icmp: icmp.map_or(0, |at| at.value),
+    }
+}
+
+fn read_limits(table: &Table<'_>, sink: &mut Sink<'_>) -> SourceLimits {
+    let packets = table.one("packets", text(packet_rate), sink).map_or(0, |at| at.value);
+    let bits = table.one("rate", text(units::bit_rate), sink).map_or(0, |at| at.value);
+    let has_sessions = table.section.keys.contains(&"sessions");
+    let sessions = has_sessions.then(|| table.one("sessions", integer(1..=16 << 20), sink)).flatten();
+    let mut number =
+        |key, range, default| table.one(key, integer(range), sink).map_or(default, |at| at.value);
+    let limits = SourceLimits {
+        packets,
+        bits,
+        new_sessions: number("new-sessions", 1..=10_000_000, 0),
+        sessions: sessions.map_or(0, |at| at.value),
+        prefix: [number("ipv4-prefix", 1..=32, 32) as u8, number("ipv6-prefix", 1..=128, 64) as u8],
+        most: number("most", 16..=4 << 20, 65_536),
+    };
+    if !["packets", "rate", "new-sessions", "sessions"].iter().any(|key| table.has(key)) {
+        sink.error(&table.span, "bounds that bound nothing")
+            .help("add `packets = \"10 kpps\"`, `rate = \"100 Mbit/s\"` or `new-sessions = 100`");
+    }
+    limits
+}
+
+fn packet_rate(text: &str) -> Result<u64, Wrong> {
+    match units::rate(text)? {
+        Tokens::Packets(packets) => Ok(packets),
+        Tokens::Bytes(_) => {
+            Err(Wrong::new(format!("{} counts bits", quote(text)))
+                .help("packets a second, such as \"10 kpps\""))
+        }
     }
 }

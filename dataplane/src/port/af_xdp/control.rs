@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::blocked::BlockTable;
 use super::device::device_facts;
 use super::host::HostTable;
 use super::program::{AttachedMode, Passed, Program};
@@ -179,6 +180,7 @@ pub struct DeviceControl {
     faults: Vec<Arc<FaultCells>>,
     renewals: Vec<Arc<Renewal>>,
     host: Option<HostTable>,
+    blocked: Option<BlockTable>,
     state: Mutex<State>,
 }
 
@@ -213,8 +215,9 @@ impl DeviceControl {
         let faults = ports.iter().map(|port| port.faults.clone()).collect();
         let renewals = ports.iter().map(|port| port.renewal.clone()).collect();
         let host = held.program.host.take().map(HostTable::new);
+        let blocked = held.program.blocked.take().map(BlockTable::new);
         let state = State { held, passed: Passed::default(), drops: KernelDrops::default(), missing: None };
-        Self { spec, memory, frames, faults, renewals, host, state: Mutex::new(state) }
+        Self { spec, memory, frames, faults, renewals, host, blocked, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -242,6 +245,11 @@ impl DeviceControl {
     /// The table of the box's own addresses, for a device where the kernel answers for them.
     pub fn host_table(&self) -> Option<HostTable> {
         self.host.clone()
+    }
+
+    /// The table of blocked prefixes, for a device with an interface that has a guard.
+    pub fn block_table(&self) -> Option<BlockTable> {
+        self.blocked.clone()
     }
 
     /// What the kernel dropped at the device's sockets so far.
@@ -286,6 +294,10 @@ impl DeviceControl {
             let mut device = devices.pop();
             let maps = device.as_mut().and_then(|(_, held)| held.program.host.take());
             if let (Some(table), Some(maps)) = (&self.host, maps) {
+                table.replace(maps)?;
+            }
+            let maps = device.as_mut().and_then(|(_, held)| held.program.blocked.take());
+            if let (Some(table), Some(maps)) = (&self.blocked, maps) {
                 table.replace(maps)?;
             }
             Ok(device)

@@ -10,6 +10,7 @@
 
 mod attached;
 mod bind;
+mod blocked;
 mod control;
 mod device;
 mod error;
@@ -37,6 +38,7 @@ use port::{Chain, Receiver, Sender};
 use program::Program;
 use sides::Sides;
 
+pub use blocked::{BlockTable, MAX_BLOCKED};
 pub use control::{DeviceChange, DeviceControl, DeviceInfo, Faults};
 pub use device::{DeviceFacts, device_facts};
 pub use error::OpenError;
@@ -65,6 +67,8 @@ pub struct PortSpec {
     /// Whether the kernel answers for the box's own addresses there, and alone speaks ARP and ND. What those addresses are
     /// is told by [`DeviceControl::host_table`].
     pub host_is_kernel: bool,
+    /// Whether packets may be blocked by where they come from, as [`DeviceControl::block_table`] is told.
+    pub has_lists: bool,
     /// The worker that receives from each queue, by its index; queues beyond the list's end go round.
     pub owners: Vec<usize>,
     /// Frames that each queue's fill and receive rings hold: a power of two, 64 to 32,768.

@@ -13,6 +13,7 @@ use aya::{Ebpf, EbpfLoader, Pod};
 
 use super::PortSpec;
 use super::attached::Attached;
+use super::blocked::{BlockMaps, MAX_BLOCKED};
 use super::device::DeviceFacts;
 use super::error::OpenError;
 use super::host::HostMaps;
@@ -79,19 +80,26 @@ pub struct Count {
     pub bytes: u64,
 }
 
-/// Frames that the XDP program left to the kernel (`XDP_PASS`).
+/// Frames that the XDP program left to the kernel (`XDP_PASS`), or dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Passed {
     /// Those that matched (see [`KernelMatch`]).
     pub matched: Count,
     /// Those of a queue that has no socket.
     pub no_socket: Count,
+    /// Those that were dropped, as a guard blocks where they came from.
+    pub blocked: Count,
 }
 
 impl Passed {
     /// Adds another device's.
     pub(super) fn add(&mut self, other: &Self) {
-        for (sum, count) in [(&mut self.matched, other.matched), (&mut self.no_socket, other.no_socket)] {
+        let counts = [
+            (&mut self.matched, other.matched),
+            (&mut self.no_socket, other.no_socket),
+            (&mut self.blocked, other.blocked),
+        ];
+        for (sum, count) in counts {
             sum.packets += count.packets;
             sum.bytes += count.bytes;
         }
@@ -122,6 +130,8 @@ pub(super) struct Program {
     pub(super) fallback: Option<String>,
     /// Until control takes it.
     pub(super) host: Option<HostMaps>,
+    /// Likewise.
+    pub(super) blocked: Option<BlockMaps>,
     /// Holds the program, and its link.
     _ebpf: Ebpf,
 }
@@ -130,17 +140,20 @@ impl Program {
     /// Loads the program and attaches it to a device of `queues` queues. Until sockets are given to it, it leaves all
     /// frames to the kernel.
     pub(super) fn attach(spec: &PortSpec, facts: &DeviceFacts) -> Result<Self, OpenError> {
-        let PortSpec { device, mode, kernel: matches, host_is_kernel, .. } = spec;
+        let PortSpec { device, mode, kernel: matches, host_is_kernel, has_lists, .. } = spec;
         if matches.len() > MAX_MATCHES {
             return Err(OpenError::Matches { device: device.to_owned(), count: matches.len() });
         }
         let refused = |reason: String| OpenError::Program { device: device.to_owned(), reason };
-        let mut ebpf = load(facts.queues, matches, *host_is_kernel).map_err(|error| match errno(&error) {
-            Some(libc::EPERM | libc::EACCES) => {
-                OpenError::Privilege { device: device.to_owned(), what: "loading the XDP program" }
-            }
-            _ => refused(in_words(&error)),
-        })?;
+        let mut ebpf =
+            load(facts.queues, matches, *host_is_kernel, *has_lists).map_err(|error| {
+                match errno(&error) {
+                    Some(libc::EPERM | libc::EACCES) => {
+                        OpenError::Privilege { device: device.to_owned(), what: "loading the XDP program" }
+                    }
+                    _ => refused(in_words(&error)),
+                }
+            })?;
         let missing = |name| refused(format!("its object has no {name}"));
         let sockets = ebpf.take_map("sockets").ok_or_else(|| missing("map `sockets`"))?;
         let sockets = XskMap::try_from(sockets).map_err(|error| refused(in_words(&error)))?;
@@ -148,6 +161,10 @@ impl Program {
         let passed = PerCpuArray::try_from(passed).map_err(|error| refused(in_words(&error)))?;
         let host = match *host_is_kernel {
             true => Some(HostMaps::take(&mut ebpf).map_err(|error| refused(in_words(&error)))?),
+            false => None,
+        };
+        let blocked = match *has_lists {
+            true => Some(BlockMaps::take(&mut ebpf).map_err(|error| refused(in_words(&error)))?),
             false => None,
         };
         let name = if facts.is_jumbo() { "redirect_frags" } else { "redirect" };
@@ -166,6 +183,7 @@ impl Program {
                         mode: AttachedMode::Native,
                         fallback: None,
                         host,
+                        blocked,
                         _ebpf: ebpf,
                     });
                 }
@@ -174,7 +192,7 @@ impl Program {
             },
         };
         link(program, spec, facts, mode)?;
-        Ok(Self { sockets, passed, mode, fallback, host, _ebpf: ebpf })
+        Ok(Self { sockets, passed, mode, fallback, host, blocked, _ebpf: ebpf })
     }
 
     /// Makes the frames of a queue go to a socket, which must be bound to that queue.
@@ -195,16 +213,25 @@ impl Program {
             }
             sum
         };
-        Passed { matched: sum(0), no_socket: sum(1) }
+        Passed { matched: sum(0), no_socket: sum(1), blocked: sum(2) }
     }
 }
 
-fn load(queues: u32, matches: &[KernelMatch], host_is_kernel: bool) -> Result<Ebpf, aya::EbpfError> {
+fn load(
+    queues: u32,
+    matches: &[KernelMatch],
+    host_is_kernel: bool,
+    has_lists: bool,
+) -> Result<Ebpf, aya::EbpfError> {
+    let blocked = if has_lists { MAX_BLOCKED } else { 1 };
     let table = Protocols::of(matches);
     let has_ethertypes = matches.iter().any(|entry| matches!(entry, KernelMatch::EtherType(_))) as u8;
     let has_protocols = matches.iter().any(|entry| matches!(entry, KernelMatch::Protocol { .. })) as u8;
     let mut ebpf = EbpfLoader::new()
         .set_max_entries("sockets", queues.max(1))
+        .set_max_entries("blocked4", blocked)
+        .set_max_entries("blocked6", blocked)
+        .set_global("has_lists", &u8::from(has_lists), true)
         .set_global("match_ethertypes", &has_ethertypes, true)
         .set_global("match_protocols", &has_protocols, true)
         .set_global("protocols", &table.0, true)
