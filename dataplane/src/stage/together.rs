@@ -173,3 +173,20 @@ fn foresee(
     }
     Some(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_have_what_was_added() {
+        let hash = |i: u64| (i * 2 + 2) << 32;
+        let mut few = Few::default();
+        for i in 0..TOGETHER as u64 {
+            assert!(!few.may_have(hash(i)), "{i}");
+            few.add(hash(i));
+        }
+        assert!((0..TOGETHER as u64).all(|i| few.may_have(hash(i))));
+        assert!(!Few::default().may_have(0), "an unused place is like no hash");
+    }
+}
