@@ -21,7 +21,7 @@ use crate::diff::Loaded;
 use crate::export::Logger;
 use crate::link::{self, DataPlane, Greeting};
 use crate::reload::Outcome;
-use crate::service;
+use crate::{service, upgrade};
 
 /// How often signals are looked at, and the data plane is asked what it wants.
 const LOOK: Duration = Duration::from_millis(20);
@@ -69,6 +69,7 @@ pub fn run(log: &mut dyn Write) -> Result<(), ControlError> {
         log_of_nat(&greeting, &data_plane).map_err(system("cannot start the thread of NAT's log"))?;
     let (commits, desk) = Commits::start(&greeting, &data_plane)?;
     let more = commit::api::routes(desk).merge(capture::api::routes(data_plane.clone()));
+    let more = more.merge(upgrade::api::routes(data_plane.clone()));
     let server = api::serve_with(listener, &greeting.socket, metrics, data_plane.clone(), more)?;
     data_plane.serving().map_err(ControlError::Refused)?;
 

@@ -37,5 +37,6 @@ pub mod table;
 pub mod tech_support;
 pub mod top;
 mod top_view;
+pub mod upgrade;
 pub mod watch;
 pub mod words;

@@ -26,6 +26,7 @@ use crate::export::{SinkStatus, Statuses};
 use crate::nat_query::Query;
 use crate::plan::Plan;
 use crate::routes::SharedRoutes;
+use crate::upgrade::Upgraded;
 use crate::watch::Watch;
 use crate::{drops, explain, figures, metrics, nat_view, qos_view, routes, top_view};
 
@@ -107,6 +108,7 @@ pub struct State {
     drop_rates: Mutex<Rates>,
     routes: Option<SharedRoutes>,
     captures: Mutex<Captures>,
+    upgraded: Mutex<Upgraded>,
 }
 
 impl State {
@@ -133,6 +135,7 @@ impl State {
             drop_rates: Mutex::default(),
             routes: None,
             captures: Mutex::default(),
+            upgraded: Mutex::default(),
         }
     }
 
@@ -140,9 +143,40 @@ impl State {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The workers' map.
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     /// How the sinks of NAT's log do, as control told last.
     pub fn nat_log(&self) -> Vec<SinkStatus> {
         self.nat_log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// After an upgrade.
+    #[must_use]
+    pub fn with_upgraded(self, upgraded: Upgraded) -> Self {
+        Self { upgraded: Mutex::new(upgraded), ..self }
+    }
+
+    /// How upgrades went.
+    pub(crate) fn upgraded_so_far(&self) -> Upgraded {
+        self.upgraded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The same, for whoever asks.
+    ///
+    /// # Errors
+    /// None.
+    pub fn upgraded(&self) -> Result<Upgraded, String> {
+        Ok(self.upgraded_so_far())
+    }
+
+    /// An upgrade came to nothing, for this reason.
+    pub(crate) fn upgrade_failed(&self, words: String) {
+        let mut upgraded = self.upgraded.lock().unwrap_or_else(PoisonError::into_inner);
+        upgraded.failed += 1;
+        upgraded.failure = Some(words);
     }
 
     /// With accounts that are there already.

@@ -22,6 +22,7 @@ pub mod probe;
 pub mod pulse;
 pub mod recorder;
 pub mod sample;
+pub mod saved;
 pub mod session;
 pub mod shard;
 pub mod snapshot;

@@ -12,6 +12,7 @@ mod flow;
 mod record;
 mod renew;
 mod report;
+mod saved;
 mod tcp;
 mod top;
 
@@ -29,6 +30,7 @@ pub use self::flow::{
 pub use self::record::{Family, Session, State};
 use self::report::Reporter;
 pub use self::report::{EndReason, Ends, FlowReader, FlowRecord, ReportTimes};
+pub(crate) use self::saved::SavedSession;
 pub use self::tcp::Segment;
 use self::top::Top;
 pub use self::top::{By, Rates};

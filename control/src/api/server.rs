@@ -31,6 +31,7 @@ use crate::commit::{self, api::Peer};
 use crate::link::DataPlane;
 use crate::nat_query::Query;
 use crate::state::Topic;
+use crate::upgrade;
 
 /// Clients that are served at once; more are sent away.
 const CLIENTS: usize = 512;
@@ -64,6 +65,7 @@ struct Api;
 /// The API's description (OpenAPI 3.1).
 pub fn openapi() -> Value {
     let whole = Api::openapi().merge_from(commit::api::Described::openapi());
+    let whole = whole.merge_from(upgrade::api::Described::openapi());
     serde_json::to_value(whole).unwrap_or_default()
 }
 

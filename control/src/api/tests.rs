@@ -172,7 +172,8 @@ fn the_description_names_every_path() {
             "/v1/nat/who",
             "/v1/show/{topic}",
             "/v1/top/flows",
-            "/v1/top/hosts"
+            "/v1/top/hosts",
+            "/v1/upgrade"
         ]
     );
 }

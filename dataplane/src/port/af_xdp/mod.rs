@@ -13,6 +13,7 @@ mod bind;
 mod control;
 mod device;
 mod error;
+mod handover;
 mod host;
 mod kernel;
 mod lent;
@@ -40,6 +41,7 @@ use sides::Sides;
 pub use control::{DeviceChange, DeviceControl, DeviceInfo, Faults};
 pub use device::{DeviceFacts, device_facts};
 pub use error::OpenError;
+pub use handover::{Handed, inherit};
 pub use host::{HostTable, MAX_SHARED, SharedAddress};
 pub use membership::promiscuous;
 pub use port::AfXdpPort;
@@ -245,6 +247,7 @@ impl<'a> Device<'a> {
         };
         let mut ports: Vec<AfXdpPort> = (0..workers).map(port).collect();
         let mut sockets = Vec::with_capacity(queues.len());
+        let batches = queues.iter().map(|queue| queue.tx.as_ref().map_or(0, |(_, batch)| *batch)).collect();
         let sides = self.sides.receivers.iter().zip(&self.sides.senders);
         for (Bound { socket, fill, rx, completion, tx, .. }, (&receiver, &sender)) in
             queues.into_iter().zip(sides)
@@ -281,7 +284,9 @@ impl<'a> Device<'a> {
             },
             program: self.program,
             sockets,
-            _memberships: self.memberships,
+            batches,
+            polled,
+            memberships: self.memberships,
         };
         (ports, held)
     }

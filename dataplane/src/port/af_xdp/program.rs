@@ -3,16 +3,16 @@
 
 use std::error::Error;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aya::maps::{HashMap, MapData, PerCpuArray, XskMap};
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::{Xdp, XdpFlags};
 use aya::{Ebpf, EbpfLoader, Pod};
 
 use super::PortSpec;
-use super::attached::Attached;
+use super::attached::{self, Attached};
 use super::device::DeviceFacts;
 use super::error::OpenError;
 use super::host::HostMaps;
@@ -113,8 +113,37 @@ struct PodCount(Count);
 // SAFETY: two integers without padding, as in the program's `struct count`.
 unsafe impl Pod for PodCount {}
 
-/// An attached program. Its link takes it off when this is dropped, or the process ends.
+/// The descriptors of an attached program and its maps. The link keeps it attached as long as any process has it.
+#[derive(Debug)]
+pub(super) struct Handles {
+    link: OwnedFd,
+    sockets: OwnedFd,
+    passed: OwnedFd,
+    /// The box's own addresses, and the ports of those that are shared.
+    host: Option<[OwnedFd; 2]>,
+}
+
+impl Handles {
+    /// The same once more, in the order in which [`of`](Self::of) takes them.
+    pub(super) fn duplicate(&self) -> io::Result<Vec<OwnedFd>> {
+        let Self { link, sockets, passed, host } = self;
+        [link, sockets, passed].into_iter().chain(host.iter().flatten()).map(OwnedFd::try_clone).collect()
+    }
+
+    /// Of descriptors in their order.
+    pub(super) fn of(from: &mut impl Iterator<Item = OwnedFd>, host_is_kernel: bool) -> Option<Self> {
+        let (link, sockets, passed) = (from.next()?, from.next()?, from.next()?);
+        let host = match host_is_kernel {
+            true => Some([from.next()?, from.next()?]),
+            false => None,
+        };
+        Some(Self { link, sockets, passed, host })
+    }
+}
+
+/// An attached program. Its link takes it off when the last who has its handles lets go of them, or the process ends.
 pub(super) struct Program {
+    pub(super) handles: Handles,
     sockets: XskMap<MapData>,
     passed: PerCpuArray<MapData, PodCount>,
     pub(super) mode: AttachedMode,
@@ -122,8 +151,8 @@ pub(super) struct Program {
     pub(super) fallback: Option<String>,
     /// Until control takes it.
     pub(super) host: Option<HostMaps>,
-    /// Holds the program, and its link.
-    _ebpf: Ebpf,
+    /// Holds the program, where it was loaded here.
+    _ebpf: Option<Ebpf>,
 }
 
 impl Program {
@@ -142,6 +171,16 @@ impl Program {
             _ => refused(in_words(&error)),
         })?;
         let missing = |name| refused(format!("its object has no {name}"));
+        let descriptor = |name: &str| {
+            let map = ebpf.map(name).and_then(data).ok_or_else(|| missing_map(device, name))?;
+            let copied = map.fd().as_fd().try_clone_to_owned();
+            copied.map_err(|error| OpenError::of(device, "keeping a map's descriptor", error))
+        };
+        let maps = (descriptor("sockets")?, descriptor("passed")?);
+        let host_maps = match *host_is_kernel {
+            true => Some([descriptor("own")?, descriptor("shared")?]),
+            false => None,
+        };
         let sockets = ebpf.take_map("sockets").ok_or_else(|| missing("map `sockets`"))?;
         let sockets = XskMap::try_from(sockets).map_err(|error| refused(in_words(&error)))?;
         let passed = ebpf.take_map("passed").ok_or_else(|| missing("map `passed`"))?;
@@ -155,26 +194,43 @@ impl Program {
         let program: &mut Xdp = program.try_into().map_err(|error| refused(in_words(&error)))?;
 
         program.load().map_err(|error| refused(in_words(&error)))?;
-        let (mode, fallback) = match *mode {
-            XdpMode::ZeroCopy | XdpMode::Native => (AttachedMode::Native, None),
-            XdpMode::Generic => (AttachedMode::Generic, None),
+        let (mode, fallback, linked) = match *mode {
+            XdpMode::ZeroCopy | XdpMode::Native => (AttachedMode::Native, None, None),
+            XdpMode::Generic => (AttachedMode::Generic, None, None),
             XdpMode::Auto => match link(program, spec, facts, AttachedMode::Native) {
-                Ok(()) => {
-                    return Ok(Self {
-                        sockets,
-                        passed,
-                        mode: AttachedMode::Native,
-                        fallback: None,
-                        host,
-                        _ebpf: ebpf,
-                    });
-                }
-                Err(OpenError::Attach { reason, .. }) => (AttachedMode::Generic, Some(reason)),
+                Ok(linked) => (AttachedMode::Native, None, Some(linked)),
+                Err(OpenError::Attach { reason, .. }) => (AttachedMode::Generic, Some(reason), None),
                 Err(error) => return Err(error),
             },
         };
-        link(program, spec, facts, mode)?;
-        Ok(Self { sockets, passed, mode, fallback, host, _ebpf: ebpf })
+        let link = match linked {
+            Some(linked) => linked,
+            None => link(program, spec, facts, mode)?,
+        };
+        let handles = Handles { link, sockets: maps.0, passed: maps.1, host: host_maps };
+        Ok(Self { handles, sockets, passed, mode, fallback, host, _ebpf: Some(ebpf) })
+    }
+
+    /// One that another process has attached, by its descriptors.
+    ///
+    /// # Errors
+    /// In words.
+    pub(super) fn inherit(handles: Handles, mode: AttachedMode) -> Result<Self, String> {
+        let words = |error: MapError| in_words(&error);
+        let map = |from: &OwnedFd| {
+            let again = from.try_clone().map_err(|error| error.to_string())?;
+            MapData::from_fd(again).map_err(words)
+        };
+        let sockets = XskMap::try_from(Map::XskMap(map(&handles.sockets)?)).map_err(words)?;
+        let passed = PerCpuArray::try_from(Map::PerCpuArray(map(&handles.passed)?)).map_err(words)?;
+        let host = match &handles.host {
+            Some([own, shared]) => {
+                let again = |from: &OwnedFd| from.try_clone().map_err(|error| error.to_string());
+                Some(HostMaps::inherit(again(own)?, again(shared)?).map_err(words)?)
+            }
+            None => None,
+        };
+        Ok(Self { handles, sockets, passed, mode, fallback: None, host, _ebpf: None })
     }
 
     /// Makes the frames of a queue go to a socket, which must be bound to that queue.
@@ -243,21 +299,39 @@ impl Protocols {
     }
 }
 
-/// Attaches the program for as long as it is loaded.
+/// What a map is made of, whatever its kind, of those that the program has.
+fn data(map: &Map) -> Option<&MapData> {
+    match map {
+        Map::XskMap(data) | Map::PerCpuArray(data) | Map::HashMap(data) | Map::Array(data) => Some(data),
+        _ => None,
+    }
+}
+
+fn missing_map(device: &str, name: &str) -> OpenError {
+    OpenError::Program { device: device.to_owned(), reason: format!("its object has no map `{name}`") }
+}
+
+/// Attaches the program for as long as somebody has the link that is returned.
 fn link(
-    program: &mut Xdp,
+    program: &Xdp,
     spec: &PortSpec,
     facts: &DeviceFacts,
     mode: AttachedMode,
-) -> Result<(), OpenError> {
+) -> Result<OwnedFd, OpenError> {
     let device = &spec.device;
     let flags = match mode {
         AttachedMode::Native => XdpFlags::DRV_MODE,
         AttachedMode::Generic => XdpFlags::SKB_MODE,
     };
+    let program = program
+        .fd()
+        .map_err(|error| OpenError::Program { device: device.to_owned(), reason: in_words(&error) })?;
     let patience = Instant::now() + BUSY_PATIENCE;
     loop {
-        let Err(error) = program.attach_to_if_index(facts.ifindex, flags) else { return Ok(()) };
+        let error = match attached::link(program.as_fd(), facts.ifindex, flags.bits()) {
+            Ok(link) => return Ok(link),
+            Err(error) => error,
+        };
         match errno(&error) {
             Some(libc::EBUSY | libc::EEXIST) if Instant::now() < patience => {
                 match Attached::on(facts.ifindex) {
@@ -292,7 +366,7 @@ fn link(
                     Some(libc::ERANGE) => {
                         format!("the MTU {} is too large for the driver {driver}", facts.mtu)
                     }
-                    _ => in_words(&error),
+                    _ => format!("`bpf_link_create` failed: {error}"),
                 };
                 return Err(OpenError::Attach { device: device.to_owned(), mode: mode.name(), reason });
             }

@@ -212,6 +212,15 @@ impl PortShaper {
         self.tree.drain(now, |waiting| discard(waiting.item, DropReason::Shutdown, pool, counters));
     }
 
+    /// Takes out all that waits, which leaves the port now.
+    pub(super) fn take_all(&mut self, now: Nanos, mut each: impl FnMut(Frame)) {
+        let Self { tree, left, .. } = self;
+        tree.drain(now, |waiting| {
+            leaves(left, &waiting.item, waiting.class);
+            each(waiting.item);
+        });
+    }
+
     /// Bytes that a class of its own was given so far, and bytes that wait there.
     pub(super) fn wish(&self, class: u16) -> Option<(u64, u64)> {
         let place = usize::from(class).checked_sub(self.classes.start)?;
@@ -389,13 +398,17 @@ struct Leaving<'a, 'b> {
     left: &'a mut [u64],
 }
 
+fn leaves(left: &mut [u64], frame: &Frame, node: NodeId) {
+    // Nodes are classes in their order, behind the port.
+    let place = (node.0 as usize).wrapping_sub(1);
+    if let Some(left) = left.get_mut(place) {
+        *left += frame.len() as u64;
+    }
+}
+
 impl Leaving<'_, '_> {
     fn leaves(&mut self, frame: &Frame, node: NodeId) {
-        // Nodes are classes in their order, behind the port.
-        let place = (node.0 as usize).wrapping_sub(1);
-        if let Some(left) = self.left.get_mut(place) {
-            *left += frame.len() as u64;
-        }
+        leaves(self.left, frame, node);
     }
 }
 
