@@ -280,6 +280,8 @@ fn run_on(
     let ends: Vec<Ends> = workers.iter_mut().map(ends).collect();
 
     let sources = devices::sources(&config, &mut workers, seed());
+    let records =
+        config.nat_log.is_some().then(|| workers.iter_mut().map(Worker::nat_events).collect::<Vec<_>>());
     let (clock, taken) = match taker {
         None => (Clock::monotonic(), None),
         Some(taker) => {
@@ -295,8 +297,6 @@ fn run_on(
             (clock, Some((stopped, restored)))
         }
     };
-    let records =
-        config.nat_log.is_some().then(|| workers.iter_mut().map(Worker::nat_events).collect::<Vec<_>>());
     let records = records.map(|readers| Collector::new(readers, clock));
     let habit = if config.workers.poll == Poll::Busy { Habit::Busy } else { Habit::Adaptive };
     let cores = || plan.workers.iter().map(|worker| worker.core);
