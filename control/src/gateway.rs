@@ -5,7 +5,7 @@ mod devices;
 mod ground;
 mod handover;
 
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -31,6 +31,7 @@ use sluice_dataplane::saved::Restored;
 use sluice_dataplane::snapshot::Snapshot;
 use sluice_dataplane::verdict::DropReason;
 use sluice_dataplane::worker::{Closed, Worker};
+use tracing::{info, warn};
 
 use crate::accounting::{self, Accounting};
 use crate::alarm::Alarm;
@@ -41,13 +42,15 @@ use crate::export::{Collector, SinkStatus, wall};
 use crate::host::{self, Follower, HostError};
 use crate::intake::IntakeError;
 use crate::link::{Desk, Errand, Greeting};
+use crate::lists::Keeper;
 use crate::plan::{Plan, TooFewCores};
-use crate::reload::{self, News, Reload};
+use crate::reload::{self, News, Reload, Uplinks};
 use crate::routes::{FollowError, RouteFollower, RouteTable, SharedRoutes};
 use crate::service::{self, Manager};
 use crate::state::{Ends, State};
 use crate::supervise::Supervisor;
 use crate::upgrade::{self, Stopped, Taken, Taker, Upgraded, own_program};
+use crate::uplink::{self, Ledger, Look, UplinkError, UplinkFollower};
 use crate::watch::Watch;
 pub(crate) use devices::check_mtus;
 use devices::describe;
@@ -85,6 +88,9 @@ pub enum RunError {
     /// The kernel's routes.
     #[error("{0}")]
     Follow(#[from] FollowError),
+    /// The kernel's addresses.
+    #[error("{0}")]
+    Uplink(#[from] UplinkError),
     /// There are not enough cores.
     #[error("{0}")]
     Plan(#[from] TooFewCores),
@@ -159,24 +165,24 @@ pub enum RunError {
     },
 }
 
-/// Runs a gateway until SIGTERM or SIGINT, or until another program has taken over. What there is to say goes to `log`, a line
-/// each.
+/// Runs a gateway until SIGTERM or SIGINT, or until another program has taken over. What there is to say goes to the log.
 ///
 /// # Errors
 /// See [`RunError`].
-pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<Ended, RunError> {
-    let signals = signals()?;
-    run_on(Ground::fresh(path, socket, log)?, None, signals, log)
+pub fn run(path: &Path, socket: Option<PathBuf>) -> Result<Ended, RunError> {
+    let ground = |signals| Ok((Ground::fresh(path, socket)?, signals));
+    let (ground, signals) = signals().and_then(ground)?;
+    run_on(ground, None, signals)
 }
 
 /// Takes over from the gateway that has started this process, and runs as [`run`] does.
 ///
 /// # Errors
 /// As [`run`]. If it could not take over, the other gateway goes on as it was.
-pub fn succeed(log: &mut dyn Write) -> Result<Ended, RunError> {
+pub fn succeed() -> Result<Ended, RunError> {
     let (taker, given) = Taker::new().map_err(RunError::Inherit)?;
     let ground = signals().and_then(|signals| Ok((Ground::inherited(&taker, given)?, signals)));
-    let ended = ground.and_then(|(ground, signals)| run_on(ground, Some(&taker), signals, log));
+    let ended = ground.and_then(|(ground, signals)| run_on(ground, Some(&taker), signals));
     // Once it has been told to go, nobody hears it.
     ended.inspect_err(|error| taker.refuse(&error.to_string()))
 }
@@ -195,12 +201,7 @@ fn signals() -> Result<Signals, RunError> {
 }
 
 /// Runs on what there is. A successor says by `taker` when it is ready, and goes on where the workers before have stopped.
-fn run_on(
-    ground: Ground,
-    taker: Option<&Taker>,
-    mut signals: Signals,
-    log: &mut dyn Write,
-) -> Result<Ended, RunError> {
+fn run_on(ground: Ground, taker: Option<&Taker>, mut signals: Signals) -> Result<Ended, RunError> {
     let system = |what| move |source| RunError::System { what, source };
     let own = own_program();
     let Ground {
@@ -211,9 +212,15 @@ fn run_on(
     let mut place = taker.is_none().then(|| Place(Some(socket.clone())));
     let (plan, mut config) = (ground.plan, configured.clone());
 
+    let mut look = devices::look(&config)?;
+    let given = look.as_mut().map(Look::read).transpose()?;
+    if let Some(given) = &given {
+        given.words(None, &config).iter().for_each(|line| info!("{line}"));
+        uplink::put_in(&mut config, given).iter().for_each(|line| warn!("{line}"));
+    }
     let hosting = match host::plan(&mut config, &Vec::new())? {
         Some((hosting, lines)) => {
-            lines.iter().for_each(|line| say(log, format_args!("{line}")));
+            lines.iter().for_each(|line| info!("{line}"));
             Some(hosting)
         }
         None => None,
@@ -222,6 +229,9 @@ fn run_on(
     check_mtus(&config)?;
     let mut snapshot = config::compile(&config, &facts);
     (snapshot.seed, snapshot.generation) = (ground.seed, ground.generation);
+    let (lists, lines) = Keeper::open(&config, wall::now() / 1_000_000);
+    lines.iter().for_each(|line| warn!("{line}"));
+    snapshot.lists = lists.lists();
     let routes = match &config.kernel_routes {
         Some(settings) => {
             let mut table = RouteTable::new(settings, plan.workers.len()).map_err(RunError::Routes)?;
@@ -235,16 +245,16 @@ fn run_on(
     let snapshot = Arc::new(snapshot);
     let specs = |frames| devices::port_specs(&config, &facts, &plan, frames);
     let Opened { memory, pools, ports, controls } =
-        ground.devices.open(snapshot.sizes.frames, plan.workers.len(), specs, log)?;
+        ground.devices.open(snapshot.sizes.frames, plan.workers.len(), specs)?;
     for control in controls.iter().filter(|_| taker.is_none()) {
-        say(log, format_args!("{}", describe(control)));
+        info!(interface = control.name(), "{}", describe(control));
         if let Some(advice) = devices::advice(control) {
-            say(log, format_args!("{advice}"));
+            warn!(interface = control.name(), "{advice}");
         }
     }
     // Before the first thread: rights are each thread's own, and threads have those of whom they come from.
     if let Err(error) = service::renounce() {
-        say(log, format_args!("more rights than needed are kept: {error}"));
+        warn!("more rights than needed are kept: {error}");
     }
     let mut workers = workers(&snapshot, ports, pools);
     let follower = match hosting {
@@ -263,10 +273,19 @@ fn run_on(
             let (follower, took) = RouteFollower::start(routes.clone(), devices)?;
             let ([v4, v6], _, _) = routes.lock().totals();
             let took = took.as_millis();
-            say(log, format_args!("routes: {v4} of IPv4 and {v6} of IPv6, the kernel's read in {took} ms"));
+            info!("routes: {v4} of IPv4 and {v6} of IPv6, the kernel's read in {took} ms");
             Some((routes, follower))
         }
         None => None,
+    };
+    let ledger = look.is_some().then(|| Arc::new(Ledger::new(&uplink::places(&config))));
+    let uplinks = match (look, given, &ledger) {
+        (Some(look), Some(given), Some(ledger)) => Some(Uplinks {
+            follower: UplinkFollower::start(look, given.clone())?,
+            given,
+            ledger: ledger.clone(),
+        }),
+        _ => None,
     };
     let reload = Reload::new(reload::Running {
         config: configured,
@@ -275,6 +294,7 @@ fn run_on(
         adopters,
         follower,
         routes,
+        uplinks,
     });
     let ends = |worker: &mut Worker| Ends { counters: worker.reader(), inspector: worker.inspector() };
     let ends: Vec<Ends> = workers.iter_mut().map(ends).collect();
@@ -307,17 +327,20 @@ fn run_on(
         let gap = upgrade::machine_time().saturating_sub(stopped);
         Taken::new(taker.map_or("", Taker::from), gap, &restored)
     });
-    taken.iter().for_each(|taken| say(log, format_args!("{}", taken.words())));
+    taken.iter().for_each(|taken| info!("{}", taken.words()));
     for (worker, core) in cores().enumerate().filter(|(worker, _)| pinned.get(*worker) != Some(&true)) {
-        say(log, format_args!("worker {worker}: core {core} is not ours to use; it runs unpinned"));
+        warn!(worker, core, "worker {worker}: core {core} is not ours to use; it runs unpinned");
     }
     keep_off(cores());
     let counters = ends.iter().map(|ends| ends.counters.clone());
     let watch = Watch::new(clock, cores().zip(running.signs().iter().cloned()).zip(counters));
-    let state = State::new(snapshot, ends, controls, plan.clone(), watch).with_routes(shown);
+    let state = State::new(snapshot, ends, controls, plan.clone(), watch)
+        .with_routes(shown)
+        .with_uplinks(ledger)
+        .with_lists(lists);
     let statuses = sources.statuses();
     let (accounts, said) = Accounting::open(config.accounting.clone());
-    said.iter().for_each(|line| say(log, format_args!("{line}")));
+    said.iter().for_each(|line| warn!("{line}"));
     let upgrades = taker.map_or(0, |taker| taker.offer.upgrades + 1);
     let upgraded = Upgraded { upgrades, taken, ..Upgraded::default() };
     let state = state.with_exports(statuses.clone()).with_accounting(accounts).with_upgraded(upgraded);
@@ -355,7 +378,7 @@ fn run_on(
     };
 
     let died = loop {
-        let attended = attend(&mut signals, &mut gateway, &ready, log);
+        let attended = attend(&mut signals, &mut gateway, &ready);
         let Some(mut pending) = gateway.pending.take().filter(|_| matches!(attended, Ok(None))) else {
             break attended.map_err(system("cannot start a thread"));
         };
@@ -379,7 +402,7 @@ fn run_on(
                     .map_or(Ended::Stopped, |child| Ended::Succeeded(child, signals)));
             }
             Err(words) => {
-                say(log, format_args!("not upgraded, and all goes on as it was: {words}"));
+                warn!("not upgraded, and all goes on as it was: {words}");
                 state.upgrade_failed(words);
             }
         }
@@ -405,14 +428,11 @@ fn run_on(
     let conserved = state.with_kernel(counters).conserved();
     // The devices go with the last hold on the state.
     drop(state);
-    changes.take_back().iter().for_each(|line| say(log, format_args!("{line}")));
+    changes.take_back().iter().for_each(|line| info!("{line}"));
     let milliseconds = begun.elapsed().as_millis();
-    say(
-        log,
-        format_args!(
-            "stopped in {milliseconds} ms: {} of {} packet buffers home, conserved: {conserved}",
-            closed.home, closed.frames
-        ),
+    info!(
+        "stopped in {milliseconds} ms: {} of {} packet buffers home, conserved: {conserved}",
+        closed.home, closed.frames
     );
     if closed.home != closed.frames || !conserved {
         return Err(RunError::Unaccounted { home: closed.home, frames: closed.frames, conserved });
@@ -479,11 +499,6 @@ fn on_cores(plan: &Plan) -> String {
     workers.collect::<Vec<_>>().join(", ")
 }
 
-fn say(log: &mut dyn Write, line: std::fmt::Arguments<'_>) {
-    // A log that is gone (a closed pipe) is no reason to stop forwarding.
-    let _ = log.write_all(format!("{line}\n").as_bytes()).and_then(|()| log.flush());
-}
-
 /// A control socket's name, which goes with the gateway and stays when control alone ends.
 struct Place(Option<PathBuf>);
 
@@ -528,6 +543,10 @@ impl Gateway<'_> {
                     let _ = reply.try_send(Err("an upgrade is under way".into()));
                 }
                 Errand::Upgrade { program, reply } => self.offer(program, reply),
+                Errand::TryOut { name, text, reply } => {
+                    // Who asked may be gone.
+                    let _ = reply.try_send(self.reload.try_out(&name, &text, self.state));
+                }
                 Errand::Stop => return true,
             }
         }
@@ -561,23 +580,22 @@ impl Gateway<'_> {
     }
 
     /// Goes on with a reload. Control says what came of it.
-    fn go_on(&mut self) {
+    /// What it says is of the kernel's addresses.
+    fn go_on(&mut self) -> Vec<String> {
         match self.reload.go_on(self.state) {
             Some(News::Adopted(text)) => self.desk.adopted(text),
             Some(News::Settled(outcome)) => self.desk.settled(outcome),
+            Some(News::Readdressed(lines)) => return lines,
+            Some(News::SettledAddresses(outcome)) => return vec![outcome.words("the kernel's addresses")],
             None => {}
         }
+        Vec::new()
     }
 }
 
 /// Waits for a signal to end, and looks after devices, workers and control. Says `ready` when control serves for the first time.
 /// Returns a worker that ended first; none is also returned when another program is ready to take over.
-fn attend(
-    signals: &mut Signals,
-    gateway: &mut Gateway<'_>,
-    ready: &str,
-    log: &mut dyn Write,
-) -> io::Result<Option<usize>> {
+fn attend(signals: &mut Signals, gateway: &mut Gateway<'_>, ready: &str) -> io::Result<Option<usize>> {
     let state = gateway.state;
     let ends = AtomicBool::new(false);
     let (tell, told) = mpsc::channel();
@@ -597,6 +615,7 @@ fn attend(
             let line = due.then(|| state.accounting().save(now, false)).flatten();
             line.into_iter().for_each(|line| drop(told_of_accounts.send(line)));
             state.end_lonely_capture();
+            state.collect_traces();
             thread::park_timeout(TEND);
         }
         let now = wall::now() / 1_000_000;
@@ -604,12 +623,26 @@ fn attend(
         // Said by the next start, which finds what there is.
         state.accounting().save(now, true);
     };
+    let told_of_lists = tell.clone();
+    let (change, changed) = mpsc::channel();
+    let listing = || {
+        while !ends.load(Ordering::Relaxed) {
+            let (lists, lines) = state.lists().look(wall::now() / 1_000_000);
+            lines.into_iter().for_each(|line| drop(told_of_lists.send(line)));
+            if lists.is_some() {
+                let _ = change.send(());
+            }
+            thread::park_timeout(TEND);
+        }
+    };
     let (mut alarm, mut counted) = (Alarm::default(), 0);
     thread::scope(|scope| {
         let tender = thread::Builder::new().name("sluice-devices".into()).spawn_scoped(scope, tending)?;
         let accountant =
             thread::Builder::new().name("sluice-accounts".into()).spawn_scoped(scope, accounting)?;
+        let lister = thread::Builder::new().name("sluice-lists".into()).spawn_scoped(scope, listing)?;
         let died = loop {
+            changed.try_iter().for_each(|()| gateway.reload.take_lists());
             let mut wants_end = gateway.run_errands();
             for signal in signals.pending() {
                 wants_end |= signal != SIGHUP;
@@ -618,7 +651,7 @@ fn attend(
                 }
             }
             gateway.desk.collect();
-            gateway.go_on();
+            gateway.go_on().iter().for_each(|line| info!("{line}"));
             let died = gateway.running.finished();
             if wants_end || died.is_some() {
                 gateway.pending = None;
@@ -627,20 +660,16 @@ fn attend(
             match gateway.wants_to_go() {
                 Ok(true) => break None,
                 Ok(false) => {}
-                Err(line) => say(log, format_args!("{line}")),
+                Err(line) => warn!("{line}"),
             }
-            state
-                .watch()
-                .look()
-                .into_iter()
-                .chain(told.try_iter())
-                .chain(gateway.supervisor.tend())
-                .for_each(|line| say(log, format_args!("{line}")));
+            state.watch().look().iter().for_each(|line| warn!("{line}"));
+            told.try_iter().for_each(|line| warn!("{line}"));
+            gateway.supervisor.tend().iter().for_each(|line| warn!("{line}"));
             let now = state.watch().now();
             match &mut gateway.manager {
                 Some(manager) => manager.feed(now, |since| state.watch().all_turned_since(since)),
                 None if gateway.desk.is_serving() => {
-                    say(log, format_args!("{ready}"));
+                    info!("{ready}");
                     gateway.manager = Some(Manager::ready(now));
                 }
                 None => {}
@@ -648,27 +677,27 @@ fn attend(
             if now.saturating_sub(counted) >= SECOND {
                 counted = now;
                 state.sample_drops();
-                shortages(&mut alarm, state, now).iter().for_each(|line| say(log, format_args!("{line}")));
+                shortages(&mut alarm, state, now).iter().for_each(|line| warn!("{line}"));
             }
             thread::sleep(LOOK);
         };
         ends.store(true, Ordering::Relaxed);
         tender.thread().unpark();
         accountant.thread().unpark();
+        lister.thread().unpark();
         Ok(died)
     })
 }
 
-/// Takes in the accounts, if ten seconds on the wall are over. Returns the time, and whether it did.
+/// Takes in the accounts, if it is time to. Returns the time, seconds, and whether it did.
 fn accounting_turn(state: &State, last: &mut Option<u64>) -> (u64, bool) {
-    let now = wall::now() / 1_000_000;
-    let turn = now / accounting::EVERY;
-    let is_due = last.replace(turn) != Some(turn);
+    let now = wall::now();
+    let (look, at) = accounting::look(now, &state.snapshot());
+    let is_due = last.replace(look) != Some(look);
     if is_due {
-        // As of the full ten seconds, so that what is taken in at the end of a sample or a period is its.
-        state.account(turn * accounting::EVERY);
+        state.account(at);
     }
-    (now, is_due)
+    (now / 1_000_000, is_due)
 }
 
 /// What there is to say of what has run short, or was lost.

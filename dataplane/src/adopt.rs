@@ -58,6 +58,8 @@ pub struct Adoption {
     /// For each old class the new one, or [`NONE16`].
     class_of: Vec<u16>,
     kept_limits: Vec<Kept>,
+    /// For each old list the new one of its name; beyond all lists if there is none.
+    list_of: Vec<usize>,
     progress: Progress,
 }
 
@@ -107,6 +109,7 @@ impl Adoption {
             is_metered: snapshot.limits.iter().map(|limit| limit.policer.is_some()).collect(),
             class_of: carry::classes(old, &snapshot),
             kept_limits: carry::kept_limits(&old.limits, &snapshot.limits),
+            list_of: carry::lists(&old.lists.names, &snapshot.lists.names),
             rules: counters.rules,
             limits: counters.limits,
             progress: Progress::default(),
@@ -155,6 +158,12 @@ impl Adoption {
         let counters = &mut shard.counters;
         for (hits, &new) in counters.rules.iter().zip(&self.rule_of) {
             if let Some(carried) = self.rules.get_mut(usize::from(new)) {
+                *carried = *hits;
+            }
+        }
+        let blocked = std::mem::take(&mut counters.blocked);
+        for (hits, &new) in blocked.iter().zip(&self.list_of) {
+            if let Some(carried) = counters.blocked.get_mut(new) {
                 *carried = *hits;
             }
         }

@@ -89,7 +89,7 @@ impl Frame {
 
     /// The chunk's number.
     #[inline]
-    fn number(&self) -> u32 {
+    pub(crate) fn number(&self) -> u32 {
         self.index & !CHAINED
     }
 

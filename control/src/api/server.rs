@@ -29,9 +29,10 @@ use utoipa::OpenApi;
 use super::{ApiError, TopBy};
 use crate::commit::{self, api::Peer};
 use crate::link::DataPlane;
+use crate::lists;
 use crate::nat_query::Query;
 use crate::state::Topic;
-use crate::upgrade;
+use crate::{capture, diff, trace, upgrade};
 
 /// Clients that are served at once; more are sent away.
 const CLIENTS: usize = 512;
@@ -64,8 +65,17 @@ struct Api;
 
 /// The API's description (OpenAPI 3.1).
 pub fn openapi() -> Value {
-    let whole = Api::openapi().merge_from(commit::api::Described::openapi());
-    let whole = whole.merge_from(upgrade::api::Described::openapi());
+    let mut whole = Api::openapi();
+    for part in [
+        commit::api::Described::openapi(),
+        capture::api::Described::openapi(),
+        trace::api::Described::openapi(),
+        diff::api::Described::openapi(),
+        lists::api::Described::openapi(),
+        upgrade::api::Described::openapi(),
+    ] {
+        whole.merge(part);
+    }
     serde_json::to_value(whole).unwrap_or_default()
 }
 

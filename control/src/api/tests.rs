@@ -161,10 +161,16 @@ fn the_description_names_every_path() {
         paths,
         [
             "/metrics",
+            "/v1/block",
+            "/v1/block/remove",
+            "/v1/capture",
+            "/v1/capture/{id}",
+            "/v1/capture/{id}/stop",
             "/v1/config",
             "/v1/config/commit",
             "/v1/config/confirm",
             "/v1/config/diff",
+            "/v1/config/diff/live",
             "/v1/config/history",
             "/v1/config/rollback",
             "/v1/explain",
@@ -173,6 +179,8 @@ fn the_description_names_every_path() {
             "/v1/show/{topic}",
             "/v1/top/flows",
             "/v1/top/hosts",
+            "/v1/trace",
+            "/v1/trace/clear",
             "/v1/upgrade"
         ]
     );

@@ -36,11 +36,11 @@ struct Office {
 
 /// A configuration file.
 #[derive(Deserialize, utoipa::ToSchema)]
-struct Candidate {
+pub(crate) struct Candidate {
     /// Its name, for messages and the history.
-    file: String,
+    pub(crate) file: String,
     /// What is in it.
-    text: String,
+    pub(crate) text: String,
     /// Of a commit: why.
     comment: Option<String>,
     /// Of a commit: it is undone after so many seconds, unless it is confirmed before.
@@ -90,7 +90,7 @@ async fn history(Of(office): Of<Office>, Extension(peer): Extension<Peer>) -> Re
     (status = 422, description = "The file is wrong")
 ))]
 async fn diff(Of(office): Of<Office>, Extension(peer): Extension<Peer>, body: Body) -> Response {
-    match read(&office, body).await {
+    match read(&office.places, body).await {
         Ok(Candidate { file, text, .. }) => answer(&office, peer, Ask::Diff { file, text }).await,
         Err(response) => response,
     }
@@ -107,7 +107,7 @@ async fn commit(Of(office): Of<Office>, Extension(peer): Extension<Peer>, body: 
     if let Some(refusal) = forbids(peer) {
         return refusal;
     }
-    match read(&office, body).await {
+    match read(&office.places, body).await {
         Ok(Candidate { file, text, comment, confirm_seconds: confirm }) => {
             answer(&office, peer, Ask::Commit { file, text, comment, confirm }).await
         }
@@ -139,7 +139,7 @@ async fn rollback(Of(office): Of<Office>, Extension(peer): Extension<Peer>, body
     if let Some(refusal) = forbids(peer) {
         return refusal;
     }
-    match read(&office, body).await {
+    match read(&office.places, body).await {
         Ok(Back { to }) => answer(&office, peer, Ask::Rollback(to)).await,
         Err(response) => response,
     }
@@ -158,10 +158,10 @@ pub(crate) fn forbids(Peer(uid): Peer) -> Option<Response> {
 }
 
 /// The body, from a client that sends it in time.
-async fn read<T: DeserializeOwned>(office: &Office, body: Body) -> Result<T, Response> {
+pub(crate) async fn read<T: DeserializeOwned>(places: &Semaphore, body: Body) -> Result<T, Response> {
     let late = |_| error(StatusCode::REQUEST_TIMEOUT, "the request did not come in time");
     let taken = tokio::time::timeout(PATIENCE, async {
-        let place = office.places.acquire().await;
+        let place = places.acquire().await;
         let bytes = to_bytes(body, LONGEST).await;
         drop(place);
         bytes

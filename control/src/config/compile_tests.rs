@@ -107,7 +107,8 @@ fn routes_hold_subnets_and_static_routes() {
     assert_eq!(route("fd00:2::1"), Some(snapshot::Route::Unreachable));
     assert_eq!(route("fd00:1::7"), Some(snapshot::Route::Connected { interface: 0 }));
     assert_eq!(route("2001:db8::1"), None);
-    let listed: Vec<&str> = snapshot.route_list.iter().map(|(prefix, _)| prefix.as_str()).collect();
+    let prefix = |&(address, length, _): &(IpAddr, u8, u32)| Prefix { address, length }.to_string();
+    let listed: Vec<String> = snapshot.route_list.iter().map(prefix).collect();
     assert_eq!(
         listed,
         ["192.168.1.0/24", "fd00:1::/64", "192.168.20.0/24", "203.0.113.0/24", "0.0.0.0/0", "fc00::/7"]
@@ -203,6 +204,46 @@ proptest! {
             prop_assert_eq!(classifier.lookup(&tuple), expected.then_some(7));
         }
     }
+}
+
+#[test]
+fn a_limit_is_for_the_classes_that_it_names_and_for_what_they_hold() {
+    let text = format!(
+        r#"
+        {HOME}
+        [shapers.wan]
+        rate = "100 Mbit/s"
+        classes = [
+            {{ name = "guests", in = "guest" }},
+            {{ name = "calls", parent = "guests", dscp = "ef" }},
+            {{ name = "office", accounts = "source/24", most = 7, from = "192.168.1.0/24", each-quota = "1 GB" }},
+        ]
+        [shapers.lan]
+        classes = [{{ name = "guests", out = "guest", mark = "ef" }}]
+        [[limits]]
+        name = "up"
+        out = "wan"
+        class = "guests"
+        rate = "1 Mbit/s"
+        [[limits]]
+        name = "down"
+        out = "guest"
+        class = ["guests"]
+        rate = "1 Mbit/s"
+        "#
+    );
+    let snapshot = compiled(&text);
+    let of = |name: &str| {
+        let limit = snapshot.limits.iter().find(|limit| limit.name == name).unwrap();
+        let classes = limit.classes.iter();
+        classes.map(|&class| (snapshot.class_port(class), snapshot.class_path(class))).collect::<Vec<_>>()
+    };
+    let paths =
+        |port: u16, paths: &[&str]| paths.iter().map(|&path| (port, path.to_owned())).collect::<Vec<_>>();
+    assert_eq!(of("up"), paths(1, &["guests", "guests/calls", "guests/default"]));
+    assert_eq!(of("down"), paths(0, &["guests"]));
+    let office = snapshot.classes.iter().find(|class| class.name == "office").unwrap();
+    assert_eq!((office.accounts, office.hosts), (Some(snapshot::HostKey::Source(24, 64)), 7));
 }
 
 #[test]

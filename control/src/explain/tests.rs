@@ -30,7 +30,7 @@ fn snapshot() -> Snapshot {
 }
 
 fn told(text: &str) -> String {
-    render(&explain(text, &snapshot(), Some("c.toml")).unwrap())
+    render(&explain(text, &snapshot()).unwrap())
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn every_protocol_makes_a_packet_that_parses() {
         let frame = packet.frame(&snapshot).unwrap();
         let headers = parse_head(&frame, frame.len()).unwrap();
         assert_eq!(headers.protocol, packet.protocol, "{text}");
-        assert!(explain(text, &snapshot, None).is_ok());
+        assert!(explain(text, &snapshot).is_ok());
         assert_eq!(flow(text, &snapshot).unwrap().ends, packet.ends);
     }
 }

@@ -1,7 +1,6 @@
 //! What a gateway stands on: its configuration, its sockets, its devices and the workers' map; found at a start, or taken over
 //! from the process before.
 
-use std::io::Write;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
@@ -10,7 +9,9 @@ use std::path::{Path, PathBuf};
 use sluice_dataplane::arena::{FramePool, Memory, Pages};
 use sluice_dataplane::port::af_xdp::{self, AfXdpPort, DeviceControl, Handed, PortSpec};
 
-use super::{RunError, say, seed};
+use tracing::{info, warn};
+
+use super::{RunError, seed};
 use crate::api;
 use crate::commit::{self, Store};
 use crate::config::Config;
@@ -18,6 +19,7 @@ use crate::device::Changes;
 use crate::device::machine::Machine;
 use crate::diff::Loaded;
 use crate::intake::{self, Intake};
+use crate::log;
 use crate::plan::{self, Plan};
 use crate::upgrade::{Given, Taker};
 
@@ -52,8 +54,10 @@ pub(super) enum Devices {
 
 impl Ground {
     /// That of a gateway that starts.
-    pub(super) fn fresh(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<Self, RunError> {
+    pub(super) fn fresh(path: &Path, socket: Option<PathBuf>) -> Result<Self, RunError> {
         let (mut loaded, mut warnings) = Loaded::read(path)?;
+        log::set(loaded.config.log);
+        log::start("data plane");
         let socket_of_config = socket.is_none();
         // Another gateway's socket is another gateway's state.
         let folder = socket.as_ref().map(|socket| PathBuf::from(format!("{}.state", socket.display())));
@@ -67,27 +71,23 @@ impl Ground {
         let start = commit::at_start(&mut store, path, &loaded.text, commit::seconds());
         if let Some((name, text)) = start.instead {
             (loaded, warnings) = Loaded::new(&name, &text)?;
+            log::set(loaded.config.log);
         }
-        start.lines.iter().for_each(|line| say(log, format_args!("{line}")));
+        start.lines.iter().for_each(|line| warn!("{line}"));
         // Control keeps it from here on.
         drop(store);
-        for warning in warnings {
-            say(log, format_args!("{warning}"));
-        }
+        warnings.iter().for_each(|warning| warn!("{warning}"));
         let Loaded { config, text, .. } = loaded;
         let bind =
             |address| TcpListener::bind(address).map_err(|source| RunError::Metrics { address, source });
         let metrics = config.metrics.map(bind).transpose()?;
         let Intake { changes, queues, lines } = intake::admit(&config)?;
-        lines.iter().for_each(|line| say(log, format_args!("{line}")));
+        lines.iter().for_each(|line| info!("{line}"));
         let plan = plan::plan(&config.workers, &queues, &Machine::read().cores)?;
         if plan.idle() > 0 {
             let (idle, all) = (plan.idle(), plan.workers.len());
-            say(
-                log,
-                format_args!(
-                    "workers: {idle} of {all} have no queue to receive from; more `channels` would give them some"
-                ),
+            warn!(
+                "workers: {idle} of {all} have no queue to receive from; more `channels` would give them some"
             );
         }
         Ok(Self {
@@ -113,6 +113,8 @@ impl Ground {
         let greeting = &offer.greeting;
         let name = greeting.file.display().to_string();
         let (mut loaded, _) = Loaded::new(&name, &greeting.text)?;
+        log::set(loaded.config.log);
+        log::start("data plane");
         loaded.config.tables.frames = offer.frames;
         let Given { listener, metrics, memory, pages, devices, changes } = given;
         Ok(Self {
@@ -149,19 +151,14 @@ impl Devices {
         frames: u32,
         workers: usize,
         specs: impl FnOnce(u32) -> Vec<PortSpec>,
-        log: &mut dyn Write,
     ) -> Result<Opened, RunError> {
         let least = |pools: &[FramePool]| pools.iter().map(FramePool::count).min().unwrap_or(0);
         match self {
             Self::Fresh => {
                 let pool = FramePool::new(frames, false)?;
                 if pool.pages() == Pages::Ordinary {
-                    say(
-                        log,
-                        format_args!(
-                            "packet memory: no huge pages free, and the kernel gives none; it runs on ordinary pages, at some 8 \
-                             cycles a packet"
-                        ),
+                    warn!(
+                        "packet memory: no huge pages free, and the kernel gives none; it runs on ordinary pages, at some 8 cycles a packet"
                     );
                 }
                 let memory = pool.memory().clone();

@@ -183,7 +183,7 @@ impl Blocks {
             return None;
         }
         let number = grid.take(draw)?;
-        self.put(Block::new((place, slot.address), &cut, number, list))
+        self.keep(Block::new((place, slot.address), &cut, number, list))
     }
 
     /// Takes the block with these ports again, as [`take`](Self::take): one without a port in use, since this time.
@@ -203,7 +203,7 @@ impl Blocks {
         if !is_one || number >= cut.count || !has_room || !grid.take_number(number as u16) {
             return None;
         }
-        let index = self.put(Block::new((place, slot.address), &cut, number as u16, list))?;
+        let index = self.keep(Block::new((place, slot.address), &cut, number as u16, list))?;
         // It rests until a port of it is held.
         self.release_port(index, since);
         Some(index)
@@ -216,7 +216,7 @@ impl Blocks {
         all
     }
 
-    fn put(&mut self, block: Block) -> Option<u32> {
+    fn keep(&mut self, block: Block) -> Option<u32> {
         match self.spare.pop() {
             Some(index) => {
                 *self.slab.get_mut(index as usize)? = block;
@@ -227,6 +227,19 @@ impl Blocks {
                 Some(self.slab.len() as u32 - 1)
             }
         }
+    }
+
+    /// Takes the block of an address that a port lies in, whether or not it is free.
+    pub(super) fn put(
+        &mut self,
+        (place, slot): (u32, &Slot),
+        port: u16,
+        (subscriber, next): (u32, u32),
+    ) -> Option<u32> {
+        let Way::Blocks(cut) = slot.way else { return None };
+        let number = u32::from(port).checked_sub(cut.first.into())?.checked_div(cut.size)?;
+        let mut one = Grid { numbers: vec![u16::try_from(number).ok()?], free: 1 };
+        (number < cut.count).then(|| self.take((place, slot), &mut one, (subscriber, next), 0)).flatten()
     }
 
     /// Counts a port that is in use.

@@ -9,7 +9,7 @@ use crate::snapshot::{AclAction, NONE16, RuleInfo, Snapshot};
 use crate::verdict::DropReason;
 
 /// Numbers that stand for themselves, by the names that they are saved under. Gauges are not among them.
-fn singles(counters: &mut Counters) -> [(&'static str, &mut u64); 13] {
+fn singles(counters: &mut Counters) -> [(&'static str, &mut u64); 14] {
     [
         ("punted", &mut counters.punted),
         ("originated", &mut counters.originated),
@@ -18,6 +18,7 @@ fn singles(counters: &mut Counters) -> [(&'static str, &mut u64); 13] {
         ("sessions_created", &mut counters.sessions_created),
         ("sessions_ended", &mut counters.sessions_ended),
         ("sessions_ended_by_policy", &mut counters.sessions_ended_by_policy),
+        ("sessions_evicted", &mut counters.sessions_evicted),
         ("port_control_requests", &mut counters.port_control_requests),
         ("port_control_refused", &mut counters.port_control_refused),
         ("crossed", &mut counters.crossed),
@@ -46,6 +47,9 @@ pub(super) fn save(counters: &Counters, snapshot: &Snapshot, writer: &mut Writer
             number(&format!("port {} {way} packets", port.name), packets);
             number(&format!("port {} {way} bytes", port.name), bytes);
         }
+    }
+    for (list, &packets) in counters.blocked.iter().enumerate() {
+        number(&format!("blocked {list}"), packets);
     }
     writer.section(Tag::Rules);
     for (rule, hits) in snapshot.rules.iter().zip(&counters.rules) {
@@ -77,6 +81,9 @@ pub(super) fn restore(saved: &Saved<'_>, snapshot: &Snapshot, counters: &mut Cou
             count.packets = number(&format!("port {} {way} packets", port.name));
             count.bytes = number(&format!("port {} {way} bytes", port.name));
         }
+    }
+    for (list, packets) in counters.blocked.iter_mut().enumerate() {
+        *packets = number(&format!("blocked {list}"));
     }
     let (mut rules, mut hits) = (Vec::new(), Vec::new());
     for mut record in saved.section(Tag::Rules) {
