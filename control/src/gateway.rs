@@ -229,7 +229,12 @@ fn run_on(ground: Ground, taker: Option<&Taker>, mut signals: Signals) -> Result
     check_mtus(&config)?;
     let mut snapshot = config::compile(&config, &facts);
     (snapshot.seed, snapshot.generation) = (ground.seed, ground.generation);
-    let (lists, lines) = Keeper::open(&config, wall::now() / 1_000_000);
+    let now = wall::now() / 1_000_000;
+    let (mut lists, lines) = Keeper::open(&config, now);
+    for (prefix, seconds, note) in taker.iter().flat_map(|taker| taker.offer.blocked.clone()) {
+        // The workers are told as soon as they turn. One that cannot be blocked any more is none of this configuration's.
+        let _ = lists.add(&prefix, seconds, note, now);
+    }
     lines.iter().for_each(|line| warn!("{line}"));
     snapshot.lists = lists.lists();
     let routes = match &config.kernel_routes {

@@ -18,6 +18,7 @@ use sluice_dataplane::saved::Restored;
 
 use crate::device::Undo;
 use crate::link::Greeting;
+use crate::lists::ByHand;
 use crate::plan::Plan;
 
 pub(crate) use self::give::{Successor, in_memory};
@@ -50,6 +51,9 @@ pub(crate) struct Offer {
     /// What was set on devices, and how many descriptors keep more of it set.
     pub(crate) undo: Vec<Undo>,
     pub(crate) memberships: usize,
+    /// What is blocked by hand.
+    #[serde(default)]
+    pub(crate) blocked: Vec<ByHand>,
     /// How many upgrades there have been.
     pub(crate) upgrades: u64,
 }

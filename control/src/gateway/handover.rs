@@ -8,6 +8,7 @@ use sluice_dataplane::arena::Memory;
 use sluice_dataplane::live::Running;
 
 use crate::device::Changes;
+use crate::export::wall;
 use crate::link::Desk;
 use crate::state::State;
 use crate::supervise::Supervisor;
@@ -75,6 +76,7 @@ impl Estate<'_> {
         (offer.generation, offer.seed) = (snapshot.generation, snapshot.seed);
         offer.frames = self.memory.count();
         offer.pages = upgrade::page_code(self.memory.pages());
+        offer.blocked = self.state.lists().by_hand(wall::now() / 1_000_000);
         offer.upgrades = self.state.upgraded_so_far().upgrades;
         Ok((offer, given))
     }

@@ -47,6 +47,7 @@ impl Offer {
             devices: Vec::new(),
             undo: Vec::new(),
             memberships: 0,
+            blocked: Vec::new(),
             upgrades: 0,
         }
     }
