@@ -19,7 +19,9 @@ use crate::doctor;
 use crate::export::wall;
 use crate::nat_query::Query;
 use crate::state::Topic;
-use crate::{capture, control, explain, gateway, lists, log, replay, table, tech_support, top, trace};
+use crate::{
+    capture, control, explain, gateway, lists, log, replay, table, tech_support, top, trace, upgrade,
+};
 
 /// Exit codes: 0 fine, 1 the thing asked about is wrong or did not work, 2 the question was (clap's own).
 const FAILED: u8 = 1;
@@ -77,6 +79,15 @@ enum Command {
     Rollback(cli::RollbackArgs),
     /// List the commits, the last one first
     History(cli::Whom),
+    /// Have another program, mostly a newer version, take over from the running one, with all sessions
+    #[command(after_help = "Example: sluice upgrade --binary /usr/local/bin/sluice-next")]
+    Upgrade(upgrade::cli::UpgradeArgs),
+    /// The successor of a gateway, which `upgrade` has it start
+    #[command(hide = true)]
+    Succeed {
+        /// The configuration file, for who lists the processes
+        file: PathBuf,
+    },
     /// Ask a running gateway
     #[command(after_help = "Example: sluice show counters --json")]
     Show(ShowArgs),
@@ -327,6 +338,8 @@ pub fn main() -> ExitCode {
     };
     let done = match Cli::parse().command {
         Command::Run(args) => run(args),
+        Command::Upgrade(args) => upgrade::cli::run(&args).map(|text| print(&text)),
+        Command::Succeed { .. } => succeeded(gateway::succeed()),
         Command::Control { .. } => control::run().map_err(|error| error.to_string()),
         Command::Check(args) => return check(&args),
         Command::Doctor(args) => return run_doctor(&args),
@@ -399,7 +412,18 @@ fn complain(text: &str) {
 
 fn run(args: RunArgs) -> Result<(), String> {
     let file = args.file.or(args.config).unwrap_or_default();
-    gateway::run(&file, args.socket).map_err(|error| error.to_string())
+    succeeded(gateway::run(&file, args.socket))
+}
+
+/// What is left to do for a gateway that has ended: where another process goes on, and systemd is not told of it, whoever waits for
+/// this process waits for that one.
+fn succeeded(ended: Result<gateway::Ended, gateway::RunError>) -> Result<(), String> {
+    match ended.map_err(|error| error.to_string())? {
+        gateway::Ended::Succeeded(child, signals) if !crate::service::is_managed() => {
+            upgrade::stand_by(child, signals)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// With the exit codes of diff(1).

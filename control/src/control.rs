@@ -24,8 +24,7 @@ use crate::link::{self, DataPlane, Greeting};
 use crate::lists;
 use crate::log;
 use crate::reload::Outcome;
-use crate::service;
-use crate::trace;
+use crate::{service, trace, upgrade};
 
 /// How often signals are looked at, and the data plane is asked what it wants.
 const LOOK: Duration = Duration::from_millis(20);
@@ -78,7 +77,8 @@ pub fn run() -> Result<(), ControlError> {
         .merge(capture::api::routes(data_plane.clone()))
         .merge(trace::api::routes(data_plane.clone()))
         .merge(diff::api::routes(data_plane.clone()))
-        .merge(lists::api::routes(data_plane.clone()));
+        .merge(lists::api::routes(data_plane.clone()))
+        .merge(upgrade::api::routes(data_plane.clone()));
     let server = api::serve_with(listener, &greeting.socket, metrics, data_plane.clone(), more)?;
     data_plane.serving().map_err(ControlError::Refused)?;
     debug!("control: it serves the API");

@@ -40,6 +40,7 @@ pub mod tech_support;
 pub mod top;
 mod top_view;
 pub mod trace;
+pub mod upgrade;
 pub mod uplink;
 pub mod watch;
 pub mod words;

@@ -166,6 +166,18 @@ impl Reload {
         Self { running, wanted: VecDeque::new(), lists_changed: false, under_way: None }
     }
 
+    /// Whether nothing is under way, nor wanted.
+    pub fn is_idle(&self) -> bool {
+        self.under_way.is_none() && self.wanted.is_empty()
+    }
+
+    /// Another process goes on with what the kernel was asked for.
+    pub fn leave(&self) {
+        if let Some((follower, _)) = &self.running.follower {
+            follower.leave();
+        }
+    }
+
     /// A configuration is to be adopted, as soon as the last change is through; `reply` gets what there is to say, or why not.
     pub fn request(&mut self, name: String, text: String, reply: SyncSender<Result<Vec<String>, String>>) {
         self.wanted.push_back(Wanted { name, text, reply });

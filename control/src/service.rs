@@ -48,6 +48,17 @@ pub fn renounce_all() -> Result<(), caps::errors::CapsError> {
         .try_for_each(|set| caps::clear(None, set))
 }
 
+/// Whether systemd has started this process, or one that this has taken over from, and wants to be told how it does.
+pub fn is_managed() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
+/// Has the kernel end this process in order when the one that started it ends, if `it_stays` to be waited for; or else not.
+pub fn dies_with_its_parent(it_stays: bool) {
+    let signal = it_stays.then_some(nix::sys::signal::Signal::SIGTERM);
+    let _ = nix::sys::prctl::set_pdeathsig(signal);
+}
+
 /// The system's manager, which may want to hear that the workers go on.
 #[derive(Debug)]
 pub struct Manager {
@@ -66,6 +77,11 @@ impl Manager {
     fn new(patience: Option<Duration>, now: Nanos) -> Self {
         let half = |patience: Duration| u64::try_from(patience.as_nanos() / 2).unwrap_or(SECOND);
         Self { period: patience.map(half), fed: now }
+    }
+
+    /// From now on another process is the gateway.
+    pub fn succeeded_by(process: u32) {
+        tell(NotifyState::MainPid(process));
     }
 
     /// The gateway is about to end.

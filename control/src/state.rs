@@ -30,6 +30,7 @@ use crate::nat_query::Query;
 use crate::plan::Plan;
 use crate::routes::SharedRoutes;
 use crate::trace::run::Traces;
+use crate::upgrade::Upgraded;
 use crate::uplink::Ledger;
 use crate::watch::Watch;
 use crate::{drops, explain, figures, metrics, nat_view, qos_view, routes, top_view};
@@ -115,6 +116,7 @@ pub struct State {
     captures: Mutex<Captures>,
     traces: Mutex<Traces>,
     lists: Mutex<Keeper>,
+    upgraded: Mutex<Upgraded>,
 }
 
 impl State {
@@ -144,6 +146,7 @@ impl State {
             captures: Mutex::default(),
             traces: Mutex::default(),
             lists: Mutex::default(),
+            upgraded: Mutex::default(),
         }
     }
 
@@ -151,9 +154,40 @@ impl State {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The workers' map.
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     /// How the sinks of NAT's log do, as control told last.
     pub fn nat_log(&self) -> Vec<SinkStatus> {
         self.nat_log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// After an upgrade.
+    #[must_use]
+    pub fn with_upgraded(self, upgraded: Upgraded) -> Self {
+        Self { upgraded: Mutex::new(upgraded), ..self }
+    }
+
+    /// How upgrades went.
+    pub(crate) fn upgraded_so_far(&self) -> Upgraded {
+        self.upgraded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The same, for whoever asks.
+    ///
+    /// # Errors
+    /// None.
+    pub fn upgraded(&self) -> Result<Upgraded, String> {
+        Ok(self.upgraded_so_far())
+    }
+
+    /// An upgrade came to nothing, for this reason.
+    pub(crate) fn upgrade_failed(&self, words: String) {
+        let mut upgraded = self.upgraded.lock().unwrap_or_else(PoisonError::into_inner);
+        upgraded.failed += 1;
+        upgraded.failure = Some(words);
     }
 
     /// With accounts that are there already.

@@ -9,7 +9,7 @@
 //! Ports, interfaces and the sizes of tables are what they were; so are their indices. Those of rules, limits and classes
 //! may be others, and are translated for as long as there are old actions.
 
-mod carry;
+pub(crate) mod carry;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -23,6 +23,7 @@ pub mod probe;
 pub mod pulse;
 pub mod recorder;
 pub mod sample;
+pub mod saved;
 pub mod session;
 pub mod shadow;
 pub mod shard;

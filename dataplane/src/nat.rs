@@ -22,6 +22,7 @@ mod lease;
 mod renew;
 mod resting;
 mod restore;
+mod saved;
 mod steps;
 mod subscribers;
 
@@ -297,14 +298,21 @@ impl Nat {
         mut binding: Binding,
         allocation: &Allocation,
     ) -> Result<u32, DropReason> {
-        if let Some(subscriber) = self.subscribers.get_mut(binding.subscriber) {
-            subscriber.ports += u32::from(binding.has_port());
-        }
         binding.is_recorded = match binding.has_port() {
             true => self.recorder.wants_bindings(allocation),
             // No block tells of it.
             false => self.recorder.wants_blocks(),
         };
+        let index = self.insert_unrecorded(name, binding)?;
+        self.record_binding(&binding, EventKind::BindingCreated);
+        Ok(index)
+    }
+
+    /// Takes a binding in, whose port is taken already.
+    fn insert_unrecorded(&mut self, name: Name, binding: Binding) -> Result<u32, DropReason> {
+        if let Some(subscriber) = self.subscribers.get_mut(binding.subscriber) {
+            subscriber.ports += u32::from(binding.has_port());
+        }
         let Ok(index) = self.bindings.insert_hashed(name.key, name.hash, binding) else {
             self.give_port(&binding);
             return Err(DropReason::SessionTableFull);
@@ -317,7 +325,6 @@ impl Nat {
         if binding.is_nat64 {
             self.hosts.count(binding.inside.0, true);
         }
-        self.record_binding(&binding, EventKind::BindingCreated);
         Ok(index)
     }
 

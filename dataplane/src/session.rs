@@ -14,6 +14,7 @@ mod holders;
 mod record;
 mod renew;
 mod report;
+mod saved;
 mod tcp;
 mod top;
 
@@ -34,6 +35,7 @@ use self::holders::Holders;
 pub use self::record::{Family, Session, State};
 use self::report::Reporter;
 pub use self::report::{EndReason, Ends, FlowReader, FlowRecord, ReportTimes};
+pub(crate) use self::saved::SavedSession;
 pub use self::tcp::Segment;
 use self::top::Top;
 pub use self::top::{By, Rates};

@@ -2,6 +2,8 @@
 //!
 //! Whoever drives it hands the time in: the thread of a live gateway from its clock, a replay from the captures.
 
+mod handover;
+
 use std::sync::Arc;
 
 use crate::adopt::{self, Adopter, Adoptions};
@@ -28,6 +30,9 @@ use crate::stage::{port_control, shape, syn};
 use crate::trace::{self, Origin};
 use crate::verdict::DropReason;
 
+use self::handover::Aside;
+pub use self::handover::HandOverError;
+
 /// How often it is looked in a poll for what comes in again.
 const AGAIN: usize = 3;
 /// How often counters are published.
@@ -51,6 +56,8 @@ pub struct Worker {
     statuses: Statuses,
     /// When it began to drain.
     draining: Option<Nanos>,
+    /// What waited when it was handed over.
+    aside: Vec<Aside>,
 }
 
 /// How long a worker that ends waits for its frames that others have.
@@ -79,6 +86,7 @@ impl Worker {
             index: 0,
             statuses,
             draining: None,
+            aside: Vec::new(),
             snapshot,
             ports,
             shard,
@@ -207,6 +215,9 @@ impl Worker {
         self.shard.counters.recorder.begin(now, self.snapshot.generation);
         probe.stage("upkeep", || self.keep(now));
         let mut work = usize::from(self.adopt(now));
+        if !self.aside.is_empty() {
+            self.go_on(now, probe);
+        }
         if self.shard.crossing.is_some() {
             self.cross(now, probe);
         }
@@ -376,6 +387,7 @@ impl Worker {
         self.shard.neighbors.held()
             + self.shard.fragments.held()
             + self.shard.syns.len() as u64
+            + self.aside.len() as u64
             + self.shard.shapers.held()
             + self.shard.crossing.as_ref().map_or(0, |crossing| crossing.held())
             + self.shard.outboxes.iter().map(|outbox| outbox.len() as u64).sum::<u64>()
@@ -439,11 +451,15 @@ impl Worker {
         shard.sessions.report_all();
         crossing::close(shard);
         shape::close(now, shard);
-        while let Some(frame) = shard.neighbors.drain().or_else(|| shard.fragments.drain()) {
+        while let Some((_, frame)) = shard.neighbors.drain().or_else(|| shard.fragments.drain()) {
             shard.counters.dropped(DropReason::Shutdown, 1);
             shard.pool.give(frame);
         }
-        while let Some(frame) = shard.syns.drain() {
+        for Aside { frame, .. } in self.aside.drain(..) {
+            shard.counters.dropped(DropReason::Shutdown, 1);
+            shard.pool.give(frame);
+        }
+        while let Some((_, frame)) = shard.syns.drain() {
             shard.counters.dropped(DropReason::Shutdown, 1);
             shard.pool.give(frame);
         }

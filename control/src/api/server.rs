@@ -32,7 +32,7 @@ use crate::link::DataPlane;
 use crate::lists;
 use crate::nat_query::Query;
 use crate::state::Topic;
-use crate::{capture, diff, trace};
+use crate::{capture, diff, trace, upgrade};
 
 /// Clients that are served at once; more are sent away.
 const CLIENTS: usize = 512;
@@ -72,6 +72,7 @@ pub fn openapi() -> Value {
         trace::api::Described::openapi(),
         diff::api::Described::openapi(),
         lists::api::Described::openapi(),
+        upgrade::api::Described::openapi(),
     ] {
         whole.merge(part);
     }

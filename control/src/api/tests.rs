@@ -180,7 +180,8 @@ fn the_description_names_every_path() {
             "/v1/top/flows",
             "/v1/top/hosts",
             "/v1/trace",
-            "/v1/trace/clear"
+            "/v1/trace/clear",
+            "/v1/upgrade"
         ]
     );
 }

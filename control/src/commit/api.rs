@@ -149,7 +149,7 @@ fn error(status: StatusCode, words: &str) -> Response {
     (status, Json(json!({ "error": words }))).into_response()
 }
 
-fn forbids(Peer(uid): Peer) -> Option<Response> {
+pub(crate) fn forbids(Peer(uid): Peer) -> Option<Response> {
     let own = nix::unistd::geteuid().as_raw();
     let words = || {
         format!("user {uid} may look, and not change: that is for root and the gateway's own user ({own})")

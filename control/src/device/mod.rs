@@ -21,7 +21,7 @@ mod route;
 mod session;
 
 pub use address::KernelAddress;
-pub use changes::{ChangeError, Changes, Wanted};
+pub use changes::{ChangeError, Changes, Undo, Wanted};
 pub use ethtool::{Channels, Feature, Features, XdpSupport};
 pub use kernel_routes::{Change, Hop, KernelRoute, Kind, RouteMonitor};
 pub use neighbor::{Event, KernelNeighbor, Monitor};

@@ -261,6 +261,7 @@ fn share(shared: &mut Vec<(Ipv4Addr, SharedAddress)>, address: Ipv4Addr) -> &mut
 pub struct Follower {
     plans: Sender<Plan>,
     stop: Arc<AtomicBool>,
+    leaves: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -281,17 +282,24 @@ impl Follower {
         }
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
+        let leaves = Arc::new(AtomicBool::new(false));
+        let left = leaves.clone();
         let body = move || {
             while !stopped.load(Ordering::Relaxed) {
                 work.step();
                 thread::sleep(PAUSE);
             }
-            for (ifindex, address) in &work.plan.next_hops {
+            for (ifindex, address) in work.plan.next_hops.iter().filter(|_| !left.load(Ordering::Relaxed)) {
                 let _ = work.rtnetlink.forget_neighbor(*ifindex, *address);
             }
         };
         let thread = thread::Builder::new().name("sluice-host".into()).spawn(body)?;
-        Ok(Self { plans, stop, thread: Some(thread) })
+        Ok(Self { plans, stop, leaves, thread: Some(thread) })
+    }
+
+    /// The kernel keeps the next hops that it was asked for: another process goes on with them.
+    pub fn leave(&self) {
+        self.leaves.store(true, Ordering::Relaxed);
     }
 
     /// Follows another plan from now on, in which the same interfaces are the kernel's.

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, Weak};
@@ -32,6 +33,13 @@ pub enum Errand {
         text: String,
         /// Where to say so.
         reply: SyncSender<Result<Vec<String>, String>>,
+    },
+    /// Have another program take over, and say which version it is, once it is ready, or why not.
+    Upgrade {
+        /// Its path, if it is not the one that this was started from.
+        program: Option<PathBuf>,
+        /// Where to say so.
+        reply: SyncSender<Result<String, String>>,
     },
     /// Say what the workers would go by with a configuration, or why it would not be adopted.
     TryOut {
@@ -88,6 +96,11 @@ impl Desk {
         if let Some(records) = &self.records {
             lock(records).collect();
         }
+    }
+
+    /// What a control process would be told first.
+    pub fn greeting(&self) -> Greeting {
+        lock(&self.greeting).clone()
     }
 
     /// SIGHUP has come.
@@ -161,7 +174,7 @@ impl Desk {
             }
             Ask::Outcome => encode(&Ok(*lock(&self.outcome))),
             Ask::Stop => encode(&lock(&self.errands).send(Errand::Stop).map_err(|_| ENDING.to_owned())),
-            Ask::Adopt { .. } | Ask::Live { .. } | Ask::State(_) => return Err(ask),
+            Ask::Adopt { .. } | Ask::Live { .. } | Ask::Upgrade { .. } | Ask::State(_) => return Err(ask),
         })
     }
 
@@ -174,6 +187,12 @@ impl Desk {
             Ask::Adopt { name, text } => {
                 let (reply, replied) = sync_channel(1);
                 let sent = lock(&self.errands).send(Errand::Adopt { name, text, reply });
+                let answer = sent.ok().and_then(|()| replied.recv().ok());
+                encode(&answer.unwrap_or_else(|| Err(ENDING.into())))
+            }
+            Ask::Upgrade { program } => {
+                let (reply, replied) = sync_channel(1);
+                let sent = lock(&self.errands).send(Errand::Upgrade { program, reply });
                 let answer = sent.ok().and_then(|()| replied.recv().ok());
                 encode(&answer.unwrap_or_else(|| Err(ENDING.into())))
             }

@@ -139,3 +139,24 @@ fn sockets_are_handed_over() {
     drop(ours);
     assert!(take_over(&theirs).is_err());
 }
+
+#[test]
+fn descriptors_arrive_in_their_order_however_many() {
+    use std::io::Read;
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let pairs: Vec<_> = (0..150u8).map(|_| UnixStream::pair().unwrap()).collect();
+    let (near, far): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+    let far: Vec<OwnedFd> = far.into_iter().map(OwnedFd::from).collect();
+    send_descriptors(&ours, &far).unwrap();
+    send(&ours, 7, b"behind them").unwrap();
+    let received = receive_descriptors(&theirs, 150).unwrap();
+    for (number, (mut near, far)) in near.into_iter().zip(received).enumerate() {
+        near.write_all(&[number as u8]).unwrap();
+        let mut byte = [0];
+        UnixStream::from(far).read_exact(&mut byte).unwrap();
+        assert_eq!(usize::from(byte[0]), number);
+    }
+    assert_eq!(receive(&theirs).unwrap(), (7, b"behind them".to_vec()));
+    drop(ours);
+    assert!(receive_descriptors(&theirs, 1).is_err());
+}

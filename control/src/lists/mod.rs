@@ -30,6 +30,9 @@ struct Entry {
     note: Option<String>,
 }
 
+/// The same, as another process is told: the prefix, seconds, and why.
+pub type ByHand = (String, Option<u64>, Option<String>);
+
 /// The file of a list.
 #[derive(Debug, Default)]
 struct Source {
@@ -225,6 +228,13 @@ impl Keeper {
             }
         }
         Ok(row(&entry, now))
+    }
+
+    /// What is blocked by hand, for how many seconds still, and why: for another process to [add](Self::add).
+    pub fn by_hand(&self, now: u64) -> Vec<ByHand> {
+        let left = |until: u64| until.saturating_sub(now).max(1);
+        let entry = |entry: &Entry| (entry.prefix.to_string(), entry.until.map(left), entry.note.clone());
+        self.entries.iter().map(entry).collect()
     }
 
     /// Blocks a prefix no longer.

@@ -9,7 +9,7 @@ use crate::stage::police::Kept;
 
 /// For each old rule the new one, or [`NONE16`]. A rule that is what it was is the same; so is one with its name in its ACL,
 /// and one without a name that says the same at another place.
-pub(super) fn rules(old: &[RuleInfo], new: &[RuleInfo]) -> Vec<u16> {
+pub(crate) fn rules(old: &[RuleInfo], new: &[RuleInfo]) -> Vec<u16> {
     let mut of = vec![None; old.len()];
     let mut is_free = vec![true; new.len()];
     pair(old, new, &mut of, &mut is_free, |rule| {

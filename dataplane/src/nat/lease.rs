@@ -5,6 +5,7 @@ use super::binding::{Binding, space};
 use super::external::Wish;
 use super::{Nat, Wanted};
 use crate::clock::{Nanos, SECOND};
+use crate::saved::{Record, Writer};
 use crate::session::NONE;
 use crate::snapshot::{Allocation, Pool, PortChoice, Snapshot};
 use crate::table::hash::HashTable;
@@ -60,7 +61,7 @@ impl Filters {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Lease {
+pub(super) struct Lease {
     until: Nanos,
     nonce: Nonce,
     filters: Filters,
@@ -68,6 +69,19 @@ struct Lease {
     next: u32,
     /// The configuration under which it was last looked at.
     generation: u32,
+}
+
+impl Lease {
+    /// One that [`Leases::save`] has written, with the index that its binding had.
+    pub(super) fn read(record: &mut Record<'_>, generation: u32) -> (u32, Self) {
+        let (binding, until) = (record.u32(), record.u64());
+        let nonce = std::array::from_fn(|_| record.u8());
+        let mut filters = Filters::default();
+        for _ in 0..record.u8() {
+            filters.add(Peers { address: record.u32(), mask: record.u32(), port: record.u16() });
+        }
+        (binding, Self { until, nonce, filters, next: NONE, generation })
+    }
 }
 
 /// What a host has.
@@ -114,12 +128,26 @@ impl Leases {
         self.of(binding).is_some_and(|lease| lease.until > now && lease.filters.admit(remote))
     }
 
+    /// Writes a section's records.
+    pub(super) fn save(&self, writer: &mut Writer) {
+        for (_, &binding, lease) in self.table.iter() {
+            writer.record(|fields| {
+                fields.u32(binding).u64(lease.until);
+                lease.nonce.iter().for_each(|&byte| _ = fields.u8(byte));
+                fields.u8(lease.filters.count);
+                for Peers { address, mask, port } in lease.filters.peers() {
+                    fields.u32(*address).u32(*mask).u16(*port);
+                }
+            });
+        }
+    }
+
     fn count_of(&self, inside: u32) -> u32 {
         self.holders.find(&inside).and_then(|at| self.holders.value(at)).map_or(0, |holder| holder.count)
     }
 
     /// Adds a lease. False if there is no room.
-    fn insert(&mut self, binding: u32, inside: u32, mut lease: Lease) -> bool {
+    pub(super) fn insert(&mut self, binding: u32, inside: u32, mut lease: Lease) -> bool {
         let holder = match self.holders.find(&inside) {
             Some(holder) => holder,
             None => match self.holders.insert(inside, Holder { first: NONE, count: 0 }) {

@@ -131,6 +131,16 @@ impl Sessions {
         }
     }
 
+    /// What a session has counted so far was reported by others.
+    pub(super) fn reported_up_to_now(&mut self, index: u32) {
+        let now = self.sweep.now();
+        let Some(&Session { packets, bytes, .. }) = self.slab.get(index as usize) else { return };
+        let seen = self.reporter.as_mut().and_then(|reporter| reporter.seen.get_mut(index as usize));
+        if let Some(seen) = seen {
+            *seen = Reported { packets, bytes, since: now };
+        }
+    }
+
     /// The sweep has looked at a session that goes on.
     #[inline]
     pub(super) fn report_if_due(&mut self, index: u32, now: u32) {

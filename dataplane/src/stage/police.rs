@@ -23,6 +23,7 @@ use crate::table::meter::Meter;
 use crate::verdict::DropReason;
 
 mod metered;
+mod saved;
 mod shares;
 
 use self::metered::Metered;

@@ -236,7 +236,7 @@ impl Lab {
             ports.push(Box::new(port));
             peers.push(peer);
         }
-        let pool = FramePool::new(snapshot.sizes.frames, false).unwrap();
+        let pool = FramePool::shareable(snapshot.sizes.frames).unwrap();
         Self { worker: Worker::new(Arc::new(snapshot), ports, pool), peers, now: 1000 * SECOND }
     }
 

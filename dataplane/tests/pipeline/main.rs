@@ -30,4 +30,5 @@ mod rfc;
 mod sessions;
 mod shape;
 mod totality;
+mod upgrade;
 mod workers;

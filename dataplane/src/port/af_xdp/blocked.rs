@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{MapData, MapError};
+use aya::maps::{Map, MapData, MapError};
 
 /// Prefixes of each family that a device may have. The kernel takes memory for those that there are.
 pub const MAX_BLOCKED: u32 = 2 << 20;
@@ -52,6 +52,21 @@ impl BlockMaps {
         let v4 = LpmTrie::try_from(ebpf.take_map("blocked4").ok_or_else(|| missing("blocked4"))?)?;
         let v6 = LpmTrie::try_from(ebpf.take_map("blocked6").ok_or_else(|| missing("blocked6"))?)?;
         Ok(Self { v4, v6, present: BTreeMap::new() })
+    }
+
+    /// Those that another process has made.
+    pub(super) fn inherit(v4: MapData, v6: MapData) -> Result<Self, MapError> {
+        let v4 = LpmTrie::try_from(Map::LpmTrie(v4))?;
+        let v6 = LpmTrie::try_from(Map::LpmTrie(v6))?;
+        // So that those go that are blocked no longer.
+        let known4 = v4.iter().filter_map(Result::ok).map(|(key, verdict): (Key<[u8; 4]>, u8)| {
+            ((IpAddr::from(key.data()), key.prefix_len() as u8), verdict != 0)
+        });
+        let known6 = v6.iter().filter_map(Result::ok).map(|(key, verdict): (Key<[u8; 16]>, u8)| {
+            ((IpAddr::from(key.data()), key.prefix_len() as u8), verdict != 0)
+        });
+        let present = known4.chain(known6).collect();
+        Ok(Self { v4, v6, present })
     }
 
     fn set(&mut self, wanted: BTreeMap<(IpAddr, u8), bool>) -> Result<(), String> {

@@ -14,6 +14,7 @@ mod blocked;
 mod control;
 mod device;
 mod error;
+mod handover;
 mod host;
 mod kernel;
 mod lent;
@@ -42,6 +43,7 @@ pub use blocked::{BlockTable, MAX_BLOCKED};
 pub use control::{DeviceChange, DeviceControl, DeviceInfo, Faults};
 pub use device::{DeviceFacts, device_facts};
 pub use error::OpenError;
+pub use handover::{Handed, inherit};
 pub use host::{HostTable, MAX_SHARED, SharedAddress};
 pub use membership::promiscuous;
 pub use port::AfXdpPort;
@@ -249,6 +251,7 @@ impl<'a> Device<'a> {
         };
         let mut ports: Vec<AfXdpPort> = (0..workers).map(port).collect();
         let mut sockets = Vec::with_capacity(queues.len());
+        let batches = queues.iter().map(|queue| queue.tx.as_ref().map_or(0, |(_, batch)| *batch)).collect();
         let sides = self.sides.receivers.iter().zip(&self.sides.senders);
         for (Bound { socket, fill, rx, completion, tx, .. }, (&receiver, &sender)) in
             queues.into_iter().zip(sides)
@@ -285,7 +288,9 @@ impl<'a> Device<'a> {
             },
             program: self.program,
             sockets,
-            _memberships: self.memberships,
+            batches,
+            polled,
+            memberships: self.memberships,
         };
         (ports, held)
     }

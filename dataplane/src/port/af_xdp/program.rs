@@ -3,16 +3,16 @@
 
 use std::error::Error;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aya::maps::{HashMap, MapData, PerCpuArray, XskMap};
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::{Xdp, XdpFlags};
 use aya::{Ebpf, EbpfLoader, Pod};
 
 use super::PortSpec;
-use super::attached::Attached;
+use super::attached::{self, Attached};
 use super::blocked::{BlockMaps, MAX_BLOCKED};
 use super::device::DeviceFacts;
 use super::error::OpenError;
@@ -121,8 +121,47 @@ struct PodCount(Count);
 // SAFETY: two integers without padding, as in the program's `struct count`.
 unsafe impl Pod for PodCount {}
 
-/// An attached program. Its link takes it off when this is dropped, or the process ends.
+/// The descriptors of an attached program and its maps. The link keeps it attached as long as any process has it.
+#[derive(Debug)]
+pub(super) struct Handles {
+    link: OwnedFd,
+    sockets: OwnedFd,
+    passed: OwnedFd,
+    /// The box's own addresses, and the ports of those that are shared.
+    host: Option<[OwnedFd; 2]>,
+    /// The prefixes that are blocked.
+    blocked: Option<[OwnedFd; 2]>,
+}
+
+impl Handles {
+    /// The same once more, in the order in which [`of`](Self::of) takes them.
+    pub(super) fn duplicate(&self) -> io::Result<Vec<OwnedFd>> {
+        let Self { link, sockets, passed, host, blocked } = self;
+        let more = host.iter().chain(blocked).flatten();
+        [link, sockets, passed].into_iter().chain(more).map(OwnedFd::try_clone).collect()
+    }
+
+    /// Of descriptors in their order.
+    pub(super) fn of(
+        from: &mut impl Iterator<Item = OwnedFd>,
+        host_is_kernel: bool,
+        has_lists: bool,
+    ) -> Option<Self> {
+        let (link, sockets, passed) = (from.next()?, from.next()?, from.next()?);
+        let mut two =
+            |are_there: bool| Some(if are_there { Some([from.next()?, from.next()?]) } else { None });
+        Some(Self { link, sockets, passed, host: two(host_is_kernel)?, blocked: two(has_lists)? })
+    }
+
+    /// Whether there are prefixes that are blocked.
+    pub(super) const fn has_lists(&self) -> bool {
+        self.blocked.is_some()
+    }
+}
+
+/// An attached program. Its link takes it off when the last who has its handles lets go of them, or the process ends.
 pub(super) struct Program {
+    pub(super) handles: Handles,
     sockets: XskMap<MapData>,
     passed: PerCpuArray<MapData, PodCount>,
     pub(super) mode: AttachedMode,
@@ -132,8 +171,8 @@ pub(super) struct Program {
     pub(super) host: Option<HostMaps>,
     /// Likewise.
     pub(super) blocked: Option<BlockMaps>,
-    /// Holds the program, and its link.
-    _ebpf: Ebpf,
+    /// Holds the program, where it was loaded here.
+    _ebpf: Option<Ebpf>,
 }
 
 impl Program {
@@ -155,6 +194,20 @@ impl Program {
                 }
             })?;
         let missing = |name| refused(format!("its object has no {name}"));
+        let descriptor = |name: &str| {
+            let map = ebpf.map(name).and_then(data).ok_or_else(|| missing_map(device, name))?;
+            let copied = map.fd().as_fd().try_clone_to_owned();
+            copied.map_err(|error| OpenError::of(device, "keeping a map's descriptor", error))
+        };
+        let maps = (descriptor("sockets")?, descriptor("passed")?);
+        let host_maps = match *host_is_kernel {
+            true => Some([descriptor("own")?, descriptor("shared")?]),
+            false => None,
+        };
+        let block_maps = match *has_lists {
+            true => Some([descriptor("blocked4")?, descriptor("blocked6")?]),
+            false => None,
+        };
         let sockets = ebpf.take_map("sockets").ok_or_else(|| missing("map `sockets`"))?;
         let sockets = XskMap::try_from(sockets).map_err(|error| refused(in_words(&error)))?;
         let passed = ebpf.take_map("passed").ok_or_else(|| missing("map `passed`"))?;
@@ -172,27 +225,47 @@ impl Program {
         let program: &mut Xdp = program.try_into().map_err(|error| refused(in_words(&error)))?;
 
         program.load().map_err(|error| refused(in_words(&error)))?;
-        let (mode, fallback) = match *mode {
-            XdpMode::ZeroCopy | XdpMode::Native => (AttachedMode::Native, None),
-            XdpMode::Generic => (AttachedMode::Generic, None),
+        let (mode, fallback, linked) = match *mode {
+            XdpMode::ZeroCopy | XdpMode::Native => (AttachedMode::Native, None, None),
+            XdpMode::Generic => (AttachedMode::Generic, None, None),
             XdpMode::Auto => match link(program, spec, facts, AttachedMode::Native) {
-                Ok(()) => {
-                    return Ok(Self {
-                        sockets,
-                        passed,
-                        mode: AttachedMode::Native,
-                        fallback: None,
-                        host,
-                        blocked,
-                        _ebpf: ebpf,
-                    });
-                }
-                Err(OpenError::Attach { reason, .. }) => (AttachedMode::Generic, Some(reason)),
+                Ok(linked) => (AttachedMode::Native, None, Some(linked)),
+                Err(OpenError::Attach { reason, .. }) => (AttachedMode::Generic, Some(reason), None),
                 Err(error) => return Err(error),
             },
         };
-        link(program, spec, facts, mode)?;
-        Ok(Self { sockets, passed, mode, fallback, host, blocked, _ebpf: ebpf })
+        let link = match linked {
+            Some(linked) => linked,
+            None => link(program, spec, facts, mode)?,
+        };
+        let handles = Handles { link, sockets: maps.0, passed: maps.1, host: host_maps, blocked: block_maps };
+        Ok(Self { handles, sockets, passed, mode, fallback, host, blocked, _ebpf: Some(ebpf) })
+    }
+
+    /// One that another process has attached, by its descriptors.
+    ///
+    /// # Errors
+    /// In words.
+    pub(super) fn inherit(handles: Handles, mode: AttachedMode) -> Result<Self, String> {
+        let words = |error: MapError| in_words(&error);
+        let map = |from: &OwnedFd| {
+            let again = from.try_clone().map_err(|error| error.to_string())?;
+            MapData::from_fd(again).map_err(words)
+        };
+        let sockets = XskMap::try_from(Map::XskMap(map(&handles.sockets)?)).map_err(words)?;
+        let passed = PerCpuArray::try_from(Map::PerCpuArray(map(&handles.passed)?)).map_err(words)?;
+        let host = match &handles.host {
+            Some([own, shared]) => {
+                let again = |from: &OwnedFd| from.try_clone().map_err(|error| error.to_string());
+                Some(HostMaps::inherit(again(own)?, again(shared)?).map_err(words)?)
+            }
+            None => None,
+        };
+        let blocked = match &handles.blocked {
+            Some([v4, v6]) => Some(BlockMaps::inherit(map(v4)?, map(v6)?).map_err(words)?),
+            None => None,
+        };
+        Ok(Self { handles, sockets, passed, mode, fallback: None, host, blocked, _ebpf: None })
     }
 
     /// Makes the frames of a queue go to a socket, which must be bound to that queue.
@@ -270,21 +343,39 @@ impl Protocols {
     }
 }
 
-/// Attaches the program for as long as it is loaded.
+/// What a map is made of, whatever its kind, of those that the program has.
+fn data(map: &Map) -> Option<&MapData> {
+    match map {
+        Map::XskMap(data) | Map::PerCpuArray(data) | Map::HashMap(data) | Map::Array(data) => Some(data),
+        _ => None,
+    }
+}
+
+fn missing_map(device: &str, name: &str) -> OpenError {
+    OpenError::Program { device: device.to_owned(), reason: format!("its object has no map `{name}`") }
+}
+
+/// Attaches the program for as long as somebody has the link that is returned.
 fn link(
-    program: &mut Xdp,
+    program: &Xdp,
     spec: &PortSpec,
     facts: &DeviceFacts,
     mode: AttachedMode,
-) -> Result<(), OpenError> {
+) -> Result<OwnedFd, OpenError> {
     let device = &spec.device;
     let flags = match mode {
         AttachedMode::Native => XdpFlags::DRV_MODE,
         AttachedMode::Generic => XdpFlags::SKB_MODE,
     };
+    let program = program
+        .fd()
+        .map_err(|error| OpenError::Program { device: device.to_owned(), reason: in_words(&error) })?;
     let patience = Instant::now() + BUSY_PATIENCE;
     loop {
-        let Err(error) = program.attach_to_if_index(facts.ifindex, flags) else { return Ok(()) };
+        let error = match attached::link(program.as_fd(), facts.ifindex, flags.bits()) {
+            Ok(link) => return Ok(link),
+            Err(error) => error,
+        };
         match errno(&error) {
             Some(libc::EBUSY | libc::EEXIST) if Instant::now() < patience => {
                 match Attached::on(facts.ifindex) {
@@ -319,7 +410,7 @@ fn link(
                     Some(libc::ERANGE) => {
                         format!("the MTU {} is too large for the driver {driver}", facts.mtu)
                     }
-                    _ => in_words(&error),
+                    _ => format!("`bpf_link_create` failed: {error}"),
                 };
                 return Err(OpenError::Attach { device: device.to_owned(), mode: mode.name(), reason });
             }
