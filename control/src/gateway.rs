@@ -413,7 +413,7 @@ impl Gateway<'_> {
     fn run_errands(&mut self) -> bool {
         for errand in self.to_do.try_iter() {
             match errand {
-                Errand::Adopt { name, text, reply } => self.reload.request(name, text, reply),
+                Errand::Adopt { name, text, loaded, reply } => self.reload.request(name, text, loaded, reply),
                 Errand::Stop => return true,
             }
         }

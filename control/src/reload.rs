@@ -16,7 +16,7 @@ use sluice_dataplane::counters::Reader;
 use sluice_dataplane::snapshot::{Allocation, Snapshot};
 use sluice_dataplane::stage::owner::Owners;
 
-use crate::config::{self, Config, Device, DeviceFacts, Interface, Link, Report};
+use crate::config::{self, Config, Device, DeviceFacts, Diagnostic, Interface, Link};
 use crate::gateway::{RunError, check_mtus};
 use crate::host::{self, Follower, HostError, Narrowed};
 use crate::routes::{RouteFollower, SharedRoutes};
@@ -25,9 +25,6 @@ use crate::state::State;
 /// Why a configuration is not adopted.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
-    /// It is wrong.
-    #[error("{0}")]
-    Config(#[from] Report),
     /// It differs in what cannot change while the gateway runs.
     #[error("{0}; restart to change that")]
     Restart(String),
@@ -68,6 +65,7 @@ pub struct Reload {
 struct Wanted {
     name: String,
     text: String,
+    loaded: Box<(Config, Vec<Diagnostic>)>,
     reply: SyncSender<Result<Vec<String>, String>>,
 }
 
@@ -82,6 +80,9 @@ pub struct Outcome {
     pub ended: u64,
     /// Until all sessions were decided.
     pub milliseconds: u64,
+    /// What it took of a worker's own time, in nanoseconds: of the one that took the longest.
+    #[serde(default)]
+    pub adopt_nanoseconds: u64,
 }
 
 /// What there is to be told of a reload.
@@ -96,7 +97,7 @@ pub enum News {
 impl Outcome {
     /// In words.
     pub fn words(&self, name: &str) -> String {
-        let Self { generation, kept, ended, milliseconds } = self;
+        let Self { generation, kept, ended, milliseconds, .. } = self;
         format!(
             "{name}: adopted as generation {generation} in {milliseconds} ms: {kept} sessions go on, {ended} ended"
         )
@@ -118,8 +119,15 @@ impl Reload {
     }
 
     /// A configuration is to be adopted, as soon as the last change is through; `reply` gets what there is to say, or why not.
-    pub fn request(&mut self, name: String, text: String, reply: SyncSender<Result<Vec<String>, String>>) {
-        self.wanted.push_back(Wanted { name, text, reply });
+    /// It has been `loaded` from its text, with these warnings.
+    pub fn request(
+        &mut self,
+        name: String,
+        text: String,
+        loaded: Box<(Config, Vec<Diagnostic>)>,
+        reply: SyncSender<Result<Vec<String>, String>>,
+    ) {
+        self.wanted.push_back(Wanted { name, text, loaded, reply });
     }
 
     /// Goes on with it; to be called every 20 ms. Returns what there is to tell.
@@ -127,16 +135,12 @@ impl Reload {
         if self.under_way.is_some() {
             return self.follow(state);
         }
-        let Wanted { name, text, reply } = self.wanted.pop_front()?;
-        let adopted = match config::load_str(&name, &text) {
-            Ok((config, warnings)) => {
-                let warnings = warnings.iter().map(ToString::to_string);
-                let refused = |error| format!("{name}: not adopted, all stays as it was: {error}");
-                let applied = self.apply(config, state).map_err(refused);
-                applied.map(|said| warnings.chain(said).collect())
-            }
-            Err(report) => Err(format!("{name}: not adopted, all stays as it was:\n{report}")),
-        };
+        let Wanted { name, text, loaded, reply } = self.wanted.pop_front()?;
+        let (config, warnings) = *loaded;
+        let adopted = self.apply(config, state);
+        let warnings = warnings.iter().map(ToString::to_string);
+        let adopted = adopted.map(|said| warnings.chain(said).collect());
+        let adopted = adopted.map_err(|error| format!("{name}: not adopted, all stays as it was: {error}"));
         let is_adopted = adopted.is_ok();
         // Who asked may be gone.
         let _ = reply.try_send(adopted);
@@ -211,8 +215,10 @@ impl Reload {
         let kept: u64 = all.iter().map(|settled| settled.kept).sum();
         let ended: u64 = all.iter().map(|settled| settled.ended).sum();
         let milliseconds = u64::try_from(under_way.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let ticks = self.running.adopters.iter().map(Adopter::took).max().unwrap_or(0);
+        let adopt_nanoseconds = state.watch().tick().times(ticks);
         self.under_way = None;
-        Some(News::Settled(Outcome { generation, kept, ended, milliseconds }))
+        Some(News::Settled(Outcome { generation, kept, ended, milliseconds, adopt_nanoseconds }))
     }
 }
 

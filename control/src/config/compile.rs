@@ -23,6 +23,7 @@ use super::model::{
     Action, Allocation, Checksum, Config, Filtering, Host, Interface, Link, Mapping, Match, MssClamp,
     NatRecords, PortChoice, PortRange, Prefix, PrefixNat, SourceNat, Target,
 };
+use super::net::first_alike;
 use super::protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name};
 
 /// What only the device itself can tell of a port.
@@ -165,19 +166,13 @@ fn link_local(Mac([a, b, c, d, e, f]): Mac) -> Ipv6Addr {
 
 /// The routes that the file makes: the interfaces' subnets, and static ones with one way or several each.
 pub fn file_routes(config: &Config) -> Vec<(Prefix, Vec<Way>)> {
-    let mut listed: Vec<(Prefix, Vec<Way>)> = Vec::new();
-    let mut places = HashMap::new();
+    let mut all = Vec::with_capacity(config.interfaces.len() + config.routes.len());
     for (number, interface) in config.interfaces.iter().enumerate() {
-        for prefix in interface.addresses.iter().map(|prefix| prefix.network()) {
-            // A further address in a subnet adds no route.
-            let route = snapshot::Route::Connected { interface: index(number) };
-            places.entry(prefix).or_insert_with(|| {
-                listed.push((prefix, vec![Way { route, weight: 1 }]));
-                listed.len() - 1
-            });
-        }
+        let route = snapshot::Route::Connected { interface: index(number) };
+        all.extend(interface.addresses.iter().map(|prefix| (prefix.network(), Way { route, weight: 1 })));
     }
-    for route in config.routes.iter() {
+    let connected = all.len();
+    all.extend(config.routes.iter().map(|route| {
         let compiled = match route.target {
             Target::Connected(interface) => snapshot::Route::Connected { interface: index(interface) },
             Target::Via { address: IpAddr::V4(gateway), interface } => {
@@ -189,12 +184,19 @@ pub fn file_routes(config: &Config) -> Vec<(Prefix, Vec<Way>)> {
             Target::Blackhole => snapshot::Route::Blackhole,
             Target::Unreachable => snapshot::Route::Unreachable,
         };
-        let place = *places.entry(route.to).or_insert_with(|| {
-            listed.push((route.to, Vec::new()));
-            listed.len() - 1
-        });
-        if let Some((_, ways)) = listed.get_mut(place) {
-            ways.push(Way { route: compiled, weight: route.weight });
+        (route.to, Way { route: compiled, weight: route.weight })
+    }));
+    let firsts = first_alike(all.iter().map(|(prefix, _)| *prefix));
+    let mut listed: Vec<(Prefix, Vec<Way>)> = Vec::with_capacity(all.len());
+    // Where each one is listed that is the first to its prefix.
+    let mut places = vec![0; all.len()];
+    for ((at, (prefix, way)), first) in all.into_iter().enumerate().zip(firsts) {
+        if first == at {
+            places[at] = listed.len();
+            listed.push((prefix, vec![way]));
+        } else if let Some((_, ways)) = listed.get_mut(places[first]).filter(|_| at >= connected) {
+            // A further address in a subnet adds no route.
+            ways.push(way);
         }
     }
     listed
