@@ -1,8 +1,8 @@
 //! Accounts of what leaves: octets by class and by host of a class with `per` since their period began, the 95th percentile of
 //! the month, and quotas.
 //!
-//! The workers count; every ten seconds of the clock on the wall they are asked for what has left since, and each octet is handed
-//! out once. So an account is exact but for what a worker that does not answer, or a process that dies, has not handed out.
+//! The workers count; every ten seconds of the clock on the wall, or twice a second while some quota is heeded, they are asked for
+//! what has left since, and each octet is handed out once. So an account is exact but for what a worker that does not answer, or a process that dies, has not handed out.
 
 mod book;
 mod file;
@@ -18,10 +18,21 @@ use self::book::Book;
 pub use self::book::{Account, Who};
 use crate::export::wall;
 
-/// Between two looks, seconds.
+/// Between two looks, seconds, as long as nothing hangs on them.
 pub const EVERY: u64 = 10;
+/// Between two looks while some quota is heeded, microseconds.
+const HEEDED_EVERY: u64 = 500_000;
 /// Between two times that accounts are written to their file, seconds.
 const SAVED_EVERY: u64 = 60;
+
+/// The look that is due, and as of which full second, both since 1970: what is taken in at the end of a sample or a period is its.
+/// Of a time in microseconds.
+pub fn look(now: u64, snapshot: &Snapshot) -> (u64, u64) {
+    let is_heeded = snapshot.classes.iter().any(|class| class.quota.is_heeded());
+    let every = if is_heeded { HEEDED_EVERY } else { EVERY * 1_000_000 };
+    let at = now - now % every;
+    (at, at.div_ceil(1_000_000))
+}
 
 /// Accounts, and the file that they outlive the process in.
 #[derive(Debug, Default)]

@@ -3,7 +3,7 @@
 
 mod devices;
 
-use std::io::{self, Write};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,6 +27,7 @@ use sluice_dataplane::port::af_xdp::{self, AfXdpPort, DeviceChange, DeviceContro
 use sluice_dataplane::snapshot::Snapshot;
 use sluice_dataplane::verdict::DropReason;
 use sluice_dataplane::worker::{Closed, Worker};
+use tracing::{info, warn};
 
 use crate::accounting::{self, Accounting};
 use crate::alarm::Alarm;
@@ -39,12 +40,15 @@ use crate::export::{Collector, SinkStatus, wall};
 use crate::host::{self, Follower, HostError};
 use crate::intake::{self, Intake, IntakeError};
 use crate::link::{Desk, Errand, Greeting};
+use crate::lists::Keeper;
+use crate::log;
 use crate::plan::{self, Plan, TooFewCores};
-use crate::reload::{self, News, Reload};
+use crate::reload::{self, News, Reload, Uplinks};
 use crate::routes::{FollowError, RouteFollower, RouteTable, SharedRoutes};
 use crate::service::{self, Manager};
 use crate::state::{Ends, State};
 use crate::supervise::Supervisor;
+use crate::uplink::{self, Ledger, Look, UplinkError, UplinkFollower};
 use crate::watch::Watch;
 pub(crate) use devices::check_mtus;
 use devices::describe;
@@ -80,6 +84,9 @@ pub enum RunError {
     /// The kernel's routes.
     #[error("{0}")]
     Follow(#[from] FollowError),
+    /// The kernel's addresses.
+    #[error("{0}")]
+    Uplink(#[from] UplinkError),
     /// There are not enough cores.
     #[error("{0}")]
     Plan(#[from] TooFewCores),
@@ -151,9 +158,11 @@ pub enum RunError {
     },
 }
 
-/// Runs a gateway until SIGTERM or SIGINT. What there is to say goes to `log`, a line each.
-pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<(), RunError> {
+/// Runs a gateway until SIGTERM or SIGINT. What there is to say goes to the log.
+pub fn run(path: &Path, socket: Option<PathBuf>) -> Result<(), RunError> {
     let (mut loaded, mut warnings) = Loaded::read(path)?;
+    log::set(loaded.config.log);
+    log::start("data plane");
     let system = |what| move |source| RunError::System { what, source };
     let mut signals =
         Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("cannot install signal handlers"))?;
@@ -170,14 +179,13 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let start = commit::at_start(&mut store, path, &loaded.text, commit::seconds());
     if let Some((name, text)) = start.instead {
         (loaded, warnings) = Loaded::new(&name, &text)?;
+        log::set(loaded.config.log);
     }
-    start.lines.iter().for_each(|line| say(log, format_args!("{line}")));
+    start.lines.iter().for_each(|line| warn!("{line}"));
     let Loaded { config: configured, text, .. } = loaded;
     // Control keeps it from here on.
     drop(store);
-    for warning in warnings {
-        say(log, format_args!("{warning}"));
-    }
+    warnings.iter().for_each(|warning| warn!("{warning}"));
     let mut config = configured.clone();
     let metrics = config
         .metrics
@@ -186,21 +194,22 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
 
     // Dropped last: devices are set back once they are closed.
     let Intake { mut changes, queues, lines } = intake::admit(&config)?;
-    lines.iter().for_each(|line| say(log, format_args!("{line}")));
+    lines.iter().for_each(|line| info!("{line}"));
     let plan = plan::plan(&config.workers, &queues, &Machine::read().cores)?;
     if plan.idle() > 0 {
         let (idle, all) = (plan.idle(), plan.workers.len());
-        say(
-            log,
-            format_args!(
-                "workers: {idle} of {all} have no queue to receive from; more `channels` would give them some"
-            ),
-        );
+        warn!("workers: {idle} of {all} have no queue to receive from; more `channels` would give them some");
     }
 
+    let mut look = devices::look(&config)?;
+    let given = look.as_mut().map(Look::read).transpose()?;
+    if let Some(given) = &given {
+        given.words(None, &config).iter().for_each(|line| info!("{line}"));
+        uplink::put_in(&mut config, given).iter().for_each(|line| warn!("{line}"));
+    }
     let hosting = match host::plan(&mut config, &Vec::new())? {
         Some((hosting, lines)) => {
-            lines.iter().for_each(|line| say(log, format_args!("{line}")));
+            lines.iter().for_each(|line| info!("{line}"));
             Some(hosting)
         }
         None => None,
@@ -209,6 +218,9 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     check_mtus(&config)?;
     let mut snapshot = config::compile(&config, &facts);
     snapshot.seed = seed();
+    let (lists, lines) = Keeper::open(&config, wall::now() / 1_000_000);
+    lines.iter().for_each(|line| warn!("{line}"));
+    snapshot.lists = lists.lists();
     let routes = match &config.kernel_routes {
         Some(settings) => {
             let mut table = RouteTable::new(settings, plan.workers.len()).map_err(RunError::Routes)?;
@@ -222,11 +234,8 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let snapshot = Arc::new(snapshot);
     let pool = FramePool::new(snapshot.sizes.frames, false)?;
     if pool.pages() == Pages::Ordinary {
-        say(
-            log,
-            format_args!(
-                "packet memory: no huge pages free, and the kernel gives none; it runs on ordinary pages, at some 8 cycles a packet"
-            ),
+        warn!(
+            "packet memory: no huge pages free, and the kernel gives none; it runs on ordinary pages, at some 8 cycles a packet"
         );
     }
     let mut pools = pool.split(plan.workers.len());
@@ -234,14 +243,14 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let specs = devices::port_specs(&config, &facts, &plan, frames);
     let (ports, controls) = af_xdp::open_for(&mut pools, &specs)?;
     for control in &controls {
-        say(log, format_args!("{}", describe(control)));
+        info!(interface = control.name(), "{}", describe(control));
         if let Some(advice) = devices::advice(control) {
-            say(log, format_args!("{advice}"));
+            warn!(interface = control.name(), "{advice}");
         }
     }
     // Before the first thread: rights are each thread's own, and threads have those of whom they come from.
     if let Err(error) = service::renounce() {
-        say(log, format_args!("more rights than needed are kept: {error}"));
+        warn!("more rights than needed are kept: {error}");
     }
     let mut workers = workers(&snapshot, ports, pools);
     let follower = match hosting {
@@ -260,10 +269,19 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
             let (follower, took) = RouteFollower::start(routes.clone(), devices)?;
             let ([v4, v6], _, _) = routes.lock().totals();
             let took = took.as_millis();
-            say(log, format_args!("routes: {v4} of IPv4 and {v6} of IPv6, the kernel's read in {took} ms"));
+            info!("routes: {v4} of IPv4 and {v6} of IPv6, the kernel's read in {took} ms");
             Some((routes, follower))
         }
         None => None,
+    };
+    let ledger = look.is_some().then(|| Arc::new(Ledger::new(&uplink::places(&config))));
+    let uplinks = match (look, given, &ledger) {
+        (Some(look), Some(given), Some(ledger)) => Some(Uplinks {
+            follower: UplinkFollower::start(look, given.clone())?,
+            given,
+            ledger: ledger.clone(),
+        }),
+        _ => None,
     };
     let reload = Reload::new(reload::Running {
         config: configured,
@@ -272,6 +290,7 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
         adopters,
         follower,
         routes,
+        uplinks,
     });
     let ends = |worker: &mut Worker| Ends { counters: worker.reader(), inspector: worker.inspector() };
     let ends: Vec<Ends> = workers.iter_mut().map(ends).collect();
@@ -287,15 +306,18 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let (running, pinned) =
         Running::start(posts, habit, clock).map_err(system("cannot start the workers' threads"))?;
     for (worker, core) in cores().enumerate().filter(|(worker, _)| pinned.get(*worker) != Some(&true)) {
-        say(log, format_args!("worker {worker}: core {core} is not ours to use; it runs unpinned"));
+        warn!(worker, core, "worker {worker}: core {core} is not ours to use; it runs unpinned");
     }
     keep_off(cores());
     let counters = ends.iter().map(|ends| ends.counters.clone());
     let watch = Watch::new(clock, cores().zip(running.signs().iter().cloned()).zip(counters));
-    let state = State::new(snapshot, ends, controls, plan.clone(), watch).with_routes(shown);
+    let state = State::new(snapshot, ends, controls, plan.clone(), watch)
+        .with_routes(shown)
+        .with_uplinks(ledger)
+        .with_lists(lists);
     let statuses = sources.statuses();
     let (accounts, said) = Accounting::open(config.accounting.clone());
-    said.iter().for_each(|line| say(log, format_args!("{line}")));
+    said.iter().for_each(|line| warn!("{line}"));
     let state = Arc::new(state.with_exports(statuses.clone()).with_accounting(accounts));
     let exporters =
         sources.start(&statuses, &state, clock).map_err(system("cannot start the threads of exporters"))?;
@@ -316,7 +338,7 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let mut gateway =
         Gateway { running: &running, state: &state, reload, desk, supervisor, to_do, manager: None };
 
-    let died = attend(&mut signals, &mut gateway, &ready, log).map_err(system("cannot start a thread"));
+    let died = attend(&mut signals, &mut gateway, &ready).map_err(system("cannot start a thread"));
     Manager::stopping();
     let begun = Instant::now();
     drop(place);
@@ -338,14 +360,11 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let conserved = state.with_kernel(counters).conserved();
     // The devices go with the last hold on the state.
     drop(state);
-    changes.take_back().iter().for_each(|line| say(log, format_args!("{line}")));
+    changes.take_back().iter().for_each(|line| info!("{line}"));
     let milliseconds = begun.elapsed().as_millis();
-    say(
-        log,
-        format_args!(
-            "stopped in {milliseconds} ms: {} of {} packet buffers home, conserved: {conserved}",
-            closed.home, closed.frames
-        ),
+    info!(
+        "stopped in {milliseconds} ms: {} of {} packet buffers home, conserved: {conserved}",
+        closed.home, closed.frames
     );
     if closed.home != closed.frames || !conserved {
         return Err(RunError::Unaccounted { home: closed.home, frames: closed.frames, conserved });
@@ -382,11 +401,6 @@ fn on_cores(plan: &Plan) -> String {
     workers.collect::<Vec<_>>().join(", ")
 }
 
-fn say(log: &mut dyn Write, line: std::fmt::Arguments<'_>) {
-    // A log that is gone (a closed pipe) is no reason to stop forwarding.
-    let _ = log.write_all(format!("{line}\n").as_bytes()).and_then(|()| log.flush());
-}
-
 /// A control socket's name, which goes with the gateway and stays when control alone ends.
 struct Place(PathBuf);
 
@@ -414,6 +428,10 @@ impl Gateway<'_> {
         for errand in self.to_do.try_iter() {
             match errand {
                 Errand::Adopt { name, text, loaded, reply } => self.reload.request(name, text, loaded, reply),
+                Errand::TryOut { name, text, reply } => {
+                    // Who asked may be gone.
+                    let _ = reply.try_send(self.reload.try_out(&name, &text, self.state));
+                }
                 Errand::Stop => return true,
             }
         }
@@ -421,23 +439,22 @@ impl Gateway<'_> {
     }
 
     /// Goes on with a reload. Control says what came of it.
-    fn go_on(&mut self) {
+    /// What it says is of the kernel's addresses.
+    fn go_on(&mut self) -> Vec<String> {
         match self.reload.go_on(self.state) {
             Some(News::Adopted(text)) => self.desk.adopted(text),
             Some(News::Settled(outcome)) => self.desk.settled(outcome),
+            Some(News::Readdressed(lines)) => return lines,
+            Some(News::SettledAddresses(outcome)) => return vec![outcome.words("the kernel's addresses")],
             None => {}
         }
+        Vec::new()
     }
 }
 
 /// Waits for a signal to end, and looks after devices, workers and control. Says `ready` when control serves for the first time.
 /// Returns a worker that ended first.
-fn attend(
-    signals: &mut Signals,
-    gateway: &mut Gateway<'_>,
-    ready: &str,
-    log: &mut dyn Write,
-) -> io::Result<Option<usize>> {
+fn attend(signals: &mut Signals, gateway: &mut Gateway<'_>, ready: &str) -> io::Result<Option<usize>> {
     let state = gateway.state;
     let ends = AtomicBool::new(false);
     let (tell, told) = mpsc::channel();
@@ -457,6 +474,7 @@ fn attend(
             let line = due.then(|| state.accounting().save(now, false)).flatten();
             line.into_iter().for_each(|line| drop(told_of_accounts.send(line)));
             state.end_lonely_capture();
+            state.collect_traces();
             thread::park_timeout(TEND);
         }
         let now = wall::now() / 1_000_000;
@@ -464,12 +482,26 @@ fn attend(
         // Said by the next start, which finds what there is.
         state.accounting().save(now, true);
     };
+    let told_of_lists = tell.clone();
+    let (change, changed) = mpsc::channel();
+    let listing = || {
+        while !ends.load(Ordering::Relaxed) {
+            let (lists, lines) = state.lists().look(wall::now() / 1_000_000);
+            lines.into_iter().for_each(|line| drop(told_of_lists.send(line)));
+            if lists.is_some() {
+                let _ = change.send(());
+            }
+            thread::park_timeout(TEND);
+        }
+    };
     let (mut alarm, mut counted) = (Alarm::default(), 0);
     thread::scope(|scope| {
         let tender = thread::Builder::new().name("sluice-devices".into()).spawn_scoped(scope, tending)?;
         let accountant =
             thread::Builder::new().name("sluice-accounts".into()).spawn_scoped(scope, accounting)?;
+        let lister = thread::Builder::new().name("sluice-lists".into()).spawn_scoped(scope, listing)?;
         let died = loop {
+            changed.try_iter().for_each(|()| gateway.reload.take_lists());
             let mut wants_end = gateway.run_errands();
             for signal in signals.pending() {
                 wants_end |= signal != SIGHUP;
@@ -478,23 +510,19 @@ fn attend(
                 }
             }
             gateway.desk.collect();
-            gateway.go_on();
+            gateway.go_on().iter().for_each(|line| info!("{line}"));
             let died = gateway.running.finished();
             if wants_end || died.is_some() {
                 break died;
             }
-            state
-                .watch()
-                .look()
-                .into_iter()
-                .chain(told.try_iter())
-                .chain(gateway.supervisor.tend())
-                .for_each(|line| say(log, format_args!("{line}")));
+            state.watch().look().iter().for_each(|line| warn!("{line}"));
+            told.try_iter().for_each(|line| warn!("{line}"));
+            gateway.supervisor.tend().iter().for_each(|line| warn!("{line}"));
             let now = state.watch().now();
             match &mut gateway.manager {
                 Some(manager) => manager.feed(now, |since| state.watch().all_turned_since(since)),
                 None if gateway.desk.is_serving() => {
-                    say(log, format_args!("{ready}"));
+                    info!("{ready}");
                     gateway.manager = Some(Manager::ready(now));
                 }
                 None => {}
@@ -502,27 +530,27 @@ fn attend(
             if now.saturating_sub(counted) >= SECOND {
                 counted = now;
                 state.sample_drops();
-                shortages(&mut alarm, state, now).iter().for_each(|line| say(log, format_args!("{line}")));
+                shortages(&mut alarm, state, now).iter().for_each(|line| warn!("{line}"));
             }
             thread::sleep(LOOK);
         };
         ends.store(true, Ordering::Relaxed);
         tender.thread().unpark();
         accountant.thread().unpark();
+        lister.thread().unpark();
         Ok(died)
     })
 }
 
-/// Takes in the accounts, if ten seconds on the wall are over. Returns the time, and whether it did.
+/// Takes in the accounts, if it is time to. Returns the time, seconds, and whether it did.
 fn accounting_turn(state: &State, last: &mut Option<u64>) -> (u64, bool) {
-    let now = wall::now() / 1_000_000;
-    let turn = now / accounting::EVERY;
-    let is_due = last.replace(turn) != Some(turn);
+    let now = wall::now();
+    let (look, at) = accounting::look(now, &state.snapshot());
+    let is_due = last.replace(look) != Some(look);
     if is_due {
-        // As of the full ten seconds, so that what is taken in at the end of a sample or a period is its.
-        state.account(turn * accounting::EVERY);
+        state.account(at);
     }
-    (now, is_due)
+    (now / 1_000_000, is_due)
 }
 
 /// What there is to say of what has run short, or was lost.

@@ -191,6 +191,11 @@ fn sessions(page: &mut Page, snapshot: &Snapshot, counters: &Counters) {
         "Sessions ended because another configuration does not allow them.",
         counters.sessions_ended_by_policy,
     );
+    page.counter(
+        "sluice_sessions_evicted_total",
+        "Sessions that gave way to new ones, as the table was full.",
+        counters.sessions_evicted,
+    );
     page.gauge("sluice_nat_bindings", "Live NAT bindings.", counters.bindings as f64);
     page.counter(
         "sluice_port_control_requests_total",

@@ -22,10 +22,13 @@ fn run(args: &[&str]) -> Value {
 
 #[test]
 fn every_set_of_features_forwards_every_packet() {
-    for features in ["route", "route,acl", "route,nat", "route,police", "route,acl,nat,police"] {
+    let sets =
+        ["route", "route,acl", "route,nat", "route,police", "route,shape", "route,acl,nat,police,shape"];
+    let hosts = ["none", "accounts", "queues"];
+    for (features, hosts) in sets.into_iter().zip(hosts.into_iter().cycle()).chain([(sets[5], hosts[1])]) {
         // Neither count is a multiple of a burst.
-        let report =
-            run(&["--flows", "250", "--packets", "10001", "--features", features, "--acl-rules", "7"]);
+        let args = ["--flows", "250", "--packets", "10001", "--acl-rules", "7"];
+        let report = run(&[&args[..], &["--features", features, "--hosts", hosts]].concat());
         let number = |key: &str| report[key].as_f64().unwrap_or_else(|| panic!("{key} of {features}"));
         assert_eq!((number("flows"), number("packets"), number("drops")), (250.0, 10_001.0, 0.0));
         assert_eq!(report["conserved"], true);

@@ -62,6 +62,8 @@ pub struct Adoption {
     /// For each old class the new one, or [`NONE16`].
     class_of: Vec<u16>,
     kept_limits: Vec<Kept>,
+    /// For each old list the new one of its name; beyond all lists if there is none.
+    list_of: Vec<usize>,
     progress: Progress,
 }
 
@@ -120,6 +122,7 @@ impl Adoption {
             is_metered: snapshot.limits.iter().map(|limit| limit.policer.is_some()).collect(),
             class_of: carry::classes(old, &snapshot),
             kept_limits: carry::kept_limits(&old.limits, &snapshot.limits),
+            list_of: carry::lists(&old.lists.names, &snapshot.lists.names),
             rules: counters.rules,
             limits: counters.limits,
             progress: Progress::default(),
@@ -166,6 +169,12 @@ impl Adoption {
         std::mem::swap(snapshot, &mut self.snapshot);
         std::mem::swap(published, &mut self.published);
         let counters = &mut shard.counters;
+        let blocked = std::mem::take(&mut counters.blocked);
+        for (hits, &new) in blocked.iter().zip(&self.list_of) {
+            if let Some(carried) = counters.blocked.get_mut(new) {
+                *carried = *hits;
+            }
+        }
         std::mem::swap(&mut counters.rules, &mut self.rules);
         std::mem::swap(&mut counters.limits, &mut self.limits);
         shard.limiters.adopt(&mut self.limiters, &self.kept_limits);

@@ -86,7 +86,7 @@ impl Frame {
 
     /// The chunk's number.
     #[inline]
-    fn number(&self) -> u32 {
+    pub(crate) fn number(&self) -> u32 {
         self.index & !CHAINED
     }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use crate::arena::Frame;
 use crate::recorder::Recorder;
 use crate::snapshot::Snapshot;
+use crate::snapshot::lists::MOST_LISTS;
 use crate::verdict::DropReason;
 
 /// Packets, and their bytes on the wire without FCS.
@@ -73,6 +74,8 @@ pub struct Counters {
     pub sessions_ended: u64,
     /// Of these, those that another configuration did not allow, or would have given another mapping.
     pub sessions_ended_by_policy: u64,
+    /// Of these, those that gave way to new ones, as the table was full.
+    pub sessions_evicted: u64,
     /// Sessions that are live. A gauge.
     pub sessions: u64,
     /// NAT bindings that are live. A gauge.
@@ -111,6 +114,8 @@ pub struct Counters {
     pub rules: Vec<Count>,
     /// By limit.
     pub limits: Vec<LimitCount>,
+    /// First packets that a list blocked, by the first such list.
+    pub blocked: [u64; MOST_LISTS],
     /// The last packets of each reason; with the worker's own counters alone.
     pub recorder: Recorder,
 }
@@ -205,6 +210,7 @@ impl Counters {
             f(&mut limit.forgotten);
         }
         self.drops.iter_mut().for_each(&mut f);
+        self.blocked.iter_mut().for_each(&mut f);
         let single = [
             &mut self.punted,
             &mut self.held,
@@ -214,6 +220,7 @@ impl Counters {
             &mut self.sessions_created,
             &mut self.sessions_ended,
             &mut self.sessions_ended_by_policy,
+            &mut self.sessions_evicted,
             &mut self.sessions,
             &mut self.bindings,
             &mut self.leases,

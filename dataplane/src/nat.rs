@@ -22,6 +22,7 @@ mod layout;
 mod lease;
 mod renew;
 mod resting;
+mod restore;
 mod subscribers;
 
 use std::net::Ipv4Addr;
@@ -45,6 +46,7 @@ use self::layout::Way;
 use self::lease::Leases;
 pub use self::lease::{Ask, Filters, LeaseFacts, Nonce, Peers, Refusal};
 use self::resting::Resting;
+pub use self::restore::Restore;
 use self::subscribers::Subscribers;
 pub use self::subscribers::{BlockRow, Opener, SubscriberRow};
 use crate::clock::Nanos;

@@ -10,8 +10,8 @@ use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::stage::ahead::Ahead;
 use crate::stage::{
-    FirstPackets, acl, class, fastpath, flow, fragment, guard, icmp_error, mark, mss, nat, owner, parse,
-    police, port_control, rewrite, route, transmit,
+    FirstPackets, acl, class, fastpath, flow, fragment, guard, icmp_error, lists, mark, mss, nat, owner,
+    parse, police, port_control, rewrite, route, sanity, transmit,
 };
 
 /// Takes a received burst to its end: every packet is transmitted, held, punted or dropped, and counted as that.
@@ -23,6 +23,7 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mu
     if !snapshot.shapers.is_empty() {
         fastpath::recall(burst, admitted, shard);
     }
+    probe.did("forward", burst);
 
     if !burst.live.is_empty() {
         stages(burst, shard, snapshot, probe);
@@ -34,10 +35,13 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mu
 fn stages(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
     probe.stage("parse", || parse::run(burst, snapshot));
     probe.did("parse", burst);
+    probe.stage("sanity", || sanity::run(burst, snapshot));
+    probe.did("sanity", burst);
     probe.stage("fragment", || fragment::run(burst, shard, snapshot));
     probe.did("fragment", burst);
 
     let first = probe.stage("flow", || flow::find(burst, burst.live, shard, snapshot));
+    probe.did("flow", burst);
     if !first.is_empty() {
         let decisions = &mut FirstPackets::default();
         probe.around("first_packets", |probe| first_packets(burst, first, decisions, shard, snapshot, probe));
@@ -62,6 +66,7 @@ fn leave(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut 
 fn go(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
     if !snapshot.shapers.is_empty() {
         probe.stage("mark", || mark::run(burst, snapshot));
+        probe.did("mark", burst);
     }
     probe.stage("transmit", || transmit::run(burst, shard, snapshot));
 }
@@ -79,6 +84,11 @@ fn first_packets(
     probe: &mut impl Probe,
 ) {
     let epoch = shard.neighbors.epoch();
+    let mask = lists::run(burst, mask, shard, snapshot);
+    probe.did("lists", burst);
+    if !first.is_asked() {
+        shard.firsts.keep(burst, mask);
+    }
     route::locate(burst, mask, first, snapshot);
     acl::classify(burst, mask, first, snapshot);
     let mut ahead = Ahead::begin(burst, mask, first, shard, snapshot);
@@ -86,10 +96,13 @@ fn first_packets(
         ahead.step(burst, first, shard, snapshot);
         first.begin(i, flow::find_first(burst, i, first, shard, snapshot));
         guard::run(burst, first, snapshot);
+        sanity::first(burst, first, snapshot);
         probe.decided("guard", i, burst, first);
         icmp_error::run(burst, first, shard, snapshot);
         probe.decided("icmp_error", i, burst, first);
         owner::run(burst, first, shard, snapshot);
+        sanity::unasked(burst, first, shard, snapshot);
+        probe.decided("sanity", i, burst, first);
         acl::run(burst, first, shard, snapshot);
         probe.decided("acl", i, burst, first);
         nat::destination(burst, first, shard, snapshot);
@@ -97,11 +110,12 @@ fn first_packets(
         port_control::run(burst, first, shard, snapshot);
         probe.decided("port_control", i, burst, first);
         route::decide(burst, first, shard, snapshot);
+        lists::out(burst, first, shard, snapshot);
         probe.decided("route_decide", i, burst, first);
         nat::source(burst, first, shard, snapshot);
         probe.decided("nat_source", i, burst, first);
-        police::classify(burst, first, snapshot);
         class::decide(burst, first, snapshot);
+        police::classify(burst, first, snapshot);
         probe.decided("class", i, burst, first);
         flow::install(burst, first, shard, snapshot);
         probe.decided("install", i, burst, first);
@@ -112,10 +126,14 @@ fn first_packets(
 }
 
 /// Decides about packets that another worker asks about. They stay in the burst, and nothing leaves here.
-pub fn decide(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
-    let unknown = flow::known(burst, burst.live, shard, snapshot);
+pub fn decide(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
+    let unknown = probe.stage("flow", || flow::known(burst, burst.live, shard, snapshot));
+    probe.did("flow", burst);
     if !unknown.is_empty() {
-        first_packets(burst, unknown, &mut FirstPackets::asked(), shard, snapshot, &mut ());
+        let decisions = &mut FirstPackets::asked();
+        probe.around("first_packets", |probe| {
+            first_packets(burst, unknown, decisions, shard, snapshot, probe)
+        });
     }
 }
 

@@ -8,6 +8,7 @@ mod age;
 mod batch;
 mod copies;
 mod cross;
+mod evict;
 mod flow;
 mod record;
 mod renew;
@@ -22,6 +23,8 @@ pub use self::batch::Batch;
 use self::copies::Copies;
 pub use self::copies::{Activity, Ended, Lease, SessionId};
 pub use self::cross::Ends6;
+pub use self::evict::Evicted;
+use self::evict::Expendable;
 pub use self::flow::{
     Direction, Flow, FlowAction, FlowKey, Key4, Key6, KeyFacts, Limits, NO_LIMIT, addresses, key4, key6,
     plain_action, ports, ticks,
@@ -94,6 +97,9 @@ pub struct Sessions {
     /// Sessions that have ended, for the carriers of their flows.
     ended: std::collections::VecDeque<Ended>,
     top: Top,
+    /// Sessions that may give way when the table is full; of none where that is not wanted.
+    expendable: Expendable,
+    evicted: Option<[Evicted; 2]>,
     /// Tells what has passed, where somebody wants to know.
     reporter: Option<Box<Reporter>>,
 }
@@ -118,6 +124,8 @@ impl Sessions {
             copies: Copies::default(),
             ended: std::collections::VecDeque::new(),
             top: Top::default(),
+            expendable: Expendable::new(if snapshot.evicts { sessions } else { 0 }),
+            evicted: None,
             reporter: None,
         }
     }
@@ -200,7 +208,7 @@ impl Sessions {
     }
 
     /// Makes a session; the index of its forward flow. `None` if there is no room. A session that holds one of the keys
-    /// gives way.
+    /// gives way, and if the table is full one that can best be missed, where that is wanted.
     pub fn create<K>(
         &mut self,
         new: &NewSession<K>,
@@ -226,6 +234,9 @@ impl Sessions {
                     self.end(session, nat, counters);
                 }
             }
+        }
+        if self.is_full() {
+            self.make_room(nat, counters);
         }
         let index = self.free.pop().or_else(|| {
             let fresh = self.slab.len() < self.slab.capacity();
@@ -282,6 +293,7 @@ impl Sessions {
         if !new.inbound {
             nat.seen_outbound(new.binding, ticks(now));
         }
+        self.expendable.set(index, true);
         self.live += 1;
         counters.sessions_created += 1;
         Some(flows[0])
@@ -311,6 +323,7 @@ impl Sessions {
         }
         nat.release(session.binding, session.permit);
         self.forget_due(index);
+        self.expendable.set(index, false);
         self.free.push(index);
         self.live -= 1;
         counters.sessions_ended += 1;
@@ -329,6 +342,10 @@ impl Sessions {
             }
         }
         self.slab[index as usize] = session;
+        match session.state() {
+            State::Opening => {}
+            state => self.expendable.set(index, state == State::Closing),
+        }
         // It may have less time to live now.
         self.look_at(index, self.sweep.now());
     }

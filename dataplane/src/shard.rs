@@ -5,6 +5,7 @@ use crate::arena::FramePool;
 use crate::clock::Nanos;
 use crate::counters::Counters;
 use crate::crossing::Crossing;
+use crate::firsts::Firsts;
 use crate::local::neighbor::Neighbors;
 use crate::local::{self, Local};
 use crate::nat::Nat;
@@ -13,6 +14,7 @@ use crate::session::{Batch, Key4, Key6, Sessions};
 use crate::snapshot::Snapshot;
 use crate::stage::syn::HeldSyns;
 use crate::stage::{fragment::Fragments, police::Limiters, shape::Shapers};
+use crate::trace::Tracer;
 
 /// How many frames wait for one port at most, beyond what its own ring holds.
 const OUTBOX: usize = 512;
@@ -49,6 +51,10 @@ pub struct Shard {
     pub crossing: Option<Box<Crossing>>,
     /// The configuration that was adopted last, while there are sessions from before it.
     pub transition: Option<Box<Adoption>>,
+    /// A sample of first packets.
+    pub firsts: Firsts,
+    /// While somebody traces packets.
+    pub tracer: Option<Box<Tracer>>,
 }
 
 impl Shard {
@@ -70,6 +76,8 @@ impl Shard {
             syns: HeldSyns::new(snapshot),
             crossing: None,
             transition: None,
+            firsts: Firsts::default(),
+            tracer: None,
         }
     }
 

@@ -2,6 +2,9 @@
 //! `ports`, `interfaces`, `rules` and `limits` is the order of their counters.
 
 mod egress;
+pub mod guard;
+pub mod lists;
+mod places;
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
@@ -22,6 +25,9 @@ use crate::table::meter::Rate;
 use crate::table::tcm::model::{Figures, Model};
 
 pub use self::egress::{Class, ClassMatch, ClassRate, Codel, HostKey, Over, Overhead, Period, Quota, Shaper};
+pub use self::guard::{Guard, ReversePath};
+pub use self::lists::Lists;
+pub use self::places::Places;
 
 /// "None" where an index is stored in 16 bits.
 pub const NONE16: u16 = u16::MAX;
@@ -77,6 +83,8 @@ pub struct Interface {
     pub v6: Vec<(Ipv6Addr, u8)>,
     /// Index into [`Snapshot::acls`] of the rules for packets that come in here.
     pub acl: Option<u16>,
+    /// Index into [`Snapshot::guards`] of what packets that come in here are refused for.
+    pub guard: Option<u16>,
 }
 
 /// What a local address is there for.
@@ -406,6 +414,8 @@ pub struct Limit {
     pub v4: Vec<Rule<u32>>,
     /// IPv6 packets that it applies to.
     pub v6: Vec<Rule<u128>>,
+    /// Classes of the egress port that it applies to, by index into [`Snapshot::classes`]; empty for all.
+    pub classes: Vec<u16>,
     /// Sustained rate; CIR.
     pub rate: Rate,
     /// Depth of the bucket, bytes; CBS.
@@ -558,8 +568,12 @@ pub struct Snapshot {
     pub acls: Vec<Acl>,
     /// The rules of all ACLs.
     pub rules: Vec<RuleInfo>,
-    /// For each rule, the line of the configuration that it stands in; 0 for those that stand in none.
-    pub rule_lines: Vec<u32>,
+    /// Where all of it stands in the configuration's file.
+    pub places: Places,
+    /// What packets are refused for, by interface.
+    pub guards: Vec<Guard>,
+    /// Lists of prefixes that guards go by.
+    pub lists: Lists,
     /// Pools for source NAT.
     pub pools: Vec<Pool>,
     /// Source NAT, first match wins.
@@ -592,6 +606,8 @@ pub struct Snapshot {
     pub timeouts: Timeouts,
     /// Table sizes.
     pub sizes: Sizes,
+    /// Whether sessions without an answer give way to new ones when as many are live as may be.
+    pub evicts: bool,
     /// Seed of the hash functions and of random choices; fixed in a replay.
     pub seed: u64,
     /// Whether no packet takes the fast path, as tests want it. What becomes of each is the same either way.

@@ -23,8 +23,8 @@ pub enum Verdict {
     HoldSyn,
     /// Is lent to the worker that owns its session, and comes back with an answer.
     Ask(u8),
-    /// A later fragment: waits, as it came, for the first one of its datagram.
-    AwaitFirst,
+    /// A fragment: waits, as it came, for the first one of its datagram, or for all.
+    AwaitFragments,
     /// Dies silently.
     Drop(DropReason),
     /// Dies, and its sender is told by ICMP, rates permitting.
@@ -154,6 +154,24 @@ drop_reasons! {
     FragmentOverlap = "fragment_overlap",
     /// Too many datagrams in fragments at once, or one in too many pieces.
     FragmentTableFull = "fragment_table_full",
+    /// A source address that the Internet has not.
+    Bogon = "bogon",
+    /// A source address to which no route leads back that way (RFC 3704).
+    ReversePath = "reverse_path",
+    /// One address as source and destination.
+    Land = "land",
+    /// TCP flags that exclude each other, or none where there must be one.
+    TcpFlags = "tcp_flags",
+    /// TCP or UDP from port 0.
+    PortZero = "port_zero",
+    /// A fragment so small, or at such a place, that it serves to hide what it belongs to (RFC 1858, RFC 3128).
+    FragmentTiny = "fragment_tiny",
+    /// UDP from a port of services that answer, and nobody has asked.
+    UnaskedAnswer = "unasked_answer",
+    /// From or to a prefix of a blocklist.
+    Blocklisted = "blocklisted",
+    /// From a prefix of a blocklist; the XDP program dropped it.
+    BlocklistedXdp = "blocklisted_xdp",
     /// An ACL says no.
     AclDeny = "acl_deny",
     /// As many sessions as the table holds are live.
@@ -166,6 +184,8 @@ drop_reasons! {
     NatFiltered = "nat_filtered",
     /// A TCP SYN to an external port of NAT that belongs to no session.
     SynUnsolicited = "syn_unsolicited",
+    /// The interface whose address NAT would give has none yet, or no longer.
+    NatNoAddress = "nat_no_address",
     /// No free port on any address of the pool.
     NatPortsExhausted = "nat_ports_exhausted",
     /// The inside address has as many external ports as it may, or all of its blocks are in use.
@@ -193,7 +213,7 @@ drop_reasons! {
     Nat64Fragment = "nat64_fragment",
     /// An IPv6 extension header that IPv4 cannot do without: routing with segments left, or authentication.
     Nat64Extension = "nat64_extension",
-    /// A fragment of a UDP datagram without a checksum, which IPv6 demands.
+    /// A fragment of a UDP datagram without a checksum, which IPv6 demands, and of which others have not come.
     Nat64Checksum = "nat64_checksum",
     /// An ICMP error that the other family has no counterpart for.
     Nat64Icmp = "nat64_icmp",

@@ -10,10 +10,10 @@ use crate::burst::{BURST, Burst};
 use crate::clock::{MILLISECOND, Nanos};
 use crate::counters::{Counters, Publisher, Reader, channel};
 use crate::crossing::{self, Crossing, Heartbeat, Offered, Statuses};
+use crate::firsts::Firsts;
 use crate::inspect::{self, Inspected, Inspector};
 use crate::local::mirror::{self, MirrorControl};
 use crate::nat::EventReader;
-use crate::pipeline;
 use crate::port::{Port, Refused};
 use crate::probe::Probe;
 use crate::recorder::Recorder;
@@ -24,6 +24,7 @@ use crate::snapshot::Snapshot;
 use crate::stage::fragment;
 use crate::stage::owner::Owners;
 use crate::stage::{port_control, shape, syn};
+use crate::trace::{self, Origin};
 use crate::verdict::DropReason;
 
 /// How often it is looked in a poll for what comes in again.
@@ -68,6 +69,7 @@ impl Worker {
     pub fn new(snapshot: Arc<Snapshot>, ports: Vec<Box<dyn Port>>, pool: FramePool) -> Self {
         let mut shard = Shard::new(&snapshot, pool);
         shard.counters.recorder = Recorder::new();
+        shard.firsts = Firsts::new();
         let counters = channel(&shard.counters);
         let (adoptions, adopter) = adopt::channel(&snapshot, &shard, counters.1.clone());
         let (inspected, inspector) = inspect::channel();
@@ -89,6 +91,13 @@ impl Worker {
             sampler: None,
             route_epoch: 0,
         }
+    }
+
+    /// Makes it none of a gateway's, but one that tries something with a configuration of one that runs: nobody waits for what it
+    /// reads there.
+    #[must_use]
+    pub fn apart(self) -> Self {
+        Self { index: usize::MAX, ..self }
     }
 
     /// Makes it one of several.
@@ -222,16 +231,16 @@ impl Worker {
         crossing::take_notices(shard, snapshot, now);
         burst.now = now;
         while crossing::take_answers(burst, shard) {
-            pipeline::resume(burst, shard, snapshot, probe);
+            trace::resume(burst, shard, snapshot, probe);
             burst.clear();
         }
         while crossing::is_ready(shard) {
             crossing::release(burst, shard);
-            pipeline::run(burst, shard, snapshot, probe);
+            trace::run(burst, shard, snapshot, Origin::Released, probe);
             burst.clear();
         }
         while crossing::take_questions(burst, shard) {
-            pipeline::decide(burst, shard, snapshot);
+            trace::decide(burst, shard, snapshot);
             crossing::answer(burst, shard);
             burst.clear();
         }
@@ -286,7 +295,7 @@ impl Worker {
             if let Some(tap) = &mut shard.counters.recorder.tap {
                 tap.received(burst, snapshot.generation);
             }
-            pipeline::run(burst, shard, snapshot, probe);
+            trace::run(burst, shard, snapshot, Origin::Received, probe);
             burst.clear();
         }
         self.release(now);
@@ -303,7 +312,7 @@ impl Worker {
             } else {
                 shard.fragments.release(burst);
             }
-            pipeline::run(burst, shard, snapshot, &mut ());
+            trace::run(burst, shard, snapshot, Origin::Released, &mut ());
             burst.clear();
         }
     }
@@ -321,7 +330,7 @@ impl Worker {
                 for frame in shard.outboxes[port].take(BURST) {
                     burst.push(frame).unwrap_or_else(|frame| shard.pool.give(frame));
                 }
-                pipeline::run(burst, shard, snapshot, probe);
+                trace::run(burst, shard, snapshot, Origin::Again, probe);
                 burst.clear();
             }
         }

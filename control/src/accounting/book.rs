@@ -91,6 +91,11 @@ pub(super) struct Book {
     hosts: usize,
     /// Of a configuration that is on its way.
     pending: Vec<(u32, OctetRow)>,
+    /// The sample and the generation for which all accounts were looked at, and whether those who are told know.
+    looked: Option<(u64, u32)>,
+    all_changed: bool,
+    /// Accounts that octets came to since then.
+    touched: Vec<Who>,
     /// What the workers have been told, and under which generation.
     told: HashMap<Who, Over>,
     generation: Option<u32>,
@@ -145,24 +150,16 @@ impl Book {
                 (Self::who(class, None, snapshot), snapshot.classes[usize::from(class)].quota.period)
             })
             .collect();
-        for (class, (who, period)) in (0..).zip(&of) {
-            if shaped(class) && !self.accounts.contains_key(who) {
-                self.accounts.insert(who.clone(), opened(who.clone(), at, *period));
+        // Periods begin with samples, so that within one it is for those alone that something comes.
+        let looked = Some((at / SAMPLE, snapshot.generation));
+        if std::mem::replace(&mut self.looked, looked) != looked {
+            for (class, (who, period)) in (0..).zip(&of) {
+                if shaped(class) && !self.accounts.contains_key(who) {
+                    self.accounts.insert(who.clone(), opened(who.clone(), at, *period));
+                }
             }
+            self.go_on(at, &of);
         }
-        let periods: HashMap<(&str, &str), Period> =
-            of.iter().map(|(who, period)| ((who.port.as_str(), who.class.as_str()), *period)).collect();
-        for account in self.accounts.values_mut() {
-            let period = periods.get(&(account.who.port.as_str(), account.who.class.as_str()));
-            account.go_on(at, period.copied().unwrap_or_default());
-        }
-        let is_over = |account: &Account| {
-            let is_known = periods.contains_key(&(account.who.port.as_str(), account.who.class.as_str()));
-            let is_empty = account.octets == 0 && account.current.1 == 0 && account.largest.is_empty();
-            is_empty && (account.who.host.is_some() || !is_known)
-        };
-        self.accounts.retain(|_, account| !is_over(account));
-        self.hosts = self.accounts.keys().filter(|who| who.host.is_some()).count();
 
         self.pending.extend_from_slice(rows);
         let generation = snapshot.generation;
@@ -181,9 +178,28 @@ impl Book {
                 let mut account = Account { samples, ..opened(who.clone(), at, *period) };
                 account.add(octets);
                 self.hosts += usize::from(host.is_some());
-                self.accounts.insert(who, account);
+                self.accounts.insert(who.clone(), account);
             }
+            self.touched.push(who);
         }
+    }
+
+    /// Takes all accounts on to the period, month and sample of a time.
+    fn go_on(&mut self, at: u64, of: &[(Who, Period)]) {
+        self.all_changed = true;
+        let periods: HashMap<(&str, &str), Period> =
+            of.iter().map(|(who, period)| ((who.port.as_str(), who.class.as_str()), *period)).collect();
+        for account in self.accounts.values_mut() {
+            let period = periods.get(&(account.who.port.as_str(), account.who.class.as_str()));
+            account.go_on(at, period.copied().unwrap_or_default());
+        }
+        let is_over = |account: &Account| {
+            let is_known = periods.contains_key(&(account.who.port.as_str(), account.who.class.as_str()));
+            let is_empty = account.octets == 0 && account.current.1 == 0 && account.largest.is_empty();
+            is_empty && (account.who.host.is_some() || !is_known)
+        };
+        self.accounts.retain(|_, account| !is_over(account));
+        self.hosts = self.accounts.keys().filter(|who| who.host.is_some()).count();
     }
 
     /// For whom the workers are to be told something else than they were.
@@ -193,22 +209,6 @@ impl Book {
             .map(|class| (Self::who(class, None, snapshot), class))
             .collect();
         let number = |who: &Who| class_of.get(&Who { host: None, ..who.clone() }).copied();
-        let mut wanted = HashMap::new();
-        let has_quota =
-            |quota: &Quota| quota.over != Over::Pass && (quota.octets.is_some() || quota.each.is_some());
-        if snapshot.classes.iter().any(|class| has_quota(&class.quota)) {
-            for account in self.accounts.values() {
-                let quota = number(&account.who).map(|class| snapshot.classes[usize::from(class)].quota);
-                let Some(quota) = quota.filter(has_quota) else { continue };
-                let octets = if account.who.host.is_some() { quota.each } else { quota.octets };
-                if octets.is_some_and(|octets| account.octets >= octets) {
-                    wanted.insert(account.who.clone(), quota.over);
-                }
-            }
-        }
-        let ended = self.told.keys().filter(|who| !wanted.contains_key(*who)).map(|who| (who, Over::Pass));
-        let begun = wanted.iter().filter(|(who, over)| is_new || self.told.get(*who) != Some(*over));
-        let changes = ended.chain(begun.map(|(who, &over)| (who, over)));
         let spent = |(who, over): (&Who, Over)| {
             let host = who.host.map(|host| match host {
                 IpAddr::V4(host) => host.to_ipv6_mapped().to_bits(),
@@ -216,6 +216,27 @@ impl Book {
             });
             Some(Spent { class: number(who)?, host, over })
         };
+        let is_over = |account: &Account| {
+            let quota = snapshot.classes[usize::from(number(&account.who)?)].quota;
+            let octets = if account.who.host.is_some() { quota.each } else { quota.octets };
+            let is_over = quota.is_heeded() && octets.is_some_and(|octets| account.octets >= octets);
+            is_over.then_some(quota.over)
+        };
+        let touched = std::mem::take(&mut self.touched);
+        if !std::mem::take(&mut self.all_changed) && !is_new {
+            let now = touched.into_iter().filter_map(|who| Some((is_over(self.accounts.get(&who)?)?, who)));
+            let begun = now.filter(|(over, who)| self.told.insert(who.clone(), *over) != Some(*over));
+            return begun.filter_map(|(over, who)| spent((&who, over))).collect();
+        }
+        let wanted: HashMap<Who, Over> = if snapshot.classes.iter().any(|class| class.quota.is_heeded()) {
+            let accounts = self.accounts.values();
+            accounts.filter_map(|account| Some((account.who.clone(), is_over(account)?))).collect()
+        } else {
+            HashMap::new()
+        };
+        let ended = self.told.keys().filter(|who| !wanted.contains_key(*who)).map(|who| (who, Over::Pass));
+        let begun = wanted.iter().filter(|(who, over)| is_new || self.told.get(*who) != Some(*over));
+        let changes = ended.chain(begun.map(|(who, &over)| (who, over)));
         let changes = changes.filter_map(spent).collect();
         self.told = wanted;
         changes

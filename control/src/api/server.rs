@@ -32,8 +32,10 @@ use super::places::{self, LISTINGS, Places, STRANGER, Turns};
 use super::{ApiError, TopBy};
 use crate::commit::{self, api::Peer};
 use crate::link::DataPlane;
+use crate::lists;
 use crate::nat_query::Query;
 use crate::state::Topic;
+use crate::{capture, diff, trace};
 
 /// How long a client may take to ask, and to take the next piece of its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -62,7 +64,16 @@ struct Api;
 
 /// The API's description (OpenAPI 3.1).
 pub fn openapi() -> Value {
-    let whole = Api::openapi().merge_from(commit::api::Described::openapi());
+    let mut whole = Api::openapi();
+    for part in [
+        commit::api::Described::openapi(),
+        capture::api::Described::openapi(),
+        trace::api::Described::openapi(),
+        diff::api::Described::openapi(),
+        lists::api::Described::openapi(),
+    ] {
+        whole.merge(part);
+    }
     serde_json::to_value(whole).unwrap_or_default()
 }
 

@@ -5,8 +5,9 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use sluice_dataplane::clock::SECOND;
 use sluice_dataplane::snapshot::{
-    Acl, AclAction, Allocation, ColorAction, Interface, Limit, LocalUse, Mark, NONE16, Per, Policer, Pool,
-    PortBlocks, PortConfig, Route, RuleInfo, Sizes, Snapshot, SourceNat, Tags,
+    Acl, AclAction, Allocation, Class, ClassMatch, ClassRate, ColorAction, HostKey, Interface, Limit,
+    LocalUse, Mark, NONE16, Over, Overhead, Per, Policer, Pool, PortBlocks, PortConfig, Quota, Route,
+    RuleInfo, Shaper, Sizes, Snapshot, SourceNat, Tags,
 };
 use sluice_dataplane::table::classifier::{Classifier, PortRange, Rule};
 use sluice_dataplane::table::lpm::Lpm;
@@ -17,7 +18,7 @@ use sluice_pkt::ethernet::Mac;
 use sluice_pkt::ipv4;
 
 use super::churn;
-use super::options::{Feature, Meters, PipelineOptions};
+use super::options::{Feature, Hosts, Meters, PipelineOptions};
 use super::traffic::{GATEWAY_MAC, INSIDE, INSIDE6, SERVER_PORTS, SERVERS, SERVERS6, WAN_MAC};
 
 /// Index of the inside port and interface.
@@ -42,6 +43,8 @@ const FLOWS_PER_ADDRESS: u32 = 50_000;
 /// 100 Tbit/s, and the largest burst: nothing is ever dropped.
 const RATE: Rate = Rate { bits_per_second: 100_000_000_000_000 };
 const BURST_BYTES: u64 = 1 << 31;
+/// Of the shaper: far more than the packets are.
+const LINE: Rate = Rate { bits_per_second: 1_000_000_000_000 };
 
 /// A rule that matches everything.
 fn any<A: From<u8>>() -> Rule<A> {
@@ -120,12 +123,55 @@ pub(super) fn snapshot(options: &PipelineOptions) -> Snapshot {
             egress: false,
             v4: vec![any()],
             v6: vec![any()],
+            classes: Vec::new(),
             rate: RATE,
             burst: BURST_BYTES,
             policer: policer(options),
         });
     }
+    if options.has(Feature::Shape) {
+        add_shaper(&mut snapshot, options);
+    }
     snapshot
+}
+
+/// A shaper at the outside port, with a class for each of the servers' ports and one for the rest.
+fn add_shaper(snapshot: &mut Snapshot, options: &PipelineOptions) {
+    let by_source = HostKey::Source(32, 128);
+    let class = |name: String, matches| Class {
+        name,
+        matches,
+        priority: 7,
+        rate: ClassRate { max: Some(LINE), ..ClassRate::default() },
+        per: (options.hosts == Hosts::Queues).then(|| (by_source, ClassRate::default())),
+        accounts: (options.hosts == Hosts::Accounts).then_some(by_source),
+        hosts: if options.hosts == Hosts::None { 0 } else { options.flows },
+        quota: Quota {
+            each: (options.hosts != Hosts::None).then_some(u64::MAX),
+            over: Over::Drop,
+            ..Quota::default()
+        },
+        ..Class::default()
+    };
+    let to = |port| {
+        let ports = PortRange { first: port, last: port };
+        ClassMatch {
+            v4: Some(vec![Rule { dst_port: ports, ..any() }]),
+            v6: Some(vec![Rule { dst_port: ports, ..any() }]),
+            ..ClassMatch::default()
+        }
+    };
+    snapshot.classes = SERVER_PORTS.iter().map(|&port| class(format!("port-{port}"), to(port))).collect();
+    snapshot.classes.push(class("rest".into(), ClassMatch::default()));
+    let rest = SERVER_PORTS.len() as u16;
+    snapshot.shapers.push(Shaper {
+        port: WAN,
+        rate: Some(LINE),
+        overhead: Overhead { bytes: 24, least: 84, atm: false },
+        frames: 4096,
+        order: (0..rest).map(|class| (class, class)).collect(),
+        default: rest,
+    });
 }
 
 /// What a limit is that is more than a bucket. What is over the rate passes, too.
@@ -167,6 +213,7 @@ fn interface(name: &str, port: u16, mac: Mac, v4: (Ipv4Addr, u8), v6: (Ipv6Addr,
         v4: vec![v4],
         v6: vec![v6],
         acl: None,
+        guard: None,
         mss: [0; 2],
     }
 }

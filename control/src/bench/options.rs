@@ -32,6 +32,20 @@ pub enum Feature {
     Nat,
     /// A limit on the ingress interface, too high to drop anything.
     Police,
+    /// A shaper with a class for each of the servers' ports at the outside port, too fast to keep anything waiting.
+    Shape,
+}
+
+/// Whose packets the classes of [`Feature::Shape`] tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Hosts {
+    /// Nobody's: a queue for each flow.
+    None,
+    /// Each inside address has an account with a quota.
+    Accounts,
+    /// Each inside address has queues of its own, and an account.
+    Queues,
 }
 
 /// What the limit of [`Feature::Police`] is.
@@ -92,7 +106,7 @@ pub struct PipelineOptions {
     /// Size of each frame as RFC 2544 counts it, with the FCS: 64 is a frame of 60 bytes in memory
     #[arg(long, value_name = "BYTES", default_value_t = 64)]
     pub frame_size: u16,
-    /// What the gateway does: route, and any of acl, nat, police
+    /// What the gateway does: route, and any of acl, nat, police, shape
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "route")]
     pub features: Vec<Feature>,
     /// Rules in the ACL; only the last one matches
@@ -101,6 +115,9 @@ pub struct PipelineOptions {
     /// What the limit is made of
     #[arg(long, value_name = "KIND", default_value = "bucket")]
     pub meters: Meters,
+    /// Which inside addresses the classes of the shaper tell apart
+    #[arg(long, value_name = "KIND", default_value = "none")]
+    pub hosts: Hosts,
     /// External addresses for NAT; as many as the flows need, unless given
     #[arg(long, value_name = "N")]
     pub nat_addresses: Option<u32>,
@@ -196,6 +213,7 @@ impl fmt::Display for Feature {
             Self::Acl => "acl",
             Self::Nat => "nat",
             Self::Police => "police",
+            Self::Shape => "shape",
         })
     }
 }

@@ -35,13 +35,20 @@ struct Office {
     places: [Arc<Semaphore>; 2],
 }
 
+impl Office {
+    fn places(&self, peer: Peer) -> &Semaphore {
+        let [change, look] = &self.places;
+        if may_change(peer) { change } else { look }
+    }
+}
+
 /// A configuration file.
 #[derive(Deserialize, utoipa::ToSchema)]
-struct Candidate {
+pub(crate) struct Candidate {
     /// Its name, for messages and the history.
-    file: String,
+    pub(crate) file: String,
     /// What is in it.
-    text: String,
+    pub(crate) text: String,
     /// Of a commit: why.
     comment: Option<String>,
     /// Of a commit: it is undone after so many seconds, unless it is confirmed before.
@@ -91,7 +98,7 @@ async fn history(Of(office): Of<Office>, Extension(peer): Extension<Peer>) -> Re
     (status = 422, description = "The file is wrong")
 ))]
 async fn diff(Of(office): Of<Office>, Extension(peer): Extension<Peer>, body: Body) -> Response {
-    match read(&office, peer, body).await {
+    match read(office.places(peer), body).await {
         Ok(Candidate { file, text, .. }) => answer(&office, peer, Ask::Diff { file, text }).await,
         Err(response) => response,
     }
@@ -108,7 +115,7 @@ async fn commit(Of(office): Of<Office>, Extension(peer): Extension<Peer>, body: 
     if let Some(refusal) = forbids(peer) {
         return refusal;
     }
-    match read(&office, peer, body).await {
+    match read(office.places(peer), body).await {
         Ok(Candidate { file, text, comment, confirm_seconds: confirm }) => {
             answer(&office, peer, Ask::Commit { file, text, comment, confirm }).await
         }
@@ -140,7 +147,7 @@ async fn rollback(Of(office): Of<Office>, Extension(peer): Extension<Peer>, body
     if let Some(refusal) = forbids(peer) {
         return refusal;
     }
-    match read(&office, peer, body).await {
+    match read(office.places(peer), body).await {
         Ok(Back { to }) => answer(&office, peer, Ask::Rollback(to)).await,
         Err(response) => response,
     }
@@ -164,9 +171,7 @@ fn forbids(peer: Peer) -> Option<Response> {
 }
 
 /// The body, from a client that sends it in time.
-async fn read<T: DeserializeOwned>(office: &Office, peer: Peer, body: Body) -> Result<T, Response> {
-    let [change, look] = &office.places;
-    let places = if may_change(peer) { change } else { look };
+pub(crate) async fn read<T: DeserializeOwned>(places: &Semaphore, body: Body) -> Result<T, Response> {
     let late = |_| error(StatusCode::REQUEST_TIMEOUT, "the request did not come in time");
     let taken = tokio::time::timeout(PATIENCE, async {
         let place = places.acquire().await;

@@ -207,6 +207,46 @@ proptest! {
 }
 
 #[test]
+fn a_limit_is_for_the_classes_that_it_names_and_for_what_they_hold() {
+    let text = format!(
+        r#"
+        {HOME}
+        [shapers.wan]
+        rate = "100 Mbit/s"
+        classes = [
+            {{ name = "guests", in = "guest" }},
+            {{ name = "calls", parent = "guests", dscp = "ef" }},
+            {{ name = "office", accounts = "source/24", most = 7, from = "192.168.1.0/24", each-quota = "1 GB" }},
+        ]
+        [shapers.lan]
+        classes = [{{ name = "guests", out = "guest", mark = "ef" }}]
+        [[limits]]
+        name = "up"
+        out = "wan"
+        class = "guests"
+        rate = "1 Mbit/s"
+        [[limits]]
+        name = "down"
+        out = "guest"
+        class = ["guests"]
+        rate = "1 Mbit/s"
+        "#
+    );
+    let snapshot = compiled(&text);
+    let of = |name: &str| {
+        let limit = snapshot.limits.iter().find(|limit| limit.name == name).unwrap();
+        let classes = limit.classes.iter();
+        classes.map(|&class| (snapshot.class_port(class), snapshot.class_path(class))).collect::<Vec<_>>()
+    };
+    let paths =
+        |port: u16, paths: &[&str]| paths.iter().map(|&path| (port, path.to_owned())).collect::<Vec<_>>();
+    assert_eq!(of("up"), paths(1, &["guests", "guests/calls", "guests/default"]));
+    assert_eq!(of("down"), paths(0, &["guests"]));
+    let office = snapshot.classes.iter().find(|class| class.name == "office").unwrap();
+    assert_eq!((office.accounts, office.hosts), (Some(snapshot::HostKey::Source(24, 64)), 7));
+}
+
+#[test]
 fn classes_have_parents_ahead_of_them_and_a_place_for_every_packet() {
     let text = format!(
         "{HOME}

@@ -15,6 +15,7 @@ mod dscp;
 mod model;
 mod net;
 mod per;
+mod places;
 mod plain;
 mod protocol;
 mod reader;
@@ -23,9 +24,10 @@ pub mod schema;
 mod units;
 mod validate;
 
-pub use compile::{DeviceFacts, compile, file_routes};
+pub use compile::{DeviceFacts, compile, file_routes, lists_with};
 pub use dscp::code_point_name;
 pub use model::*;
+pub use places::Places;
 pub use protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name, protocol_number};
 pub use report::{Diagnostic, Place, Related, Report, Severity};
 pub(crate) use units::{Magnitude, magnitude};
@@ -38,10 +40,18 @@ pub fn duration(text: &str) -> Option<std::time::Duration> {
     units::duration(text).ok()
 }
 
+/// What the log is like by a configuration that has been found valid.
+pub fn log_of(text: &str) -> Log {
+    let Ok(file) = DeTable::parse(text) else { return Log::default() };
+    validate::log(file.get_ref(), &mut Sink::new("", text))
+}
+
 /// The control socket, where the configuration names no other.
 pub const DEFAULT_SOCKET: &str = "/run/sluice.sock";
 /// Where commits are kept, where it names nothing else.
 pub const DEFAULT_STATE: &str = "/var/lib/sluice";
+/// The list of what is blocked by hand.
+pub const BY_HAND: &str = "by-hand";
 /// Largest configuration file in bytes.
 pub(crate) const LARGEST_FILE: u64 = 128 << 20;
 
@@ -102,7 +112,10 @@ pub fn load_str(name: &str, text: &str) -> Result<(Config, Vec<Diagnostic>), Rep
 fn load_slowly(name: &str, text: &str) -> Result<(Config, Vec<Diagnostic>), Report> {
     let mut sink = Sink::new(name, text);
     let config = match DeTable::parse(text) {
-        Ok(file) => validate::file(file.get_ref(), None, &mut sink),
+        Ok(file) => {
+            let config = validate::file(file.get_ref(), None, &mut sink);
+            config.map(|config| Config { places: Places::read(file.get_ref(), name, &sink), ..config })
+        }
         Err(error) => {
             sink.error(&error.span().unwrap_or(0..0), format!("this is not TOML: {}", error.message()));
             None
@@ -122,7 +135,8 @@ fn load_plain(name: &str, text: &str, plain: &Plain<'_>) -> Option<(Config, Vec<
         return None;
     }
     let mut sink = Sink::new(name, text);
-    let config = validate::file(file.get_ref(), Some(plain), &mut sink)?;
+    let mut config = validate::file(file.get_ref(), Some(plain), &mut sink)?;
+    config.places = Places { routes: plain.lines(&sink), ..Places::read(file.get_ref(), name, &sink) };
     let report = sink.finish();
     (report.errors == 0).then_some((config, report.diagnostics))
 }

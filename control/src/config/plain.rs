@@ -13,6 +13,7 @@
 use memchr::memchr;
 
 use super::reader::At;
+use super::report::Sink;
 
 /// Bytes of a file from which on it is worth while.
 const LEAST: usize = 64 << 10;
@@ -87,6 +88,11 @@ impl<'t> Plain<'t> {
     pub(crate) fn text(&self, route: usize) -> &'t str {
         let place = self.tables.get(route).map(|&(begin, end)| begin as usize..end as usize);
         place.and_then(|place| self.text.get(place)).unwrap_or_default()
+    }
+
+    /// The lines of their headers, from 1.
+    pub(super) fn lines(&self, sink: &Sink<'_>) -> Vec<u32> {
+        self.tables.iter().map(|&(at, _)| sink.line(&(at as usize..at as usize))).collect()
     }
 
     /// How many there are.

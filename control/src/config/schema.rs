@@ -17,6 +17,8 @@ pub const FILE: Section = Section {
         "routes",
         "kernel-routes",
         "acls",
+        "guard",
+        "lists",
         "nat",
         "limits",
         "shapers",
@@ -25,6 +27,7 @@ pub const FILE: Section = Section {
         "tables",
         "timeouts",
         "control",
+        "log",
         "metrics",
         "accounting",
         "export",
@@ -40,6 +43,7 @@ pub const INTERFACE: Section = Section {
         "mtu",
         "mac",
         "acl",
+        "guard",
         "mss-clamp",
         "checksum",
         "xdp",
@@ -67,6 +71,11 @@ pub const RULE: Section = Section {
     name: "a rule of an ACL",
     keys: &["name", "protocol", "from", "to", "from-port", "to-port", "icmp-type", "established", "action"],
 };
+/// `[guard.NAME]`
+pub const GUARD: Section =
+    Section { name: "[guard.NAME]", keys: &["drop", "reverse-path", "answer-ports", "lists"] };
+/// `[lists.NAME]`
+pub const LIST: Section = Section { name: "[lists.NAME]", keys: &["kind", "file", "prefixes"] };
 /// `[nat]`
 pub const NAT: Section = Section {
     name: "[nat]",
@@ -144,6 +153,7 @@ pub const LIMIT: Section = Section {
         "from-port",
         "to-port",
         "icmp-type",
+        "class",
         "rate",
         "burst",
         "model",
@@ -191,6 +201,7 @@ pub const CLASS: Section = Section {
         "per",
         "each-guaranteed",
         "each-max",
+        "accounts",
         "most",
         "target",
         "interval",
@@ -211,7 +222,7 @@ pub const WORKERS: Section = Section {
 };
 /// `[tables]`
 pub const TABLES: Section =
-    Section { name: "[tables]", keys: &["sessions", "neighbors", "fragments", "frames"] };
+    Section { name: "[tables]", keys: &["sessions", "when-full", "neighbors", "fragments", "frames"] };
 /// `[timeouts]`
 pub const TIMEOUTS: Section = Section {
     name: "[timeouts]",
@@ -219,6 +230,8 @@ pub const TIMEOUTS: Section = Section {
 };
 /// `[control]`
 pub const CONTROL: Section = Section { name: "[control]", keys: &["socket", "mode", "group", "state"] };
+/// `[log]`
+pub const LOG: Section = Section { name: "[log]", keys: &["format", "level"] };
 /// `[metrics]`
 pub const METRICS: Section = Section { name: "[metrics]", keys: &["listen"] };
 
@@ -236,13 +249,15 @@ pub const EXPORT_SFLOW: Section =
     Section { name: "[export.sflow]", keys: &["collector", "agent", "sampling", "counters"] };
 
 /// All of them, in the order of the reference.
-pub const SECTIONS: [&Section; 28] = [
+pub const SECTIONS: [&Section; 31] = [
     &FILE,
     &INTERFACE,
     &ROUTE,
     &KERNEL_ROUTES,
     &ACL,
     &RULE,
+    &GUARD,
+    &LIST,
     &NAT,
     &SOURCE_NAT,
     &STATIC_NAT,
@@ -260,6 +275,7 @@ pub const SECTIONS: [&Section; 28] = [
     &TABLES,
     &TIMEOUTS,
     &CONTROL,
+    &LOG,
     &METRICS,
     &ACCOUNTING,
     &EXPORT,

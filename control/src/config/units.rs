@@ -125,10 +125,11 @@ pub(crate) fn size(text: &str) -> Result<u64, Wrong> {
 
 /// Octets of a quota: `500 GB`, `1.5 TB`.
 pub(crate) fn quota(text: &str) -> Result<u64, Wrong> {
-    const HELP: &str = "a quota is a number with MB, GB or TB, such as \"500 GB\"";
+    const HELP: &str = "a quota is a number with B, kB, MB, GB or TB, such as \"500 GB\"";
     let wrong = || Wrong::new(format!("{} is not a quota", quote(text))).help(HELP);
     let (number, unit) = split_number(text).ok_or_else(wrong)?;
     let factor = match unit {
+        "B" => 1,
         "kB" => 1_000,
         "MB" => 1_000_000,
         "GB" => 1_000_000_000,
@@ -137,7 +138,7 @@ pub(crate) fn quota(text: &str) -> Result<u64, Wrong> {
     };
     let octets = scale(number, factor).filter(|octets| (1..=1_000_000_000_000_000_000).contains(octets));
     octets.ok_or_else(|| {
-        Wrong::new(format!("the quota {} is out of range", quote(text))).help("up to 1000000 TB")
+        Wrong::new(format!("the quota {} is out of range", quote(text))).help("from 1 B to 1000000 TB")
     })
 }
 

@@ -1,6 +1,8 @@
 //! What another configuration changes, in the words of the file: interfaces, rules, pools, limits, routes; what is added,
 //! removed, changed, or stands in another place.
 
+pub mod api;
+pub mod live;
 mod routes;
 mod tree;
 

@@ -15,9 +15,11 @@ use std::time::Duration;
 use sluice_dataplane::local::mirror::{Known, MirrorControl};
 use sluice_dataplane::port::af_xdp::{HostTable, SharedAddress};
 use sluice_pkt::ethernet::Mac;
+use tracing::warn;
 
 use crate::config::{self, AddressRange, Allocation, Config, Host, Link, PortRange, SourceNat, Target};
 use crate::device::{Event, KernelNeighbor, Monitor, NetlinkError, Rtnetlink};
+use crate::uplink;
 
 mod ports;
 
@@ -49,6 +51,21 @@ pub enum HostError {
     NoAddress {
         /// The interface.
         interface: String,
+    },
+    /// The kernel has no such device.
+    #[error(
+        "interfaces.{interface}: the kernel has no device for it{}", match .vlan {
+            Some(id) => format!(" on {device}; `ip link add link {device} name {device}.{id} type vlan id {id}`"),
+            None => format!(": {device} is not there"),
+        }
+    )]
+    NoDevice {
+        /// The interface.
+        interface: String,
+        /// What carries it.
+        device: String,
+        /// Its VLAN id.
+        vlan: Option<u16>,
     },
     /// NAT has no port left.
     #[error(
@@ -111,10 +128,15 @@ pub fn plan(config: &mut Config, before: &Narrowed) -> Result<Option<(Plan, Vec<
     if hosted.is_empty() {
         return Ok(None);
     }
-    let kernel = Rtnetlink::open()?.addresses()?;
+    let mut rtnetlink = Rtnetlink::open()?;
+    let kernel = rtnetlink.addresses()?;
     let mut interfaces = Vec::new();
     for &index in &hosted {
-        interfaces.push((index as u16, kernel_device(config, index, &kernel)?));
+        let device = match config.interfaces[index].from_kernel {
+            true => followed_device(config, index, &mut rtnetlink)?,
+            false => kernel_device(config, index, &kernel)?,
+        };
+        interfaces.push((index as u16, device));
     }
     let hop = |target: &Target| match *target {
         Target::Via { address, interface } => {
@@ -202,6 +224,18 @@ fn kernel_device(config: &Config, index: usize, kernel: &[(u32, IpAddr, u8)]) ->
         device.get_or_insert(*ifindex);
     }
     device.ok_or_else(|| HostError::NoAddress { interface: interface.name.clone() })
+}
+
+/// The kernel's device of an interface whose addresses come and go.
+fn followed_device(config: &Config, index: usize, rtnetlink: &mut Rtnetlink) -> Result<u32, HostError> {
+    let place = uplink::place(config, index);
+    let wanted = place.as_ref().map(|place| (place.device.as_str(), &place.tags[..]));
+    let found = rtnetlink.devices_of(wanted)?.into_iter().next().flatten();
+    found.ok_or_else(|| HostError::NoDevice {
+        interface: config.interfaces[index].name.clone(),
+        device: place.as_ref().map(|place| place.device.clone()).unwrap_or_default(),
+        vlan: place.and_then(|place| place.tags.last().copied()),
+    })
 }
 
 fn kernel_addresses(kernel: &[(u32, IpAddr, u8)]) -> impl Iterator<Item = Ipv4Addr> {
@@ -310,13 +344,13 @@ impl Work {
             }
         }
         if addresses {
-            let _ = self.fill();
+            self.fill_or_say();
         }
     }
 
     fn adopt(&mut self, plan: Plan) {
         let before = std::mem::replace(&mut self.plan, plan);
-        let _ = self.fill();
+        self.fill_or_say();
         for (ifindex, address) in &self.plan.next_hops {
             if !before.next_hops.contains(&(*ifindex, *address)) {
                 let _ = self.rtnetlink.use_neighbor(*ifindex, *address, true);
@@ -337,6 +371,12 @@ impl Work {
                 // Without room now, the worker asks again.
                 let _ = mirror.tell(known);
             }
+        }
+    }
+
+    fn fill_or_say(&mut self) {
+        if let Err(error) = self.fill() {
+            warn!("what is the kernel's own is not up to date: {error}; the next change is tried again");
         }
     }
 

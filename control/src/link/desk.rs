@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::{Ask, Greeting, Pulse, VERSION, encode, lock, receive, send};
 use crate::config::{self, Config, Diagnostic};
 use crate::export::{Batch, Collector};
-use crate::reload::Outcome;
+use crate::reload::{Outcome, Tried};
 use crate::state::State;
 
 /// How long control may take for the next piece of an answer.
@@ -35,6 +35,15 @@ pub enum Errand {
         loaded: Box<(Config, Vec<Diagnostic>)>,
         /// Where to say so.
         reply: SyncSender<Result<Vec<String>, String>>,
+    },
+    /// Say what the workers would go by with a configuration, or why it would not be adopted.
+    TryOut {
+        /// The file's name in messages.
+        name: String,
+        /// The configuration.
+        text: String,
+        /// Where to say so.
+        reply: SyncSender<Result<Tried, String>>,
     },
     /// Come to an end, in order.
     Stop,
@@ -155,7 +164,7 @@ impl Desk {
             }
             Ask::Outcome => encode(&Ok(*lock(&self.outcome))),
             Ask::Stop => encode(&lock(&self.errands).send(Errand::Stop).map_err(|_| ENDING.to_owned())),
-            Ask::Adopt { .. } | Ask::State(_) => return Err(ask),
+            Ask::Adopt { .. } | Ask::Live { .. } | Ask::State(_) => return Err(ask),
         })
     }
 
@@ -178,6 +187,16 @@ impl Desk {
                 let sent = lock(&self.errands).send(Errand::Adopt { name, text, loaded, reply });
                 let answer = sent.ok().and_then(|()| replied.recv().ok());
                 encode(&answer.unwrap_or_else(|| Err(ENDING.into())))
+            }
+            Ask::Live { name, text } => {
+                let (reply, replied) = sync_channel(1);
+                let sent = lock(&self.errands).send(Errand::TryOut { name, text, reply });
+                let tried = sent.ok().and_then(|()| replied.recv().ok());
+                match (tried, self.state.upgrade()) {
+                    (Some(Ok(tried)), Some(state)) => encode(&state.live_diff(tried).map(Ok::<_, String>)),
+                    (Some(Err(words)), _) => encode(&Ok(Err::<(), _>(words))),
+                    _ => encode::<()>(&Err(ENDING.into())),
+                }
             }
             other => self.answer_at_once(other).unwrap_or_default(),
         }

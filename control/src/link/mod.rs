@@ -32,6 +32,7 @@ use crate::export::{Batch, SinkStatus};
 use crate::nat_query::Query;
 use crate::reload::Outcome;
 use crate::state::{State, Topic};
+use crate::trace::{self, Trace};
 
 pub use self::desk::{Desk, Errand, serve};
 
@@ -91,6 +92,18 @@ of_state! {
     capture_read(id: u64) -> Piece;
     /// Ends a capture, and returns what was left of it.
     capture_stop(id: u64) -> Piece;
+    /// Begins a trace, whose number is returned; or says what is wrong with the words.
+    trace_add(spec: trace::Spec) -> Result<u64, String>;
+    /// The traces with what they have found.
+    trace_show() -> Vec<Trace>;
+    /// Ends a trace or all of them; or says that there is none such.
+    trace_clear(id: Option<u64>) -> Result<usize, String>;
+    /// All lists of prefixes, and what is blocked by hand.
+    block_show() -> Box<RawValue>;
+    /// Blocks a prefix, for some seconds; or says why not.
+    block_add(prefix: String, seconds: Option<u64>, note: Option<String>) -> Result<Box<RawValue>, String>;
+    /// Blocks it no longer; or says why not.
+    block_remove(prefix: String) -> Result<Box<RawValue>, String>;
     /// Everything that is counted, for Prometheus.
     metrics() -> String;
 }
@@ -108,6 +121,8 @@ enum Ask {
     Records { next: u64, sinks: Vec<SinkStatus> },
     /// Adopt this configuration.
     Adopt { name: String, text: String },
+    /// What this configuration would do to the sessions there are.
+    Live { name: String, text: String },
     /// What came of the configuration adopted last.
     Outcome,
     /// Come to an end, in order.
@@ -319,6 +334,11 @@ impl DataPlane {
     /// What came of the configuration that was adopted last: none while sessions of before are not all decided yet.
     pub fn outcome(&self) -> Result<Option<Outcome>, String> {
         self.ask(&Ask::Outcome)
+    }
+
+    /// What a configuration would do to the sessions there are; or why it would not be adopted.
+    pub fn live_diff(&self, name: String, text: String) -> Result<Result<Box<RawValue>, String>, String> {
+        self.ask(&Ask::Live { name, text })
     }
 
     /// The gateway is to end, in order. That it has, [`pulse`](Self::pulse) tells.

@@ -130,6 +130,19 @@ impl RouteTable {
         self.publish();
     }
 
+    /// The best route of each prefix, if these were the file's.
+    pub fn best_with(&self, file: Vec<(Prefix, Vec<Way>)>) -> Vec<(IpAddr, u8, Arc<[Way]>)> {
+        let of_file: HashSet<(IpAddr, u8)> =
+            file.iter().map(|(prefix, _)| (prefix.address, prefix.length)).collect();
+        let of_kernel = self.routes.iter().filter(|(prefix, _)| !of_file.contains(*prefix));
+        let best = of_kernel.filter_map(|((address, length), entries)| {
+            let best = entries.0.iter().find(|entry| entry.rank != OF_FILE)?;
+            Some((*address, *length, best.ways.clone()))
+        });
+        let file = file.into_iter().map(|(prefix, ways)| (prefix.address, prefix.length, ways.into()));
+        file.chain(best).collect()
+    }
+
     /// Changes the routes of a prefix, and what workers see of it.
     fn change(&mut self, prefix: (IpAddr, u8), change: impl FnOnce(&mut Vec<Entry>)) {
         let entries = self.routes.entry(prefix).or_default();

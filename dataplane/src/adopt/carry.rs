@@ -35,6 +35,11 @@ pub(super) fn limits(old: &[Limit], new: &[Limit]) -> Vec<u8> {
     of.into_iter().map(|index| index.map_or(NO_LIMIT, |index| index as u8)).collect()
 }
 
+/// For each old list the new one of its name, or [`usize::MAX`].
+pub(super) fn lists(old: &[String], new: &[String]) -> Vec<usize> {
+    old.iter().map(|name| new.iter().position(|other| other == name).unwrap_or(usize::MAX)).collect()
+}
+
 /// The limits of which there is one of the same name.
 pub(super) fn kept_limits(old: &[Limit], new: &[Limit]) -> Vec<Kept> {
     let pairs = (0..).zip(old).zip(limits(old, new));
@@ -127,6 +132,7 @@ mod tests {
             egress: false,
             v4: Vec::new(),
             v6: Vec::new(),
+            classes: Vec::new(),
             rate: Rate { bits_per_second },
             burst: 1000,
             policer: None,

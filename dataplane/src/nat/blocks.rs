@@ -182,6 +182,19 @@ impl Blocks {
         }
     }
 
+    /// Takes the block of an address that a port lies in, whether or not it is free.
+    pub(super) fn put(
+        &mut self,
+        (place, slot): (u32, &Slot),
+        port: u16,
+        (subscriber, next): (u32, u32),
+    ) -> Option<u32> {
+        let Way::Blocks(cut) = slot.way else { return None };
+        let number = u32::from(port).checked_sub(cut.first.into())?.checked_div(cut.size)?;
+        let mut one = Grid { numbers: vec![u16::try_from(number).ok()?], free: 1 };
+        (number < cut.count).then(|| self.take((place, slot), &mut one, (subscriber, next), 0)).flatten()
+    }
+
     /// Counts a port that is in use.
     pub(super) fn hold_port(&mut self, index: u32) {
         let Some(block) = self.get_mut(index) else { return };

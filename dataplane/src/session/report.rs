@@ -28,6 +28,8 @@ pub enum EndReason {
     Finished = 3,
     /// The gateway ended it: another configuration, a session that took its place, or the end of the gateway.
     Forced = 4,
+    /// It gave way to another, as the table was full.
+    LackOfResources = 5,
 }
 
 /// An address and a port at each end.

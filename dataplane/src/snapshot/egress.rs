@@ -53,7 +53,9 @@ pub struct Class {
     pub rate: ClassRate,
     /// Its packets wait by host, each host being a class like the others.
     pub per: Option<(HostKey, ClassRate)>,
-    /// Hosts that it has room for at a time; 0 without `per`.
+    /// Each host has an account, though its packets wait with the others'; none with `per`, whose hosts have theirs anyway.
+    pub accounts: Option<HostKey>,
+    /// Hosts that it has room for at a time; 0 without `per` and `accounts`.
     pub hosts: u32,
     /// How its queues are kept short.
     pub codel: Codel,
@@ -66,12 +68,19 @@ pub struct Class {
 pub struct Quota {
     /// Octets of the whole class; none: it is only counted.
     pub octets: Option<u64>,
-    /// Octets of each of its hosts.
+    /// Octets of each of its hosts; with `per` or `accounts`.
     pub each: Option<u64>,
     /// From when on they are counted.
     pub period: Period,
     /// What becomes of packets beyond it.
     pub over: Over,
+}
+
+impl Quota {
+    /// Whether anything becomes of packets beyond it.
+    pub fn is_heeded(&self) -> bool {
+        self.over != Over::Pass && (self.octets.is_some() || self.each.is_some())
+    }
 }
 
 /// When a count begins anew; days are those of UTC.

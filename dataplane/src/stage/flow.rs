@@ -15,8 +15,8 @@ use super::{
 use crate::burst::{Burst, Mask};
 use crate::crossing;
 use crate::session::{
-    Batch, Ends6, Family, Flow, FlowAction, FlowKey, Key4, Key6, NONE, NewSession, Segment, addresses, key4,
-    key6, plain_action, ports, ticks,
+    Batch, Ends6, Evicted, Family, Flow, FlowAction, FlowKey, Key4, Key6, NONE, NewSession, Segment,
+    addresses, key4, key6, plain_action, ports, ticks,
 };
 use crate::shard::Shard;
 use crate::snapshot::{AclAction, NONE16, Snapshot};
@@ -453,6 +453,9 @@ where
     new.permit = shard.nat.hold(new.binding, remote, new.inbound);
     match shard.sessions.create(&new, burst.now, &mut shard.nat, &mut shard.counters) {
         Some(flow) => {
+            if let Some(evicted) = shard.sessions.take_evicted() {
+                forget(burst, evicted);
+            }
             burst.flows[i] = flow;
             burst.actions[i] = new.actions[0];
             follow_tcp(burst, i, shard);
@@ -460,6 +463,17 @@ where
         None => {
             shard.nat.release(new.binding, new.permit);
             full(burst, i, new.binding);
+        }
+    }
+}
+
+/// Packets of a session that has just given way go as it was decided; its records are others' from now on.
+#[cold]
+fn forget(burst: &mut Burst, evicted: [Evicted; 2]) {
+    for (flow, headers) in burst.flows.iter_mut().zip(&burst.headers) {
+        let family = if headers.l3 == L3::Ipv4 { Family::V4 } else { Family::V6 };
+        if evicted.iter().any(|evicted| evicted.is(family, *flow)) {
+            *flow = NONE;
         }
     }
 }

@@ -1,18 +1,21 @@
 //! Fragments, both ways: gives later fragments the ports that their datagram's first one had, and cuts packets that are
 //! too long for the egress link.
 //!
-//! Nothing is reassembled: the first fragment leaves its ports behind for the others of its datagram, which then belong to
-//! its flow (virtual reassembly, RFC 4787 11). One that comes ahead of the first waits for it, and no longer than that.
+//! Nothing is put together: the first fragment leaves its ports behind for the others of its datagram, which then belong to
+//! its flow (virtual reassembly, RFC 4787 11). One that comes ahead of the first waits for it, and no longer than that. Only of a
+//! UDP datagram without a checksum, which has to get one to leave as IPv6, all wait for each other (RFC 6146 3.4).
 //!
-//! Exits: later fragments that wait for their first one; drops of those that overlap others.
+//! Exits: fragments that wait for others; drops of those that overlap others.
 
 mod datagrams;
 mod identification;
 mod split6;
 
+use std::net::Ipv4Addr;
+
 use sluice_pkt::checksum::Sum;
 use sluice_pkt::parse::{Flags, Headers, L3, fragment_header};
-use sluice_pkt::{ipv4, ipv6};
+use sluice_pkt::{ipv4, ipv6, udp};
 
 use super::{addresses4, addresses6};
 use crate::arena::{Frame, FramePool, MAX_FRAME};
@@ -23,7 +26,7 @@ use crate::snapshot::{NONE16, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
 pub use self::datagrams::Fragments;
-use self::datagrams::Piece;
+use self::datagrams::{Content, Course, Piece};
 pub(crate) use self::datagrams::{DatagramKey, FirstFragment};
 pub(in crate::stage) use self::identification::renew;
 pub(super) use self::split6::split6;
@@ -44,7 +47,7 @@ fn datagram(bytes: &[u8], headers: &Headers, interface: u16) -> DatagramKey {
 }
 
 /// Where a fragment lies in its datagram.
-fn piece(bytes: &[u8], headers: &Headers) -> Option<Piece> {
+pub(super) fn piece(bytes: &[u8], headers: &Headers) -> Option<Piece> {
     let (at, offset, more) = if headers.l3 == L3::Ipv4 {
         let ip = ipv4::Header::at(bytes, headers.l3_offset.into())?;
         (usize::from(headers.l3_offset) + ip.header_len(), ip.fragment_offset(), ip.more_fragments())
@@ -64,26 +67,66 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
         if !burst.headers[i].flags.has(Flags::FRAGMENT) {
             continue;
         }
-        match follow(burst, i, shard, snapshot) {
-            Ok(Some(first)) => {
-                let headers = &mut burst.headers[i];
-                (headers.src_port, headers.dst_port) = first.ports;
-                headers.icmp_type = first.icmp_type;
-                headers.protocol = first.protocol;
+        let first = match follow(burst, i, shard, snapshot) {
+            Ok(Course::Passes(first)) => first,
+            Ok(Course::Sums(first, content)) => {
+                if !complete(burst, i, content) {
+                    burst.drop(i, DropReason::FragmentMalformed);
+                    continue;
+                }
+                first
             }
-            Ok(None) => burst.decide(i, Verdict::AwaitFirst),
-            Err(reason) => burst.drop(i, reason),
-        }
+            Ok(Course::Waits) => {
+                burst.decide(i, Verdict::AwaitFragments);
+                continue;
+            }
+            Err(reason) => {
+                burst.drop(i, reason);
+                continue;
+            }
+        };
+        let headers = &mut burst.headers[i];
+        (headers.src_port, headers.dst_port) = first.ports;
+        headers.icmp_type = first.icmp_type;
+        headers.protocol = first.protocol;
     }
 }
 
-/// What is known of the datagram that a fragment belongs to, this one included; `None` if its first one has not come.
-fn follow(
-    burst: &Burst,
-    i: usize,
-    shard: &mut Shard,
-    snapshot: &Snapshot,
-) -> Result<Option<FirstFragment>, DropReason> {
+/// Whether a fragment is the first of a UDP datagram that has no checksum and may have to leave as IPv6: of one to an address
+/// of ours, where some of those are of NAT64.
+fn lacks_checksum(bytes: &[u8], headers: &Headers, snapshot: &Snapshot) -> bool {
+    if !headers.flags.has(Flags::NO_CHECKSUM) || snapshot.nat64.is_empty() {
+        return false;
+    }
+    let (_, dst) = addresses4(bytes, headers);
+    snapshot.local4.contains_key(&Ipv4Addr::from_bits(dst))
+}
+
+/// What a fragment carries, if it is in one piece.
+fn content(burst: &Burst, i: usize) -> Option<Content> {
+    let (bytes, headers) = (burst.bytes(i), &burst.headers[i]);
+    let payload = bytes.get(headers.l4_offset.into()..headers.end.into())?;
+    Some(Content { sum: Sum::of(payload).fold(), octets: u16::try_from(payload.len()).ok()? })
+}
+
+/// Writes the checksum of the datagram of which packet `i` is the first fragment (RFC 768). False if the content is not what
+/// its header says.
+fn complete(burst: &mut Burst, i: usize, content: Content) -> bool {
+    let headers = burst.headers[i];
+    let bytes = burst.bytes_mut(i);
+    let Some(ip) = ipv4::Header::at(bytes, headers.l3_offset.into()) else { return false };
+    let pseudo = ip.pseudo_header(ipv4::UDP, content.octets);
+    let Some(mut udp) = udp::Header::at_mut(bytes, headers.l4_offset.into()) else { return false };
+    if udp.datagram_len() != content.octets {
+        return false;
+    }
+    udp.set_checksum(udp::checksum_field(pseudo.add_u16(content.sum).checksum()));
+    burst.headers[i].flags.0 &= !Flags::NO_CHECKSUM.0;
+    true
+}
+
+/// Takes a fragment in, and says what becomes of it.
+fn follow(burst: &Burst, i: usize, shard: &mut Shard, snapshot: &Snapshot) -> Result<Course, DropReason> {
     let (bytes, headers, now) = (burst.bytes(i), &burst.headers[i], burst.now);
     let key = datagram(bytes, headers, burst.interfaces[i]);
     let piece = piece(bytes, headers).ok_or(DropReason::FragmentMalformed)?;
@@ -92,6 +135,7 @@ fn follow(
             ports: (headers.src_port, headers.dst_port),
             icmp_type: headers.icmp_type,
             protocol: headers.protocol,
+            is_summed: lacks_checksum(bytes, headers, snapshot),
             identification: None,
             expires: now.saturating_add(snapshot.timeouts.fragment),
         };
@@ -100,10 +144,10 @@ fn follow(
             crossing.tell_fragment(key, first, &mut shard.counters);
         }
     }
-    shard.fragments.pass(&key, piece, now)
+    shard.fragments.pass(&key, piece, || content(burst, i), now)
 }
 
-/// Keeps packet `i`, a later fragment, until the first one of its datagram comes.
+/// Keeps packet `i`, a fragment, until the others of its datagram come that it waits for.
 pub(super) fn hold(burst: &mut Burst, i: usize, shard: &mut Shard) {
     let key = datagram(burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
     let (port, now) = (burst.port, burst.now);

@@ -10,6 +10,7 @@ pub mod fragment;
 pub mod guard;
 pub mod hairpin;
 pub mod icmp_error;
+pub mod lists;
 pub mod mark;
 pub mod mss;
 pub mod nat;
@@ -23,6 +24,7 @@ pub mod prefix;
 pub mod redecide;
 pub mod rewrite;
 pub mod route;
+pub mod sanity;
 pub mod shape;
 pub mod syn;
 pub mod transmit;
@@ -138,6 +140,16 @@ impl FirstPackets {
     /// What has been decided about the packet whose turn it is.
     pub fn decision(&self) -> &Decision {
         &self.decision
+    }
+
+    /// Whether another worker asks about them.
+    pub fn is_asked(&self) -> bool {
+        self.asked
+    }
+
+    /// Whether it is this packet's turn, and there is something to be decided about it.
+    pub fn is_turn(&self, i: usize) -> bool {
+        self.turn == Some(i)
     }
 
     /// The packet whose turn it is, if its fate is still open.

@@ -232,7 +232,7 @@ pub fn source(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
             }
             Source::Pool(rule) => snapshot.pools.get(usize::from(rule.pool)).and_then(|pool| {
                 let reason = bind(rule.pool, pool, headers, decision, shard, snapshot).err()?;
-                Some((reason, is_shortage(reason).then(|| shortage(pool))))
+                Some((reason, answer(reason, pool)))
             }),
         };
         match refused {
@@ -240,6 +240,14 @@ pub fn source(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
             Some((reason, Some(answer))) => burst.reject(i, reason, answer),
             Some((reason, None)) => burst.drop(i, reason),
         }
+    }
+}
+
+/// What the sender of a packet is told that gets no external address and port.
+fn answer(reason: DropReason, pool: &Pool) -> Option<Answer> {
+    match reason {
+        DropReason::NatNoAddress => Some(Answer::NoRoute),
+        _ => is_shortage(reason).then(|| shortage(pool)),
     }
 }
 
@@ -270,6 +278,9 @@ fn bind(
 ) -> Result<(), DropReason> {
     if let Some(reason) = unchangeable(headers) {
         return Err(reason);
+    }
+    if of.addresses.is_empty() {
+        return Err(DropReason::NatNoAddress);
     }
     if portless::is_portless(headers.protocol) {
         let flows = &shard.sessions.v4;

@@ -142,6 +142,9 @@ pub(super) fn source(
     if let Some(reason) = untranslatable(headers) {
         return burst.drop(i, reason);
     }
+    if pool.addresses.is_empty() {
+        return burst.reject(i, DropReason::NatNoAddress, Answer::NoRoute);
+    }
     let protocol = protocol4(headers.protocol);
     let bound = shard.nat.host(ends.0).and_then(|host| {
         let inside = (host, headers.src_port);

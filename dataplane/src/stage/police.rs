@@ -2,6 +2,8 @@
 //!
 //! Limits see the inside's addresses: before source NAT, after destination NAT, in both directions. A packet passes if
 //! the limit of its ingress and that of its egress interface both let it; what the second refuses, the first has counted.
+//! A limit may be for some classes of the egress alone; the class counts in which a session is, not one that packets beyond a
+//! quota leave in.
 //!
 //! Limits that are one bucket are asked here, and by the fast path; the others in `metered`.
 //!
@@ -157,7 +159,7 @@ pub struct Kept {
     pub unchanged: bool,
 }
 
-/// Chooses the limits of each first packet's session, both ways.
+/// Chooses the limits of each first packet's session, both ways, once its classes are known.
 pub fn classify(burst: &Burst, first: &mut FirstPackets, snapshot: &Snapshot) {
     if snapshot.limits.is_empty() {
         return;
@@ -254,6 +256,9 @@ fn choose<A: Address>(
         for (direction, chosen) in chosen.iter_mut().enumerate() {
             let place = &mut chosen.of[usize::from(limit.egress)];
             if limit.interface != ways[direction] || *place != NO_LIMIT {
+                continue;
+            }
+            if !limit.classes.is_empty() && !limit.classes.contains(&decision.classes[direction]) {
                 continue;
             }
             let fits = |tuple: &Tuple<A>| rules(limit).iter().any(|rule| rule.matches(tuple));

@@ -142,7 +142,7 @@ pub(super) struct Place {
 impl Place {
     pub(super) const NOWHERE: Self = Self { ours: None, local4: None, route: NO_MATCH };
 
-    fn of(address: IpAddr, snapshot: &Snapshot) -> Self {
+    pub(super) fn of(address: IpAddr, snapshot: &Snapshot) -> Self {
         match address {
             IpAddr::V4(v4) => {
                 let route = snapshot.look_up4(&v4.octets());
@@ -182,6 +182,24 @@ impl Place {
             | Route::Via6 { interface, .. } => Some(interface),
             Route::Blackhole | Route::Unreachable | Route::Prohibited | Route::Several { .. } => None,
         })
+    }
+
+    /// Whether a route leads there: out by this interface, if one is named, be it one of several.
+    pub(super) fn leads_back(&self, interface: Option<u16>, snapshot: &Snapshot) -> bool {
+        let leads = |route: &Route| match *route {
+            Route::Connected { interface: egress }
+            | Route::Via4 { interface: egress, .. }
+            | Route::Via6 { interface: egress, .. } => interface.is_none_or(|interface| interface == egress),
+            Route::Blackhole | Route::Unreachable | Route::Prohibited | Route::Several { .. } => false,
+        };
+        match snapshot.way(self.route).map(|way| way.route) {
+            Some(Route::Several { first, count }) => (first..)
+                .take(count.into())
+                .filter_map(|index| snapshot.way(index))
+                .any(|way| leads(&way.route)),
+            Some(route) => leads(&route),
+            None => false,
+        }
     }
 
     /// Egress interface and address of the next hop to the address, which is `dst`, or the verdict on packets that go there.

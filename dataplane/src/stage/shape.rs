@@ -9,6 +9,7 @@
 //!
 //! Exits: drops of what finds no room, or waits too long.
 
+mod accounts;
 mod allocate;
 mod key;
 mod octets;
@@ -158,7 +159,7 @@ fn put(port: u16, frame: Frame, turn: Turn, now: Nanos, to: Place<'_>) {
     }
     let at = usize::from(port);
     if let (Some(Some(shaper)), Some(outbox)) = (shapers.ports.get_mut(at), outboxes.get_mut(at)) {
-        shaper.put((frame, class, host, flow), now, &mut Way { outbox, pool, counters });
+        shaper.put((frame, class, Some(host), flow), now, &mut Way { outbox, pool, counters });
     }
 }
 
@@ -210,13 +211,9 @@ fn keep_all(now: Nanos, shard: &mut Shard, snapshot: &Snapshot) {
     }
     shapers.ports.iter_mut().flatten().for_each(|shaper| shaper.sample(now));
     for (shaper, outbox) in shapers.ports.iter_mut().zip(outboxes) {
-        let missing = shapers.low.saturating_sub(pool.free());
-        if missing == 0 {
-            break;
-        }
-        if let Some(shaper) = shaper {
-            shaper.shed(now, missing, &mut Way { outbox, pool, counters });
-        }
+        let Some(shaper) = shaper else { continue };
+        // A packet may have several buffers, so what is missing is asked for anew.
+        while pool.free() < shapers.low && shaper.shed(now, &mut Way { outbox, pool, counters }) {}
     }
 }
 

@@ -63,7 +63,7 @@ fn conclude(burst: &mut Burst, i: usize, shard: &mut Shard, snapshot: &Snapshot)
             }
         }
         Verdict::Ask(owner) => crossing::ask(burst, i, owner, shard),
-        Verdict::AwaitFirst => fragment::hold(burst, i, shard),
+        Verdict::AwaitFragments => fragment::hold(burst, i, shard),
         Verdict::HoldSyn => {
             let (port, now) = (burst.port, burst.now);
             let refused = burst.take(i).and_then(|frame| shard.syns.hold(port, frame, now).err());

@@ -69,6 +69,7 @@ fn interface(name: &str, port: usize, ids: &[u16], v4: ([u8; 4], u8), v6: Option
         v4: vec![(v4.0.into(), v4.1)],
         v6: v6.collect(),
         acl: None,
+        guard: None,
         mss: [0; 2],
     }
 }
@@ -158,6 +159,7 @@ fn limit(interface: usize, egress: bool, bits_per_second: u64) -> Limit {
         egress,
         v4: vec![any(0)],
         v6: vec![any(0)],
+        classes: Vec::new(),
         rate: Rate { bits_per_second },
         burst: 100_000_000,
         policer: None,

@@ -11,7 +11,7 @@ use sluice_dataplane::verdict::DropReason;
 use sluice_pkt::nat64::Embedding;
 
 use crate::lab::{HOST6, LAN, Lab, SERVER, WAN, snapshot};
-use crate::packets::{ICMP, Ip, TCP, UDP, checksums_are_right};
+use crate::packets::{ICMP, Ip, TCP, UDP, checksums_are_right, network};
 use crate::reload::{Reloading, kept, settled};
 
 const PREFIX: u128 = 0x2001_0db8_0064 << 80;
@@ -104,6 +104,51 @@ fn port(lab: &Lab) -> u16 {
 
 fn protocols() -> impl Strategy<Value = (u8, u8)> {
     prop::sample::select(vec![(TCP, TCP), (UDP, UDP), (ICMPV6, ICMP)])
+}
+
+/// Fragments of a UDP datagram without a checksum wait for each other, in whatever order they come, and leave with one.
+///
+/// proves: RFC 6146 3.4
+/// proves: RFC 7915 4.5
+#[test]
+fn fragments_without_a_checksum_wait_for_each_other_and_get_one() {
+    let mut lab = Lab::new(translating(NatFiltering::default()));
+    lab.forward(LAN, &packet6(HOST6, server6(), UDP, (5000, 53), 0, b"who"));
+    let external = port(&lab);
+    let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+    for (order, id) in orders.into_iter().zip(1u16..) {
+        // Of an odd length; the same identification again for each other one.
+        let data: Vec<u8> = (0..149).map(|at| (at * 7 + id) as u8).collect();
+        let whole = packet4(SERVER, EXTERNAL, UDP, (53, external), 0, &data);
+        let mut datagram = whole[20..].to_vec();
+        datagram[6..8].fill(0);
+        let pieces = [0..48, 48..104, 104..datagram.len()].map(|range| {
+            let fragment = (range.start as u16, range.end < datagram.len());
+            Ip { id: id / 2, fragment, ..Ip::new(SERVER, EXTERNAL, UDP) }.packet(&datagram[range])
+        });
+        let mut out = Vec::new();
+        for (count, part) in order.into_iter().enumerate() {
+            assert_eq!(out.len(), 0, "none passes before all are there: {order:?}");
+            out.extend(lab.pass(WAN, &pieces[part]).into_iter().map(|(_, frame)| network(&frame).to_vec()));
+            assert_eq!(lab.worker.held(), if count == 2 { 0 } else { count as u64 + 1 });
+        }
+        out.sort_by_key(|packet| u16::from_be_bytes([packet[42], packet[43]]));
+        let all: Vec<u8> = out.iter().flat_map(|packet| packet[48..].to_vec()).collect();
+        let expected = packet6(server6(), HOST6, UDP, (53, 5000), 0, &data);
+        assert_eq!((out.len(), all), (3, expected[40..].to_vec()), "{order:?}");
+    }
+    // Where one is missing, or the header says another length, nothing passes.
+    let datagram = [&[0, 53][..], &external.to_be_bytes(), &[0, 48, 0, 0], &[7; 40]].concat();
+    let piece = |id, fragment, range: std::ops::Range<usize>| {
+        Ip { id, fragment, ..Ip::new(SERVER, EXTERNAL, UDP) }.packet(&datagram[range])
+    };
+    assert_eq!(lab.pass(WAN, &piece(90, (0, true), 0..24)), []);
+    lab.wait(3 * SECOND);
+    assert_eq!((lab.worker.held(), lab.drops(DropReason::Nat64Checksum)), (0, 1));
+    lab.pass(WAN, &piece(91, (0, true), 0..24));
+    lab.pass(WAN, &piece(91, (24, false), 24..40));
+    assert_eq!(lab.drops(DropReason::FragmentMalformed), 1);
+    lab.close();
 }
 
 proptest! {

@@ -408,6 +408,102 @@ fn octets_are_handed_out_once_and_a_quota_that_is_used_up_is_heeded_across_a_rel
 }
 
 #[test]
+fn hosts_behind_nat_have_accounts_without_queues_of_their_own() {
+    let mut snapshot = shaped();
+    snapshot.source_nat = crate::lab::snapshot().source_nat;
+    snapshot.classes[2].accounts = Some(HostKey::Source(32, 64));
+    snapshot.classes[2].hosts = 2;
+    let mut gateway = Reloading::of(snapshot);
+    let mut inspector = gateway.lab.worker.inspector().unwrap();
+    let key = |last| Some(host(last).to_ipv6_mapped().to_bits());
+    let send = |lab: &mut Lab, counts: &[(u8, usize)]| {
+        for &(last, count) in counts {
+            (0..count).for_each(|_| lab.send(LAN, &datagram((host(last), 3), 1250)));
+        }
+        lab.poll();
+    };
+    let wait = |lab: &mut Lab| {
+        while lab.worker.held() > 0 {
+            lab.now = lab.worker.next_due().max(lab.now + 1);
+            lab.poll();
+        }
+        lab.collect()
+            .iter()
+            .for_each(|(_, frame)| assert_ne!(network(frame)[12..14], [192, 168], "translated"));
+    };
+    // The third host finds no room: what it sends is the class's alone.
+    send(&mut gateway.lab, &[(5, 20), (6, 10), (7, 3)]);
+    // What waits is not counted yet.
+    let out = gateway.lab.collect().len() as u64;
+    let sum = |rows: &[(u16, Option<u128>, u64)], whole: bool| {
+        rows.iter().filter(|(_, host, _)| host.is_none() == whole).map(|row| row.2).sum::<u64>()
+    };
+    let first = octets(&mut gateway.lab, &mut inspector);
+    assert_eq!(sum(&first, true), out);
+    assert!(sum(&first, false) <= out && out < 10, "{first:?}");
+    // The rest goes along with another configuration, in which there is room for all.
+    gateway.reload(|next| {
+        next.classes.insert(0, Class { matches: from_port(9), ..class("new") });
+        next.classes[3].hosts = 3;
+        next.shapers[0].order = vec![(0, 0), (1, 1), (2, 2)];
+        next.shapers[0].default = 3;
+    });
+    wait(&mut gateway.lab);
+    let second = octets(&mut gateway.lab, &mut inspector);
+    let of = |last| {
+        let of = |rows: &[(u16, Option<u128>, u64)]| {
+            rows.iter().filter(|row| row.1 == key(last)).map(|row| row.2).sum::<u64>()
+        };
+        of(&first) + of(&second)
+    };
+    assert_eq!((of(5), of(6), of(7)), (20, 10, 0));
+    assert_eq!(sum(&first, true) + sum(&second, true), 33);
+    // A host's quota is used up, whatever address it has outside.
+    let generation = gateway.lab.worker.shard().sessions.policy;
+    gateway
+        .reload(|next| next.classes[3].quota = Quota { each: Some(1), over: Over::Drop, ..Quota::default() });
+    let spent = Spent { class: 3, host: key(6), over: Over::Drop };
+    ask(&mut gateway.lab, &mut inspector, Question::Spent(generation + 1, spent));
+    send(&mut gateway.lab, &[(5, 2), (6, 4), (7, 1)]);
+    wait(&mut gateway.lab);
+    assert_eq!(gateway.lab.drops(DropReason::QuotaUsedUp), 4);
+    assert_eq!(octets(&mut gateway.lab, &mut inspector), [(3, None, 3), (3, key(5), 2), (3, key(7), 1)]);
+    gateway.lab.close();
+}
+
+#[test]
+fn a_limit_for_a_class_is_for_that_alone_and_goes_along_with_it() {
+    let mut snapshot = shaped();
+    snapshot.limits = vec![crate::lab::snapshot().limits[0].clone()];
+    let limit = &mut snapshot.limits[0];
+    (limit.interface, limit.egress, limit.classes) = (WAN as u16, true, vec![1]);
+    (limit.rate, limit.burst) = (Rate { bits_per_second: 8 }, 3000);
+    snapshot.shapers[0].rate = rate(1000);
+    snapshot.classes.iter_mut().for_each(|class| class.rate = ClassRate::default());
+    let mut gateway = Reloading::of(snapshot);
+    let send = |lab: &mut Lab| {
+        for _ in 0..4 {
+            [1, 2, 3].iter().for_each(|&port| lab.send(LAN, &datagram((host(5), port), 1250)));
+        }
+        lab.poll();
+        lab.wait(100 * MILLISECOND);
+        let out: Vec<u16> = lab.collect().iter().map(|(_, frame)| source_port(frame)).collect();
+        [1, 2, 3].map(|port| out.iter().filter(|&&of| of == port).count())
+    };
+    assert_eq!(send(&mut gateway.lab), [4, 2, 4], "two packets are the burst");
+    assert_eq!(gateway.lab.drops(DropReason::RateLimited), 2);
+    // The class has another number, and the limit is for another class, too.
+    gateway.reload(|next| {
+        next.classes.insert(0, Class { matches: from_port(9), ..class("new") });
+        next.shapers[0].order = vec![(0, 0), (1, 1), (2, 2)];
+        next.shapers[0].default = 3;
+        next.limits[0].classes = vec![2, 3];
+    });
+    assert_eq!(send(&mut gateway.lab), [4, 0, 0]);
+    gateway.lab.close();
+}
+
+#[test]
 fn two_workers_share_one_rate() {
     let mut fleet = Fleet::new(shaped(), 2);
     let (start, mut bits, mut by_worker) = (fleet.now, [0u64; 4], [0u64; 2]);

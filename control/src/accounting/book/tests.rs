@@ -4,7 +4,7 @@ use sluice_dataplane::snapshot::{Class, PortConfig, Shaper};
 use sluice_dataplane::table::meter::Rate;
 
 use super::*;
-use crate::accounting::{Accounting, EVERY};
+use crate::accounting::{Accounting, EVERY, look};
 use crate::export::wall;
 
 fn at(text: &str) -> u64 {
@@ -133,6 +133,36 @@ fn a_quota_is_used_up_once_and_there_again_with_the_next_period() {
     book.take_in(at("2026-04-02T00:00:10Z"), &[(1, row(0, None, 5).1)], &after);
     assert_eq!(find(&book, "guests", None).octets, 5);
     assert_eq!(book.changes(&after).len(), 2);
+}
+
+#[test]
+fn a_quota_that_is_heeded_is_looked_at_twice_a_second_and_told_within_a_sample() {
+    let heeded = snapshot(Quota { each: Some(400), over: Over::Drop, ..Quota::default() }, 0);
+    let second = at("2026-04-01T10:00:01Z") * 1_000_000;
+    let looks: Vec<(u64, u64)> = (0..=5)
+        .map(|quarter| look(second + quarter * 250_000, &heeded))
+        .map(|(at, to)| (at - second, to))
+        .collect();
+    let to = second / 1_000_000;
+    let half = 500_000;
+    assert_eq!(
+        looks,
+        [(0, to), (0, to), (half, to + 1), (half, to + 1), (2 * half, to + 1), (2 * half, to + 1)]
+    );
+    let counted = snapshot(Quota { each: Some(400), ..Quota::default() }, 0);
+    assert_eq!(look(second, &counted).1, to - 1, "every ten seconds where nothing becomes of it");
+
+    let mut book = Book::default();
+    let host = |last| Some(Ipv4Addr::new(10, 0, 0, last).to_ipv6_mapped().to_bits());
+    let mut told = Vec::new();
+    for step in 0..20 {
+        book.take_in(to + step / 2, &[row(0, Some(1), 30), row(0, Some(2), 10)], &heeded);
+        told.push(book.changes(&heeded));
+    }
+    let over = [Spent { class: 0, host: host(1), over: Over::Drop }];
+    assert!(told.iter().enumerate().all(|(step, told)| told[..] == over[..usize::from(step == 13)]));
+    book.take_in(to + SAMPLE, &[], &heeded);
+    assert_eq!(book.changes(&heeded), [], "as they have been told");
 }
 
 #[test]

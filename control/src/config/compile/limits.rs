@@ -14,6 +14,8 @@ pub(super) fn compile(limit: &Limit) -> snapshot::Limit {
         egress: limit.direction == Direction::Egress,
         v4: expand(&limit.matches, None, 0),
         v6: expand(&limit.matches, None, 0),
+        // Known when those of the shaper are numbered.
+        classes: Vec::new(),
         rate: rate(limit, limit.rate),
         burst: limit.burst,
         policer: (!limit.is_plain()).then(|| policer(limit)),

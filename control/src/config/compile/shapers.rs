@@ -4,14 +4,14 @@ use sluice_dataplane::snapshot::{self, ClassMatch, ClassRate, Codel, HostKey, Ov
 use sluice_dataplane::table::meter::Rate;
 
 use super::{expand, index, nanos};
-use crate::config::model::{Class, Config, Match, OverQuota, PerEnd, PerHost, Quota, Shaper};
+use crate::config::model::{Class, Config, Link, Match, OverQuota, PerEnd, PerHost, Quota, Shaper};
 
 pub(super) fn compile(config: &Config, snapshot: &mut Snapshot) {
     // The first rule of each ACL; behind its rules comes its default.
     let firsts: Vec<usize> = (config.acls.iter())
         .scan(0, |next, acl| Some(std::mem::replace(next, *next + acl.rules.len() + 1)))
         .collect();
-    for shaper in &config.shapers {
+    for (place, shaper) in config.shapers.iter().enumerate() {
         let number = index(snapshot.shapers.len());
         let port = snapshot.interfaces.get(shaper.interface).map_or(snapshot::NONE16, |link| link.port);
         let numbers = vec![None; shaper.classes.len()];
@@ -19,7 +19,16 @@ pub(super) fn compile(config: &Config, snapshot: &mut Snapshot) {
         let default = tree.default_of(None);
         let default = tree.scope(None, None, default);
         tree.send_over();
+        tree.name_in_limits(config);
         let order = std::mem::take(&mut tree.order);
+        let numbers = std::mem::take(&mut tree.numbers);
+        if let Some((line, classes)) = config.places.shapers.get(place) {
+            snapshot.places.classes.resize(snapshot.classes.len(), *line);
+            for (number, &line) in numbers.into_iter().zip(classes) {
+                let number = number.map_or(usize::MAX, usize::from);
+                snapshot.places.classes.get_mut(number).into_iter().for_each(|place| *place = line);
+            }
+        }
         snapshot.shapers.push(snapshot::Shaper {
             port,
             rate: shaper.rate.map(rate),
@@ -90,6 +99,7 @@ impl Tree<'_> {
                 priority: Class::LAST_PRIORITY,
                 rate: ClassRate::default(),
                 per: None,
+                accounts: None,
                 hosts: 0,
                 codel: Codel::default(),
                 quota: snapshot::Quota::default(),
@@ -137,6 +147,27 @@ impl Tree<'_> {
         }
     }
 
+    /// Tells limits that are for some classes of this shaper which those are: what a class holds is its, too.
+    fn name_in_limits(&mut self, config: &Config) {
+        let first = self.snapshot.classes.iter().position(|class| class.shaper == self.number).unwrap_or(0);
+        let all = first as u16..index(self.snapshot.classes.len());
+        for (limit, place) in config.limits.iter().zip(0..) {
+            let device = match config.interfaces[limit.interface].link {
+                Link::Device(_) => limit.interface,
+                Link::Vlan { parent, .. } => parent,
+            };
+            if limit.classes.is_empty() || device != self.shaper.interface {
+                continue;
+            }
+            let named: Vec<u16> = limit.classes.iter().filter_map(|&class| self.numbers[class]).collect();
+            let parent = |&class: &u16| self.snapshot.classes[usize::from(class)].parent;
+            let is_of = |&class: &u16| std::iter::successors(Some(class), parent).any(|c| named.contains(&c));
+            let classes = all.clone().filter(is_of).collect();
+            let limits: &mut Vec<snapshot::Limit> = &mut self.snapshot.limits;
+            limits[place].classes = classes;
+        }
+    }
+
     fn push(&mut self, class: snapshot::Class) -> u16 {
         self.snapshot.classes.push(class);
         index(self.snapshot.classes.len() - 1)
@@ -166,7 +197,8 @@ impl Tree<'_> {
                 weight: class.weight,
             },
             per: class.per.map(per),
-            hosts: class.per.map_or(0, |per| per.most),
+            accounts: class.accounts.map(|accounts| key(accounts.end, accounts.bits)),
+            hosts: class.per.map(|per| per.most).or(class.accounts.map(|of| of.most)).unwrap_or(0),
             codel: Codel {
                 target: class.target.map_or(0, nanos),
                 interval: class.interval.map_or(0, nanos),
@@ -201,11 +233,14 @@ fn quota(quota: Quota) -> snapshot::Quota {
 }
 
 fn per(per: PerHost) -> (HostKey, ClassRate) {
-    let key = match per.end {
-        PerEnd::Source => HostKey::Source(per.bits.0, per.bits.1),
-        PerEnd::Destination => HostKey::Destination(per.bits.0, per.bits.1),
-    };
     let rates =
         ClassRate { guaranteed: per.guaranteed.map(rate), max: per.max.map(rate), ..ClassRate::default() };
-    (key, rates)
+    (key(per.end, per.bits), rates)
+}
+
+fn key(end: PerEnd, bits: (u8, u8)) -> HostKey {
+    match end {
+        PerEnd::Source => HostKey::Source(bits.0, bits.1),
+        PerEnd::Destination => HostKey::Destination(bits.0, bits.1),
+    }
 }

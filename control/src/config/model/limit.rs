@@ -15,6 +15,8 @@ pub struct Limit {
     pub interface: usize,
     /// Which packets.
     pub matches: Match,
+    /// Of packets that go out, in which classes of the device's shaper, by index there; empty: in any.
+    pub classes: Vec<usize>,
     /// What its rates and bursts are of.
     pub unit: Unit,
     /// Bits a second, Ethernet header included, without preamble, gap and FCS; or packets a second.

@@ -55,6 +55,8 @@ pub struct Class {
     pub burst: Option<u64>,
     /// What shares a queue.
     pub per: Option<PerHost>,
+    /// Hosts that have an account without a queue of their own.
+    pub accounts: Option<HostAccounts>,
     /// The wait that CoDel accepts; by the rate if none.
     pub target: Option<Duration>,
     /// Over how long it looks; by the target if none.
@@ -136,6 +138,17 @@ pub struct PerHost {
     pub guaranteed: Option<u64>,
     /// Bits a second of each at most.
     pub max: Option<u64>,
+    /// How many at a time.
+    pub most: u32,
+}
+
+/// Each host, or prefix of hosts, has an account within a class.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct HostAccounts {
+    /// Which address names it.
+    pub end: PerEnd,
+    /// Bits of the address that count, for IPv4 and IPv6.
+    pub bits: (u8, u8),
     /// How many at a time.
     pub most: u32,
 }

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use super::interfaces::Network;
 use super::matches::{self, Combinations};
 use super::word;
-use crate::config::model::{Direction, Limit, LimitAction, Model, Unit};
+use crate::config::model::{Direction, Limit, LimitAction, Link, Model, Shaper, Unit};
 use crate::config::reader::{At, Table, choice, integer, text, text_or_number};
-use crate::config::report::{Sink, Span, quote};
+use crate::config::report::{Sink, Span, nearest, quote};
 use crate::config::units::{self, Tokens};
 use crate::config::{dscp, per, schema};
 
@@ -29,12 +29,17 @@ const MODELS: [(&str, [&str; 4]); 3] = [
 const PLAIN: [&str; 2] = ["rate", "burst"];
 const OF_MODELS: [&str; 6] = ["cir", "cbs", "pir", "pbs", "eir", "ebs"];
 
-pub(super) fn read(file: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -> Vec<Limit> {
+pub(super) fn read(
+    file: &Table<'_>,
+    network: &Network<'_>,
+    shapers: &[Shaper],
+    sink: &mut Sink<'_>,
+) -> Vec<Limit> {
     let mut limits = Vec::new();
     let mut combinations = Combinations::none();
     let mut seen: HashMap<String, Span> = HashMap::new();
     for table in file.tables("limits", &schema::LIMIT, MOST_LIMITS, sink) {
-        let Some(limit) = read_limit(&table, network, sink) else { continue };
+        let Some(limit) = read_limit(&table, network, shapers, sink) else { continue };
         combinations.add(&limit.matches, &table.span, sink);
         let span = table.key_span("name");
         if let Some(first) = seen.get(&limit.name) {
@@ -49,7 +54,12 @@ pub(super) fn read(file: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>)
     limits
 }
 
-fn read_limit(table: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -> Option<Limit> {
+fn read_limit(
+    table: &Table<'_>,
+    network: &Network<'_>,
+    shapers: &[Shaper],
+    sink: &mut Sink<'_>,
+) -> Option<Limit> {
     if !table.has("name") {
         table.missing("name", "\"guests\"", sink);
     }
@@ -71,6 +81,7 @@ fn read_limit(table: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -> 
     };
     let interface = network.required(table, key, sink);
     let matches = matches::read(table, sink);
+    let classes = classes(table, interface.as_ref(), network, shapers, sink);
     let models: Vec<(&str, usize)> = MODELS.iter().enumerate().map(|(i, (word, _))| (*word, i)).collect();
     let model = table.one("model", choice(&models), sink);
     if table.has("model") && model.is_none() {
@@ -94,6 +105,7 @@ fn read_limit(table: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -> 
         direction,
         interface: interface?,
         matches,
+        classes,
         unit: figures.unit,
         rate: figures.rate,
         burst: figures.burst,
@@ -109,6 +121,50 @@ fn read_limit(table: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -> 
             .help("at most 288 MB; a limit that only has `rate` and `burst` takes up to 4096 MiB");
     }
     Some(limit)
+}
+
+/// The classes of the shaper of the device that packets go out by.
+fn classes(
+    table: &Table<'_>,
+    interface: Option<&At<usize>>,
+    network: &Network<'_>,
+    shapers: &[Shaper],
+    sink: &mut Sink<'_>,
+) -> Vec<usize> {
+    if !table.has("class") {
+        return Vec::new();
+    }
+    if !table.has("out") {
+        sink.error(&table.key_span("class"), "a class is of packets that go out")
+            .help("name the interface by which they do, such as `out = \"wan\"`");
+        return Vec::new();
+    }
+    let Some(interface) = interface else { return Vec::new() };
+    let device = match network.interfaces[interface.value].link {
+        Link::Device(_) => interface.value,
+        Link::Vlan { parent, .. } => parent,
+    };
+    let name = &network.interfaces[device].name;
+    let Some(shaper) = shapers.iter().find(|shaper| shaper.interface == device) else {
+        sink.error(&table.key_span("class"), format!("`{name}` has no classes"))
+            .help(format!("they are those of `[shapers.{name}]`"));
+        return Vec::new();
+    };
+    let mut found = Vec::new();
+    for wanted in table.many("class", text(|text| Ok(text.to_owned())), sink) {
+        match shaper.classes.iter().position(|class| class.name == wanted.value) {
+            Some(class) => found.push(class),
+            None => {
+                let message = format!("`[shapers.{name}]` has no class {}", quote(&wanted.value));
+                let draft = sink.error(&wanted.span, message);
+                match nearest(&wanted.value, shaper.classes.iter().map(|class| class.name.as_str())) {
+                    Some(near) => draft.help(format!("did you mean `{near}`?")),
+                    None => draft.help("a class that holds others is for all of them"),
+                };
+            }
+        }
+    }
+    found
 }
 
 /// Reports keys that mean nothing to this model, or without one.

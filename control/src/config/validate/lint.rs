@@ -4,7 +4,9 @@ use std::net::IpAddr;
 
 use super::acls::Acls;
 use super::earlier::Earlier;
+use super::guards::Guards;
 use super::interfaces::Network;
+use super::lists::Lists;
 use super::matches::families;
 use super::nat::Nat;
 use crate::config::model::{Acl, Action, Forward, IcmpType, Link, Match, PortRange, Prefix, Rule};
@@ -23,12 +25,19 @@ impl Budget {
 }
 
 /// Warns about a configuration without errors.
-pub(super) fn all(network: &Network<'_>, acls: &Acls<'_>, nat: &Nat, sink: &mut Sink<'_>) {
+pub(super) fn all(
+    network: &Network<'_>,
+    acls: &Acls<'_>,
+    (guards, lists): (&Guards<'_>, &Lists<'_>),
+    nat: &Nat,
+    sink: &mut Sink<'_>,
+) {
     let budget = &mut Budget(20_000_000);
     hidden_rules(acls, budget, sink);
     hidden_sources(nat, budget, sink);
     denied_forwards(network, acls, nat, budget, sink);
     unused(network, acls, sink);
+    unused_guards(network, guards, lists, sink);
 }
 
 /// A rule that an earlier one takes every packet from.
@@ -142,6 +151,21 @@ fn may_match(rule: &Match, packets: &Match) -> bool {
             || rule.to_ports.iter().any(|a| packets.to_ports.iter().any(|b| a.overlaps(*b))))
 }
 
+fn unused_guards(network: &Network<'_>, guards: &Guards<'_>, lists: &Lists<'_>, sink: &mut Sink<'_>) {
+    for (index, list) in lists.lists.iter().enumerate() {
+        if !guards.guards.iter().any(|guard| guard.value.lists.contains(&index)) {
+            sink.warning(&list.span, format!("no guard uses the list {}", quote(&list.value.name)))
+                .help(format!("add `lists = \"{}\"` to one, or leave it out", list.value.name));
+        }
+    }
+    for (index, guard) in guards.guards.iter().enumerate() {
+        if !network.interfaces.iter().any(|interface| interface.guard == Some(index)) {
+            sink.warning(&guard.span, format!("no interface uses the guard {}", quote(&guard.value.name)))
+                .help(format!("add `guard = \"{}\"` to one, or leave it out", guard.value.name));
+        }
+    }
+}
+
 /// ACLs that no interface names, and interfaces that carry nothing.
 fn unused(network: &Network<'_>, acls: &Acls<'_>, sink: &mut Sink<'_>) {
     let mut used = vec![false; acls.acls.len()];
@@ -150,7 +174,7 @@ fn unused(network: &Network<'_>, acls: &Acls<'_>, sink: &mut Sink<'_>) {
         if let Some(used) = interface.acl.and_then(|acl| used.get_mut(acl)) {
             *used = true;
         }
-        carries[index] |= !interface.addresses.is_empty();
+        carries[index] |= interface.from_kernel || !interface.addresses.is_empty();
         if let Link::Vlan { parent, .. } = interface.link {
             if let Some(carries) = carries.get_mut(parent) {
                 *carries = true;

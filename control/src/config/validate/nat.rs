@@ -10,7 +10,7 @@ use super::routes::Routes;
 use super::{nat_log, nat_ports, nat_static, nat6, port_control, ports, prefixes, values};
 use crate::config::model::{
     AddressRange, Allocation, Filtering, Forward, Mapping, NatExemption, NatLog, PortChoice, PortControl,
-    PortRange, PortRest, PrefixNat, SourceNat, StaticNat,
+    PortRange, PortRest, PrefixNat, SourceNat, StaticNat, stand_in,
 };
 use crate::config::net;
 use crate::config::protocol::{TCP, UDP, protocol};
@@ -181,8 +181,9 @@ fn interface_address(
     instead: &str,
     sink: &mut Sink<'_>,
 ) -> Option<Ipv4Addr> {
+    let stand_in = stand_in(interface);
     let interface = network.interfaces.get(interface)?;
-    let primary = interface.primary_ipv4();
+    let primary = interface.primary_ipv4().or_else(|| interface.from_kernel.then_some(stand_in));
     if primary.is_none() && !network.is_broken() {
         sink.error(&table.span, format!("`{}` has no IPv4 address", interface.name))
             .help(format!("give it one, or add {instead}"));

@@ -99,7 +99,7 @@ impl Passed {
 }
 
 /// How many matches a device may have.
-pub(super) const MAX_MATCHES: usize = 32;
+pub(super) const MAX_MATCHES: usize = 34;
 
 /// For how long an answer of "busy" is not believed: the kernel takes programs off and releases sockets a while after
 /// their process has ended.

@@ -1,5 +1,7 @@
-//! Datagrams that come in fragments: what the first one of each said, which pieces of it have passed, and later ones that
-//! came ahead of the first.
+//! Datagrams that come in fragments: what the first one of each said, which pieces of it have passed, and those that wait, for
+//! the first one or for all.
+
+use sluice_pkt::checksum::Sum;
 
 use super::identification::Identifications;
 use crate::arena::Frame;
@@ -34,6 +36,8 @@ pub(crate) struct FirstFragment {
     pub(crate) ports: (u16, u16),
     pub(crate) icmp_type: u8,
     pub(crate) protocol: u8,
+    /// It lacks a checksum, which is to be computed of all pieces: none passes before all have come.
+    pub(crate) is_summed: bool,
     /// What it leaves with if its source is translated; chosen where the first fragment came in.
     pub(crate) identification: Option<u16>,
     pub(crate) expires: Nanos,
@@ -47,6 +51,26 @@ pub(crate) struct Piece {
     pub(crate) last: bool,
 }
 
+/// What a checksum over a whole datagram needs to know of a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Content {
+    /// The folded sum of its bytes (RFC 1071).
+    pub(super) sum: u16,
+    /// How many they are.
+    pub(super) octets: u16,
+}
+
+/// What becomes of a fragment.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Course {
+    /// It goes on; the first one of its datagram said this.
+    Passes(FirstFragment),
+    /// So does this one, the first of a datagram all of which is there, with a checksum that makes this the content.
+    Sums(FirstFragment, Content),
+    /// It waits for others.
+    Waits,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Datagram {
     first: FirstFragment,
@@ -57,6 +81,9 @@ struct Datagram {
     passed: u16,
     /// Units of 8 bytes in all; 0 as long as the last fragment has not come.
     whole: u16,
+    /// Of a datagram that gets a checksum: its content, and whether that has been asked for.
+    content: Content,
+    is_told: bool,
     /// Pieces have overlapped: nothing of it passes any more (RFC 5722 4, RFC 1858 for IPv4).
     forged: bool,
 }
@@ -69,6 +96,8 @@ impl Default for Datagram {
             count: 0,
             passed: 0,
             whole: 0,
+            content: Content { sum: 0, octets: 0 },
+            is_told: false,
             forged: false,
         }
     }
@@ -79,8 +108,13 @@ impl Datagram {
         self.whole != 0 && self.passed >= self.whole
     }
 
+    /// Whether what comes now is of the same datagram.
+    fn goes_on(&self) -> bool {
+        !self.is_complete() || self.first.is_summed && !self.is_told
+    }
+
     /// Takes a piece in. The same one twice is a duplicate, and passes.
-    fn pass(&mut self, piece: Piece) -> Result<(), DropReason> {
+    fn pass(&mut self, piece: Piece, content: impl FnOnce() -> Option<Content>) -> Result<(), DropReason> {
         let seen = self.pieces.get(..usize::from(self.count)).unwrap_or_default();
         if self.forged {
             return Err(DropReason::FragmentOverlap);
@@ -91,6 +125,12 @@ impl Datagram {
         if seen.iter().any(|&(from, to)| piece.from < to && from < piece.to) {
             self.forged = true;
             return Err(DropReason::FragmentOverlap);
+        }
+        if self.first.is_summed {
+            let Content { sum, octets } = content().ok_or(DropReason::Nat64Checksum)?;
+            let octets = self.content.octets.checked_add(octets).ok_or(DropReason::FragmentMalformed)?;
+            self.content =
+                Content { sum: Sum::of(&[]).add_u16(self.content.sum).add_u16(sum).fold(), octets };
         }
         let Some(slot) = self.pieces.get_mut(usize::from(self.count)) else {
             return Err(DropReason::FragmentTableFull);
@@ -105,11 +145,12 @@ impl Datagram {
     }
 }
 
-/// A datagram whose first fragment is awaited.
+/// A datagram whose first fragment is awaited, or all of which is.
 #[derive(Clone, Copy, Debug, Default)]
 struct Awaited {
     until: Nanos,
     held: u8,
+    is_summed: bool,
 }
 
 /// Datagrams that have come in fragments of late.
@@ -162,7 +203,7 @@ impl Fragments {
         let live = found.and_then(|index| self.table.value(index)).filter(|known| known.first.expires >= now);
         // A copy of the first fragment may come when all others have passed.
         let before = live.and_then(|known| known.first.identification);
-        let goes_on = live.is_some_and(|known| !known.is_complete());
+        let goes_on = live.is_some_and(Datagram::goes_on);
         first.identification = before
             .or(first.identification)
             .or_else(|| Some(self.identifications.next(key[1] as u32, first.protocol)));
@@ -176,28 +217,48 @@ impl Fragments {
                 self.table.insert(key, datagram).map_err(|_| DropReason::FragmentTableFull)?;
             }
         }
-        if let Some(index) = self.awaited.find(&key) {
-            self.awaited.remove(index);
-            self.holds.wake(index as u16);
-        }
+        self.wake(&key);
         Ok(first)
     }
 
-    /// Lets a fragment pass, which lies there in its datagram: what the first one said. `None` if that has not come.
-    pub(crate) fn pass(
-        &mut self,
-        key: &DatagramKey,
-        piece: Piece,
-        now: Nanos,
-    ) -> Result<Option<FirstFragment>, DropReason> {
-        let found = self.table.find(key).and_then(|index| self.table.value_mut(index));
-        match found.filter(|datagram| datagram.first.expires >= now) {
-            Some(datagram) => datagram.pass(piece).map(|()| Some(datagram.first)),
-            None => Ok(None),
+    /// Lets those go on that wait for others of their datagram.
+    fn wake(&mut self, key: &DatagramKey) {
+        if let Some(index) = self.awaited.find(key) {
+            self.awaited.remove(index);
+            self.holds.wake(index as u16);
         }
     }
 
-    /// Keeps a fragment until the first one of its datagram comes. Gives it back if as many wait as may.
+    /// Takes in a fragment, which lies there in its datagram, and has this content, if that can be summed.
+    ///
+    /// # Errors
+    /// It overlaps others, is one of too many, or cannot be summed where that is needed.
+    pub(super) fn pass(
+        &mut self,
+        key: &DatagramKey,
+        piece: Piece,
+        content: impl FnOnce() -> Option<Content>,
+        now: Nanos,
+    ) -> Result<Course, DropReason> {
+        let found = self.table.find(key).and_then(|index| self.table.value_mut(index));
+        let Some(datagram) = found.filter(|datagram| datagram.first.expires >= now) else {
+            return Ok(Course::Waits);
+        };
+        datagram.pass(piece, content)?;
+        let first = datagram.first;
+        if !first.is_summed {
+            return Ok(Course::Passes(first));
+        }
+        if !datagram.is_complete() {
+            return Ok(Course::Waits);
+        }
+        let content = datagram.content;
+        datagram.is_told |= piece.from == 0;
+        self.wake(key);
+        Ok(if piece.from == 0 { Course::Sums(first, content) } else { Course::Passes(first) })
+    }
+
+    /// Keeps a fragment until the first one of its datagram comes, or all of them, if it is to be summed. Gives it back if as many wait as may.
     pub(crate) fn hold(
         &mut self,
         key: DatagramKey,
@@ -208,7 +269,9 @@ impl Fragments {
         let found = self.awaited.find(&key).or_else(|| {
             let until = now.saturating_add(PATIENCE);
             self.due = self.due.min(until);
-            self.awaited.insert(key, Awaited { until, held: 0 }).ok()
+            let datagram = self.table.find(&key).and_then(|index| self.table.value(index));
+            let is_summed = datagram.is_some_and(|datagram| datagram.first.is_summed);
+            self.awaited.insert(key, Awaited { until, held: 0, is_summed }).ok()
         });
         let awaited = found.and_then(|index| Some((index, self.awaited.value_mut(index)?)));
         let Some((index, awaited)) = awaited.filter(|(_, awaited)| awaited.held < PER_DATAGRAM) else {
@@ -237,8 +300,10 @@ impl Fragments {
         for index in 0..self.awaited.slots() {
             let Some((_, awaited)) = self.awaited.get(index) else { continue };
             if awaited.until <= now {
+                let is_summed = awaited.is_summed;
                 self.awaited.remove(index);
-                self.holds.fail(index as u16, DropReason::FragmentUnknown);
+                let reason = if is_summed { DropReason::Nat64Checksum } else { DropReason::FragmentUnknown };
+                self.holds.fail(index as u16, reason);
             } else {
                 self.due = self.due.min(awaited.until).max(now.saturating_add(LOOK));
             }
@@ -281,6 +346,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const NONE: fn() -> Option<Content> = || None;
+
     fn piece(from: u16, to: u16, last: bool) -> Piece {
         Piece { from, to, last }
     }
@@ -288,14 +355,14 @@ mod tests {
     #[test]
     fn duplicates_pass_and_overlaps_end_the_datagram() {
         let mut datagram = Datagram::default();
-        assert_eq!(datagram.pass(piece(0, 10, false)), Ok(()));
-        assert_eq!(datagram.pass(piece(20, 25, true)), Ok(()));
-        assert_eq!(datagram.pass(piece(0, 10, false)), Ok(()));
+        assert_eq!(datagram.pass(piece(0, 10, false), NONE), Ok(()));
+        assert_eq!(datagram.pass(piece(20, 25, true), NONE), Ok(()));
+        assert_eq!(datagram.pass(piece(0, 10, false), NONE), Ok(()));
         assert!(!datagram.is_complete());
-        assert_eq!(datagram.pass(piece(10, 20, false)), Ok(()));
+        assert_eq!(datagram.pass(piece(10, 20, false), NONE), Ok(()));
         assert!(datagram.is_complete());
-        assert_eq!(datagram.pass(piece(9, 11, false)), Err(DropReason::FragmentOverlap));
-        assert_eq!(datagram.pass(piece(0, 10, false)), Err(DropReason::FragmentOverlap));
+        assert_eq!(datagram.pass(piece(9, 11, false), NONE), Err(DropReason::FragmentOverlap));
+        assert_eq!(datagram.pass(piece(0, 10, false), NONE), Err(DropReason::FragmentOverlap));
     }
 
     #[test]
@@ -305,11 +372,36 @@ mod tests {
         let key = [1; 5];
         for end in [30, 40] {
             fragments.learn(key, first, 0).unwrap();
-            assert!(fragments.pass(&key, piece(0, 10, false), 0).unwrap().is_some());
-            assert!(fragments.pass(&key, piece(10, end, true), 0).unwrap().is_some());
+            for piece in [piece(0, 10, false), piece(10, end, true)] {
+                assert!(matches!(fragments.pass(&key, piece, NONE, 0), Ok(Course::Passes(_))));
+            }
         }
-        assert!(fragments.pass(&key, piece(10, 20, true), 0).is_err());
-        assert!(fragments.pass(&key, piece(10, 20, true), SECOND + 1).unwrap().is_none(), "it has expired");
+        assert!(fragments.pass(&key, piece(10, 20, true), NONE, 0).is_err());
+        let late = fragments.pass(&key, piece(10, 20, true), NONE, SECOND + 1);
+        assert!(matches!(late, Ok(Course::Waits)), "it has expired");
+    }
+
+    #[test]
+    fn a_datagram_that_is_summed_passes_when_all_of_it_is_there_and_the_next_is_another() {
+        let mut fragments = Fragments::new(&Snapshot::default());
+        let first = FirstFragment { expires: SECOND, is_summed: true, ..FirstFragment::default() };
+        let key = [1; 5];
+        let content = |sum, octets| move || Some(Content { sum, octets });
+        for _ in 0..2 {
+            fragments.learn(key, first, 0).unwrap();
+            let waits = |course| matches!(course, Ok(Course::Waits));
+            assert!(waits(fragments.pass(&key, piece(0, 2, false), content(0xfffe, 16), 0)));
+            assert!(waits(fragments.pass(&key, piece(2, 4, false), content(3, 16), 0)));
+            let last = fragments.pass(&key, piece(4, 5, true), content(4, 3), 0);
+            assert!(matches!(last, Ok(Course::Passes(_))));
+            // They come once more, as they have waited.
+            fragments.learn(key, first, 0).unwrap();
+            let first = fragments.pass(&key, piece(0, 2, false), NONE, 0);
+            assert!(matches!(first, Ok(Course::Sums(_, Content { sum: 6, octets: 35 }))), "{first:?}");
+            assert!(matches!(fragments.pass(&key, piece(2, 4, false), NONE, 0), Ok(Course::Passes(_))));
+        }
+        fragments.learn(key, first, 0).unwrap();
+        assert!(fragments.pass(&key, piece(0, 2, false), NONE, 0).is_err(), "a chain is not summed");
     }
 
     proptest! {
@@ -327,7 +419,7 @@ mod tests {
                 let overlaps = owner[units.clone()].iter().any(|unit| unit.is_some_and(|other| other != this));
                 let known = owner[units.clone()].iter().all(|unit| *unit == Some(this));
                 forged |= overlaps;
-                prop_assert_eq!(datagram.pass(piece(this.0, this.1, false)).is_ok(), !forged, "{:?} {}", this, known);
+                prop_assert_eq!(datagram.pass(piece(this.0, this.1, false), NONE).is_ok(), !forged, "{:?} {}", this, known);
                 if !forged {
                     owner[units].fill(Some(this));
                 }

@@ -35,7 +35,7 @@ pub(super) struct SpentTable {
     /// By class; empty if no class has used up its own.
     classes: Vec<Over>,
     /// By class and host; `None` if no class has a quota for each host.
-    hosts: Option<Box<HashTable<[u64; 3], Over>>>,
+    hosts: Option<Box<HashTable<HostOf, Over>>>,
 }
 
 impl std::fmt::Debug for SpentTable {
@@ -44,8 +44,16 @@ impl std::fmt::Debug for SpentTable {
     }
 }
 
-fn key(class: u16, host: u128) -> [u64; 3] {
+/// A host of a class, as tables know it.
+pub(super) type HostOf = [u64; 3];
+
+pub(super) fn named(class: u16, host: u128) -> HostOf {
     [class.into(), host as u64, (host >> 64) as u64]
+}
+
+/// The class and the host that are [named](named) so.
+pub(super) fn host_of(&[class, low, high]: &HostOf) -> (u16, u128) {
+    (class as u16, u128::from(high) << 64 | u128::from(low))
 }
 
 impl SpentTable {
@@ -64,7 +72,7 @@ impl SpentTable {
             return;
         };
         let Some(hosts) = &mut self.hosts else { return };
-        let key = key(class, host);
+        let key = named(class, host);
         if let Some(index) = hosts.find(&key) {
             hosts.remove(index);
         }
@@ -87,7 +95,7 @@ impl SpentTable {
 
     pub(super) fn of_host(&self, class: u16, host: u128) -> Over {
         let hosts = self.hosts.as_ref();
-        let found = hosts.and_then(|hosts| hosts.value(hosts.find(&key(class, host))?));
+        let found = hosts.and_then(|hosts| hosts.value(hosts.find(&named(class, host))?));
         found.copied().unwrap_or_default()
     }
 
@@ -99,10 +107,10 @@ impl SpentTable {
                 self.set(Spent { class, host: None, over: knows(over) });
             }
         }
-        for (_, &[class, low, high], &over) in old.hosts.iter().flat_map(|hosts| hosts.iter()) {
-            if let Some(class) = new(class as u16) {
-                let host = Some(u128::from(high) << 64 | u128::from(low));
-                self.set(Spent { class, host, over: knows(over) });
+        for (_, key, &over) in old.hosts.iter().flat_map(|hosts| hosts.iter()) {
+            let (class, host) = host_of(key);
+            if let Some(class) = new(class) {
+                self.set(Spent { class, host: Some(host), over: knows(over) });
             }
         }
     }
@@ -144,10 +152,19 @@ impl Shapers {
 
 impl PortShaper {
     fn octet_places(&self) -> u32 {
+        self.queue_places() + self.accounts.as_ref().map_or(0, |accounts| accounts.places())
+    }
+
+    /// Of classes and hosts with queues; behind them are those of accounts.
+    fn queue_places(&self) -> u32 {
         self.nodes.len() as u32 + self.tree.host_places()
     }
 
     fn take_octets(&mut self, at: u32) -> Option<OctetRow> {
+        if let Some(account) = at.checked_sub(self.queue_places()) {
+            let (place, host, octets) = self.accounts.as_mut()?.take(account)?;
+            return Some(OctetRow { class: self.classes.start as u16 + place, host: Some(host), octets });
+        }
         let Some(place) = at.checked_sub(self.nodes.len() as u32) else {
             return self.take_class_octets(at as usize);
         };
@@ -187,6 +204,11 @@ impl PortShaper {
             let Some(place) = new else { continue };
             let Some(&node) = self.nodes.get(place) else { continue };
             match host {
+                Some(host) if self.counts_hosts(place) => {
+                    if let Some(accounts) = &mut self.accounts {
+                        accounts.owe(place as u16, host, octets);
+                    }
+                }
                 Some(host) => self.tree.keep_octets(HostOctets { class: node, host, octets }),
                 None => {
                     if let Some(taken) = self.taken.get_mut(place) {

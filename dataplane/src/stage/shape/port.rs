@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use sluice_pkt::ds_field;
 
+use super::accounts::Accounts;
 use super::parts::Part;
 use super::{discard, is_none, key};
 use crate::arena::{Frame, FramePool};
@@ -41,9 +42,11 @@ pub(super) struct PortShaper {
     given: Vec<u64>,
     left: Vec<u64>,
     keys: Vec<Option<HostKey>>,
+    /// Of hosts whose packets have no queue of their own.
+    pub(super) accounts: Option<Box<Accounts>>,
     /// What decides whether another configuration's is the same tree.
     shape: Vec<Placed>,
-    sizes: (u32, Overhead),
+    sizes: (u32, u32, Overhead),
     /// The class of its own for packets that have none.
     default: usize,
     /// Bits per second.
@@ -109,7 +112,7 @@ impl PortShaper {
             overhead,
             mtu: overhead.wire(u32::from(mtu) + crate::arena::MAX_LINK_HEADER as u32),
             classes: of_port.len() as u32,
-            hosts: of_port.iter().map(|class| class.hosts).sum(),
+            hosts: of_port.iter().filter(|class| class.per.is_some()).map(|class| class.hosts).sum(),
             flows: slots.saturating_mul(FLOWS),
             slots,
             seed: snapshot.seed,
@@ -124,6 +127,8 @@ impl PortShaper {
             nodes.push(tree.add_class(parent, &config).ok()?);
             shape.push((class.parent.map(|parent| parent - classes.start as u16), config));
         }
+        let counted = of_port.iter().filter(|class| class.per.is_none()).map(|class| class.hosts).sum();
+        let accounts = || Box::new(Accounts::new(counted, snapshot.sizes.frames, snapshot.seed));
         Some(Self {
             tree,
             taken: vec![0; nodes.len()],
@@ -131,11 +136,12 @@ impl PortShaper {
             left: vec![0; nodes.len()],
             samples: vec![Default::default(); nodes.len()],
             sampled: 0,
-            keys: of_port.iter().map(|class| class.per.map(|(key, _)| key)).collect(),
+            keys: of_port.iter().map(|class| class.per.map(|(key, _)| key).or(class.accounts)).collect(),
+            accounts: (counted > 0).then(accounts),
             default: usize::from(shaper.default).checked_sub(classes.start)?,
             nodes,
             shape,
-            sizes: (slots, overhead),
+            sizes: (slots, counted, overhead),
             classes,
             rate: rate.bits_per_second,
             batch: Vec::with_capacity(BURST),
@@ -164,15 +170,22 @@ impl PortShaper {
         place.filter(|&place| !is_none(class) && place < self.nodes.len()).unwrap_or(self.default)
     }
 
-    /// Whose packets share a queue of a class, if it has queues by host.
+    /// Whether a class of its own has accounts of hosts that have no queue.
+    pub(super) fn counts_hosts(&self, place: usize) -> bool {
+        let has_key = self.keys.get(place).is_some_and(Option::is_some);
+        has_key && self.shape.get(place).is_some_and(|class| !has_queue_by_host(class))
+    }
+
+    /// Whose packets share a queue of a class, or have an account, if it goes by host.
     pub(super) fn host_key(&self, class: u16) -> Option<HostKey> {
         self.keys.get(self.place(class)).copied().flatten()
     }
 
-    /// Takes a packet in, with its class, host and flow; at the latest when the burst [is settled](Self::settle).
+    /// Takes a packet in, with its class, its host if that is known, and its flow; at the latest when the burst
+    /// [is settled](Self::settle).
     pub(super) fn put(
         &mut self,
-        (frame, class, host, flow): (Frame, u16, u128, u32),
+        (frame, class, host, flow): (Frame, u16, Option<u128>, u32),
         now: Nanos,
         way: &mut Way<'_>,
     ) {
@@ -181,18 +194,32 @@ impl PortShaper {
         let Some(&class) = self.nodes.get(place) else {
             return discard(frame, DropReason::ShaperClassFull, way.pool, way.counters);
         };
+        if self.accounts.is_some() && self.counts_hosts(place) {
+            if let (Some(accounts), Some(host)) = (&mut self.accounts, host) {
+                accounts.begin(&frame, place as u16, host);
+            }
+        }
         if let Some(given) = self.given.get_mut(place) {
             *given += u64::from(len);
         }
         if self.batch.len() == self.batch.capacity() {
             self.settle(now, way);
         }
-        self.batch.push(Packet { class, host, flow, len, item: frame });
+        self.batch.push(Packet { class, host: host.unwrap_or(0), flow, len, item: frame });
     }
 
     pub(super) fn settle(&mut self, now: Nanos, way: &mut Way<'_>) {
         if !self.batch.is_empty() {
-            self.tree.enqueue_burst(now, &mut self.batch, &mut Leaving { way, left: &mut self.left });
+            self.tree.enqueue_burst(
+                now,
+                &mut self.batch,
+                &mut Leaving {
+                    way,
+                    left: &mut self.left,
+                    accounts: &mut self.accounts,
+                    overhead: self.sizes.2,
+                },
+            );
         }
     }
 
@@ -200,11 +227,20 @@ impl PortShaper {
         if self.tree.is_empty() {
             return 0;
         }
-        self.tree.dequeue(now, most, &mut Leaving { way, left: &mut self.left })
+        self.tree.dequeue(
+            now,
+            most,
+            &mut Leaving { way, left: &mut self.left, accounts: &mut self.accounts, overhead: self.sizes.2 },
+        )
     }
 
-    pub(super) fn shed(&mut self, now: Nanos, count: usize, way: &mut Way<'_>) {
-        self.tree.shed(now, count, &mut Leaving { way, left: &mut self.left });
+    /// Drops a packet, because buffers are low. False if there is none that may be.
+    pub(super) fn shed(&mut self, now: Nanos, way: &mut Way<'_>) -> bool {
+        self.tree.shed(
+            now,
+            1,
+            &mut Leaving { way, left: &mut self.left, accounts: &mut self.accounts, overhead: self.sizes.2 },
+        ) > 0
     }
 
     /// Drops all that waits.
@@ -291,6 +327,7 @@ impl PortShaper {
         std::mem::swap(&mut self.taken, &mut old.taken);
         std::mem::swap(&mut self.given, &mut old.given);
         std::mem::swap(&mut self.left, &mut old.left);
+        std::mem::swap(&mut self.accounts, &mut old.accounts);
         std::mem::swap(&mut self.samples, &mut old.samples);
         std::mem::swap(&mut self.batch, &mut old.batch);
         let max = Some(Rate { bits_per_second: self.rate });
@@ -302,9 +339,9 @@ impl PortShaper {
 
     /// Gives all that waits to the shaper of another configuration, or to the outbox.
     pub(super) fn empty(&mut self, now: Nanos, class_of: &[u16], new: Option<&mut Self>, way: &mut Way<'_>) {
-        let Self { tree, nodes, classes, keys, left, .. } = self;
+        let Self { tree, nodes, classes, keys, shape, left, accounts, sizes: (.., overhead), .. } = self;
         let Some(new) = new else {
-            let mut leaving = Leaving { way, left };
+            let mut leaving = Leaving { way, left, accounts, overhead: *overhead };
             return tree.drain(now, |waiting| leaving.send(waiting.item, waiting.class));
         };
         tree.drain(now, |Waiting { class, host, flow, item }| {
@@ -312,12 +349,18 @@ impl PortShaper {
             let class =
                 place.and_then(|place| class_of.get(classes.start + place)).map_or(NONE16, |&new| new);
             let by = place.and_then(|place| keys.get(place).copied()).flatten();
+            let has_queues = place.is_some_and(|place| shape.get(place).is_some_and(has_queue_by_host));
+            let counted = || accounts.as_ref().and_then(|accounts| accounts.host(&item));
             // Whose it is by another key cannot be told from a packet that is translated already.
-            let host = if new.host_key(class) == by { host } else { 0 };
+            let host = if has_queues { Some(host) } else { counted() }.filter(|_| new.host_key(class) == by);
             new.put((item, class, host, flow), now, way);
         });
         new.settle(now, way);
     }
+}
+
+fn has_queue_by_host((_, class): &Placed) -> bool {
+    matches!(class.kind, Kind::Hosts(_))
 }
 
 /// A class as the tree has it.
@@ -387,10 +430,16 @@ impl Way<'_> {
 struct Leaving<'a, 'b> {
     way: &'a mut Way<'b>,
     left: &'a mut [u64],
+    accounts: &'a mut Option<Box<Accounts>>,
+    overhead: Overhead,
 }
 
 impl Leaving<'_, '_> {
-    fn leaves(&mut self, frame: &Frame, node: NodeId) {
+    fn leaves(&mut self, frame: &Frame, node: NodeId, is_sent: bool) {
+        if let Some(accounts) = self.accounts {
+            let octets = if is_sent { self.overhead.wire(frame.len() as u32) } else { 0 };
+            accounts.end(frame, octets.into());
+        }
         // Nodes are classes in their order, behind the port.
         let place = (node.0 as usize).wrapping_sub(1);
         if let Some(left) = self.left.get_mut(place) {
@@ -401,7 +450,7 @@ impl Leaving<'_, '_> {
 
 impl Sink<Frame> for Leaving<'_, '_> {
     fn send(&mut self, frame: Frame, node: NodeId) {
-        self.leaves(&frame, node);
+        self.leaves(&frame, node, true);
         if let Err(frame) = self.way.outbox.push(frame) {
             discard(frame, DropReason::TransmitQueueFull, self.way.pool, self.way.counters);
         }
@@ -412,7 +461,7 @@ impl Sink<Frame> for Leaving<'_, '_> {
     }
 
     fn drop(&mut self, frame: Frame, node: NodeId, cause: Cause) {
-        self.leaves(&frame, node);
+        self.leaves(&frame, node, false);
         discard(frame, reason(cause), self.way.pool, self.way.counters);
     }
 }

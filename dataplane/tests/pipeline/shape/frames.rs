@@ -1,4 +1,5 @@
-//! Packets that wait: those of several buffers, pieces, what a line adds to each, and their order when classes change.
+//! Packets that wait, as buffers: who loses some when they are low, those of several buffers, pieces, what a line adds to
+//! each, and their order when classes change.
 
 use super::*;
 use sluice_dataplane::snapshot::Codel;
@@ -41,6 +42,46 @@ fn empty(lab: &mut Lab) -> Vec<(usize, Vec<u8>)> {
         out.extend(lab.collect());
     }
     out
+}
+
+#[test]
+fn while_buffers_are_low_the_longest_queue_loses_and_no_other() {
+    let mut lab = Lab::new(patient());
+    // 720 packets of six buffers each, where there are 4,000 buffers, of which 125 are to be free, and places for 1,000
+    // packets; by other flows and another class, 80 short ones each.
+    let meek = [((host(5), 1), 250), ((host(6), 3), 250), ((host(7), 2), 250)];
+    for round in 0..80 {
+        for number in 0..9 {
+            lab.send(LAN, &numbered((host(5), 4), 9000, round * 9 + number));
+        }
+        for (end, len) in meek {
+            lab.send(LAN, &numbered(end, len, round));
+        }
+        lab.poll();
+        // Buffers are looked at as time passes.
+        lab.now += MILLISECOND;
+        assert!(lab.worker.shard().pool.free() >= 60, "room for the devices' rings, within a burst too");
+    }
+    lab.poll();
+    let free = lab.worker.shard().pool.free();
+    assert!(
+        (125..125 + 6 + 12).contains(&free),
+        "as many packets are given up as hold what is missing: {free}"
+    );
+    let shed = lab.drops(DropReason::ShaperFrames);
+    assert!(shed > 0);
+    assert_eq!(
+        lab.counters().drops.iter().sum::<u64>(),
+        shed,
+        "nothing else is lost, not even for want of a buffer"
+    );
+    let out = numbers(&empty(&mut lab));
+    for ((_, port), _) in meek {
+        assert_eq!(from(&out, port), (0..80).collect::<Vec<_>>(), "of port {port}, all, in order");
+    }
+    let greedy = from(&out, 4);
+    assert!(greedy.len() as u64 == 720 - shed && greedy.is_sorted());
+    lab.close();
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `[[shapers.NAME.classes]]`: a class by itself, and which packets reach it.
 
 use super::{ancestors, children};
-use crate::config::model::{Class, ClassMatch, Link, PerEnd, PerHost};
+use crate::config::model::{Class, ClassMatch, HostAccounts, Link, PerEnd, PerHost};
 use crate::config::reader::{At, Table, boolean, integer, text, text_or_number};
 use crate::config::report::{Sink, quote};
 use crate::config::units::{self, Wrong};
@@ -31,7 +31,7 @@ impl Reader<'_, '_> {
         }
         let name = table.one("name", text(class_name), sink).map_or(String::new(), |at| at.value);
         if !self.has_rate {
-            const NEED: [&str; 15] = [
+            const NEED: [&str; 16] = [
                 "priority",
                 "guaranteed",
                 "max",
@@ -40,6 +40,7 @@ impl Reader<'_, '_> {
                 "per",
                 "each-guaranteed",
                 "each-max",
+                "accounts",
                 "most",
                 "target",
                 "interval",
@@ -74,6 +75,7 @@ impl Reader<'_, '_> {
             weight: table.one("weight", integer(1..=1000), sink).map_or(1, |at| at.value as u16),
             burst: table.one("burst", text(units::size), sink).map(|at| at.value),
             per: per(table, sink),
+            accounts: accounts(table, sink),
             target: table.one("target", text(units::duration), sink).map(|at| at.value),
             interval: table.one("interval", text(units::duration), sink).map(|at| at.value),
             ecn: table.one("ecn", boolean, sink).is_none_or(|at| at.value),
@@ -143,7 +145,8 @@ fn class_name(text: &str) -> Result<String, Wrong> {
 fn per(table: &Table<'_>, sink: &mut Sink<'_>) -> Option<PerHost> {
     let end = table.one("per", text(per_end), sink);
     if !table.has("per") {
-        for key in ["each-guaranteed", "each-max", "most"].into_iter().filter(|key| table.has(key)) {
+        let of_per = ["each-guaranteed", "each-max", "most"].into_iter();
+        for key in of_per.filter(|key| table.has(key) && (*key != "most" || !table.has("accounts"))) {
             sink.error(&table.key_span(key), format!("`{key}` without `per`"))
                 .help("say what is meant by each, such as `per = \"source\"`");
         }
@@ -157,16 +160,30 @@ fn per(table: &Table<'_>, sink: &mut Sink<'_>) -> Option<PerHost> {
                 .help("`each-guaranteed` is at most `each-max`");
         }
     }
-    let most = table.one("most", integer(1..=1 << 20), sink).map_or(HOSTS, |at| at.value);
     let (end, bits) = end?.value;
-    Some(PerHost { end, bits, guaranteed, max, most })
+    Some(PerHost { end, bits, guaranteed, max, most: most(table, sink) })
+}
+
+fn accounts(table: &Table<'_>, sink: &mut Sink<'_>) -> Option<HostAccounts> {
+    let by = table.one("accounts", text(per_end), sink);
+    if table.has("accounts") && table.has("per") {
+        sink.error(&table.key_span("accounts"), "with `per`, each has an account anyway")
+            .help("leave `accounts` out, or `per` if all are to share the class's queues");
+        return None;
+    }
+    let (end, bits) = by?.value;
+    Some(HostAccounts { end, bits, most: most(table, sink) })
+}
+
+fn most(table: &Table<'_>, sink: &mut Sink<'_>) -> u32 {
+    table.one("most", integer(1..=1 << 20), sink).map_or(HOSTS, |at| at.value)
 }
 
 /// `source`, `destination`, with the bits that count for IPv4 (up to 32) or IPv6 (more): the other family's are whole
 /// addresses, and of IPv6 without bits it is the 64 of a subnet.
 fn per_end(text: &str) -> Result<(PerEnd, (u8, u8)), Wrong> {
     let wrong = || {
-        Wrong::new(format!("{} does not say what shares a queue", quote(text)))
+        Wrong::new(format!("{} does not say which hosts are meant", quote(text)))
             .help("\"source\" or \"destination\", or a prefix such as \"source/24\"")
     };
     let (end, bits) = text.split_once('/').map_or((text, None), |(end, bits)| (end, Some(bits)));
@@ -194,6 +211,10 @@ pub(super) fn check_reach(classes: &[Class], tables: &[Table<'_>], sink: &mut Si
         if has_children && class.per.is_some() {
             sink.error(&table.key_span("per"), "a class that holds others has no packets of its own")
                 .help("`per` goes with a class that no other names as its parent");
+        }
+        if has_children && class.accounts.is_some() {
+            sink.error(&table.key_span("accounts"), "a class that holds others has no packets of its own")
+                .help("`accounts` goes with a class that no other names as its parent");
         }
         let siblings = || children(classes, class.parent).take_while(|&other| other < index);
         if class.default {

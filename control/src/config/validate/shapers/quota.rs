@@ -14,9 +14,9 @@ const CLASS: &str = "class:";
 pub(super) fn read(table: &Table<'_>, sink: &mut Sink<'_>) -> Quota {
     let octets = table.one("quota", text(units::quota), sink).map(|at| at.value);
     let each = table.one("each-quota", text(units::quota), sink).map(|at| at.value);
-    if table.has("each-quota") && !table.has("per") {
-        sink.error(&table.key_span("each-quota"), "`each-quota` without `per`")
-            .help("say what is meant by each, such as `per = \"source\"`");
+    if table.has("each-quota") && !table.has("per") && !table.has("accounts") {
+        sink.error(&table.key_span("each-quota"), "`each-quota` without `per` or `accounts`")
+            .help("say what is meant by each, such as `accounts = \"source\"`");
     }
     if table.has("over-quota") && !table.has("quota") && !table.has("each-quota") {
         sink.error(&table.key_span("over-quota"), "`over-quota` without a quota")

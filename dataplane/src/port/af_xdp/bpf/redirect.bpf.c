@@ -34,7 +34,7 @@ struct {
 #define IS_TRANSPORT (1u << 24)
 struct {
 	MAP_ATTR(type, BPF_MAP_TYPE_HASH);
-	MAP_ATTR(max_entries, 32);
+	MAP_ATTR(max_entries, 34);
 	__u32 *key;
 	__u8 *value;
 } kernel_matches SEC(".maps");
