@@ -8,7 +8,7 @@ use crate::burst::{Burst, Mask};
 use crate::probe::Probe;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
-use crate::stage::ahead::Ahead;
+use crate::stage::together::Groups;
 use crate::stage::{
     FirstPackets, acl, class, fastpath, flow, fragment, guard, icmp_error, lists, mark, mss, nat, owner,
     parse, police, port_control, rewrite, route, sanity, transmit,
@@ -43,8 +43,7 @@ fn stages(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut
     let first = probe.stage("flow", || flow::find(burst, burst.live, shard, snapshot));
     probe.did("flow", burst);
     if !first.is_empty() {
-        let decisions = &mut FirstPackets::default();
-        probe.around("first_packets", |probe| first_packets(burst, first, decisions, shard, snapshot, probe));
+        probe.around("first_packets", |probe| first_packets(burst, first, false, shard, snapshot, probe));
     }
     leave(burst, shard, snapshot, probe);
 }
@@ -72,53 +71,67 @@ fn go(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut imp
 }
 
 /// The slow path: decides what becomes of packets that belong to no flow yet. What hangs on a packet and the configuration
-/// alone is found out for all of them together. The rest is decided one after the other, as the session that one of them makes
-/// may be that of those behind it; but what they look at is fetched ahead.
+/// alone is found out for all of them at once. The rest is decided in their order, as the session that one of them makes may be
+/// that of those behind it: together where it cannot be, or alone. `asked` says that another worker asks.
 #[inline(never)]
 fn first_packets(
     burst: &mut Burst,
     mask: Mask,
+    asked: bool,
+    shard: &mut Shard,
+    snapshot: &Snapshot,
+    probe: &mut impl Probe,
+) {
+    let mut first = shard.first.take().unwrap_or_default();
+    decide_all(burst, mask, asked, &mut first, shard, snapshot, probe);
+    shard.first = Some(first);
+}
+
+fn decide_all(
+    burst: &mut Burst,
+    mask: Mask,
+    asked: bool,
     first: &mut FirstPackets,
     shard: &mut Shard,
     snapshot: &Snapshot,
     probe: &mut impl Probe,
 ) {
     let epoch = shard.neighbors.epoch();
+    first.begin(asked);
     let mask = lists::run(burst, mask, shard, snapshot);
     probe.did("lists", burst);
-    if !first.is_asked() {
+    if !asked {
         shard.firsts.keep(burst, mask);
     }
     route::locate(burst, mask, first, snapshot);
     acl::classify(burst, mask, first, snapshot);
-    let mut ahead = Ahead::begin(burst, mask, first, shard, snapshot);
-    for i in mask {
-        ahead.step(burst, first, shard, snapshot);
-        first.begin(i, flow::find_first(burst, i, first, shard, snapshot));
+    let mut groups = Groups::of(mask, first, shard);
+    while groups.next(burst, first, shard, snapshot) {
         guard::run(burst, first, snapshot);
         sanity::first(burst, first, snapshot);
-        probe.decided("guard", i, burst, first);
+        probe.decided("guard", burst, first);
         icmp_error::run(burst, first, shard, snapshot);
-        probe.decided("icmp_error", i, burst, first);
+        probe.decided("icmp_error", burst, first);
         owner::run(burst, first, shard, snapshot);
         sanity::unasked(burst, first, shard, snapshot);
-        probe.decided("sanity", i, burst, first);
+        probe.decided("sanity", burst, first);
         acl::run(burst, first, shard, snapshot);
-        probe.decided("acl", i, burst, first);
+        probe.decided("acl", burst, first);
         nat::destination(burst, first, shard, snapshot);
-        probe.decided("nat_destination", i, burst, first);
+        probe.decided("nat_destination", burst, first);
         port_control::run(burst, first, shard, snapshot);
-        probe.decided("port_control", i, burst, first);
+        probe.decided("port_control", burst, first);
         route::decide(burst, first, shard, snapshot);
         lists::out(burst, first, shard, snapshot);
-        probe.decided("route_decide", i, burst, first);
+        probe.decided("route_decide", burst, first);
         nat::source(burst, first, shard, snapshot);
-        probe.decided("nat_source", i, burst, first);
+        probe.decided("nat_source", burst, first);
+        flow::foresee_answers(burst, first, shard);
         class::decide(burst, first, snapshot);
         police::classify(burst, first, snapshot);
-        probe.decided("class", i, burst, first);
+        probe.decided("class", burst, first);
         flow::install(burst, first, shard, snapshot);
-        probe.decided("install", i, burst, first);
+        probe.decided("install", burst, first);
     }
     if shard.neighbors.epoch() != epoch {
         flow::refresh(burst, burst.live, shard, snapshot);
@@ -130,10 +143,7 @@ pub fn decide(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: 
     let unknown = probe.stage("flow", || flow::known(burst, burst.live, shard, snapshot));
     probe.did("flow", burst);
     if !unknown.is_empty() {
-        let decisions = &mut FirstPackets::asked();
-        probe.around("first_packets", |probe| {
-            first_packets(burst, unknown, decisions, shard, snapshot, probe)
-        });
+        probe.around("first_packets", |probe| first_packets(burst, unknown, true, shard, snapshot, probe));
     }
 }
 

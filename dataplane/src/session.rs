@@ -22,7 +22,7 @@ use self::age::Sweep;
 pub use self::batch::Batch;
 use self::copies::Copies;
 pub use self::copies::{Activity, Ended, Lease, SessionId};
-pub use self::cross::Ends6;
+pub use self::cross::{Ends6, SessionKey};
 pub use self::evict::Evicted;
 use self::evict::Expendable;
 pub use self::flow::{
@@ -155,6 +155,11 @@ impl Sessions {
         self.live as usize == self.slab.capacity()
     }
 
+    /// Whether there is room for so many more.
+    pub fn has_room(&self, more: usize) -> bool {
+        self.live as usize + more <= self.slab.capacity()
+    }
+
     /// Memory of the tables, bytes.
     pub fn bytes(&self) -> usize {
         self.v4.bytes()
@@ -209,30 +214,30 @@ impl Sessions {
 
     /// Makes a session; the index of its forward flow. `None` if there is no room. A session that holds one of the keys
     /// gives way, and if the table is full one that can best be missed, where that is wanted.
-    pub fn create<K>(
+    pub fn create<K: SessionKey>(
         &mut self,
         new: &NewSession<K>,
         now: Nanos,
         nat: &mut Nat,
         counters: &mut Counters,
-    ) -> Option<u32>
-    where
-        K: Into<FlowKey> + Copy,
-    {
-        let keys: [FlowKey; 2] = new.keys.map(Into::into);
-        let hashes = [0, 1].map(|i: usize| self.hash(&keys[i]));
+    ) -> Option<u32> {
+        let hashes = [0, 1].map(|i: usize| new.keys[i].hash(self));
+        self.create_hashed(new, hashes, now, nat, counters)
+    }
+
+    /// As [`create`](Self::create), for a caller that has the hashes of the keys.
+    pub fn create_hashed<K: SessionKey>(
+        &mut self,
+        new: &NewSession<K>,
+        hashes: [u64; 2],
+        now: Nanos,
+        nat: &mut Nat,
+        counters: &mut Counters,
+    ) -> Option<u32> {
+        let keys = &new.keys;
         for (key, hash) in keys.iter().zip(hashes) {
-            if self.is_absent(key, hash) {
-                continue;
-            }
-            let found = self.find_hashed(key, hash);
-            if let Some(flow) = found.and_then(|index| self.flow(key.family(), index)) {
-                let (session, is_copy) = (flow.session(), flow.is_copy());
-                if is_copy {
-                    self.remove_copy(session);
-                } else {
-                    self.end(session, nat, counters);
-                }
+            if key.choose(hash, self) != NONE {
+                self.clear((*key).into(), hash, nat, counters);
             }
         }
         if self.is_full() {
@@ -264,7 +269,7 @@ impl Sessions {
             // A packet whose reply has the very same tuple (a host that talks to itself) has one flow.
             if direction == 0 || keys[1] != keys[0] {
                 let (key, hash) = (&keys[direction], hashes[direction]);
-                flows[direction] = self.insert_hashed(key, hash, flow).unwrap_or(NONE);
+                flows[direction] = key.insert(hash, flow, self).unwrap_or(NONE);
             }
         }
         let generation = self.slab[index as usize].generation.wrapping_add(1);
@@ -297,6 +302,20 @@ impl Sessions {
         self.live += 1;
         counters.sessions_created += 1;
         Some(flows[0])
+    }
+
+    /// Ends the session that holds a key, if there is one.
+    #[cold]
+    fn clear(&mut self, key: FlowKey, hash: u64, nat: &mut Nat, counters: &mut Counters) {
+        let found = self.find_hashed(&key, hash);
+        if let Some(flow) = found.and_then(|index| self.flow(key.family(), index)) {
+            let (session, is_copy) = (flow.session(), flow.is_copy());
+            if is_copy {
+                self.remove_copy(session);
+            } else {
+                self.end(session, nat, counters);
+            }
+        }
     }
 
     /// Ends a session, and gives up its NAT binding.

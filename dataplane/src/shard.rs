@@ -12,6 +12,7 @@ use crate::nat::Nat;
 use crate::port::Outbox;
 use crate::session::{Batch, Key4, Key6, Sessions};
 use crate::snapshot::Snapshot;
+use crate::stage::FirstPackets;
 use crate::stage::syn::HeldSyns;
 use crate::stage::{fragment::Fragments, police::Limiters, shape::Shapers};
 use crate::trace::Tracer;
@@ -29,6 +30,8 @@ pub struct Shard {
     pub batch4: Box<Batch<Key4>>,
     /// Look-ups of IPv6 flows under way.
     pub batch6: Box<Batch<Key6>>,
+    /// What is decided about the first packets of a burst; not here while that is done.
+    pub first: Option<Box<FirstPackets>>,
     /// NAT bindings and the external ports in use.
     pub nat: Nat,
     /// Token buckets of the limits.
@@ -65,6 +68,7 @@ impl Shard {
             sessions: Sessions::new(snapshot),
             batch4: Box::default(),
             batch6: Box::default(),
+            first: Some(Box::default()),
             nat: Nat::new(snapshot),
             limiters: Limiters::new(snapshot),
             shapers: Shapers::new(snapshot, 1),

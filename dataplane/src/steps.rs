@@ -61,9 +61,9 @@ impl Probe for Steps {
         }
     }
 
-    fn decided(&mut self, stage: &'static str, i: usize, burst: &Burst, first: &FirstPackets) {
-        if i == 0 {
-            self.note(stage, burst, Some(*first.decision()));
+    fn decided(&mut self, stage: &'static str, burst: &Burst, first: &FirstPackets) {
+        if let Some(decision) = first.decision(0) {
+            self.note(stage, burst, Some(*decision));
         }
     }
 }

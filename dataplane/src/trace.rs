@@ -454,17 +454,17 @@ impl Probe for Tracer {
         });
     }
 
-    fn decided(&mut self, stage: &'static str, i: usize, burst: &Burst, first: &FirstPackets) {
+    fn decided(&mut self, stage: &'static str, burst: &Burst, first: &FirstPackets) {
         let now = tsc::now();
-        let ticks = now.saturating_sub(self.mark) as u32;
-        if let Some(traced) =
-            self.under_way.get_mut(i).filter(|traced| self.chosen.has(i) && traced.is_live())
-        {
+        // Each has its part of what they took together.
+        let ticks = now.saturating_sub(self.mark) as u32 / first.group().count().max(1) as u32;
+        for i in first.group().or(first.found()).and(self.chosen) {
+            let Some(traced) = self.under_way.get_mut(i).filter(|traced| traced.is_live()) else { continue };
             let last = usize::from(traced.costs_len).checked_sub(1).map_or("", |last| traced.costs[last].0);
             // The stage of ICMP errors sees to those about a live session to their end.
             if first.is_turn(i) || (stage == "icmp_error" && last == "guard") {
                 traced.cost(stage, ticks);
-                traced.note(burst, i, Some(*first.decision()), true);
+                traced.note(burst, i, first.decision(i).copied(), true);
             } else if stage == "guard" {
                 // One ahead of it in the burst has made its session.
                 traced.cost("flow", ticks);

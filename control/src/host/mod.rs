@@ -44,14 +44,6 @@ pub enum HostError {
         /// The interface's device.
         device: String,
     },
-    /// The interface has no address by which the kernel's device could be found.
-    #[error(
-        "interfaces.{interface}: with host = \"kernel\" it needs an `address`, which the kernel has, too"
-    )]
-    NoAddress {
-        /// The interface.
-        interface: String,
-    },
     /// The kernel has no such device.
     #[error(
         "interfaces.{interface}: the kernel has no device for it{}", match .vlan {
@@ -132,9 +124,9 @@ pub fn plan(config: &mut Config, before: &Narrowed) -> Result<Option<(Plan, Vec<
     let kernel = rtnetlink.addresses()?;
     let mut interfaces = Vec::new();
     for &index in &hosted {
-        let device = match config.interfaces[index].from_kernel {
-            true => followed_device(config, index, &mut rtnetlink)?,
-            false => kernel_device(config, index, &kernel)?,
+        let device = match kernel_device(config, index, &kernel)? {
+            Some(device) => device,
+            None => device_by_name(config, index, &mut rtnetlink)?,
         };
         interfaces.push((index as u16, device));
     }
@@ -209,10 +201,18 @@ fn is_hosted(config: &Config, index: usize) -> bool {
     matches!(link, Some(Link::Device(device)) if device.host == Host::Kernel)
 }
 
-/// The kernel's device that has the interface's addresses, all of which it must have.
-fn kernel_device(config: &Config, index: usize, kernel: &[(u32, IpAddr, u8)]) -> Result<u32, HostError> {
+/// The kernel's device that has the interface's addresses, all of which it must have. None if they come and go, or there are
+/// none.
+fn kernel_device(
+    config: &Config,
+    index: usize,
+    kernel: &[(u32, IpAddr, u8)],
+) -> Result<Option<u32>, HostError> {
     let interface = &config.interfaces[index];
     let mut device = None;
+    if interface.from_kernel {
+        return Ok(None);
+    }
     for prefix in &interface.addresses {
         let found = kernel.iter().find(|(_, own, _)| *own == prefix.address);
         let (ifindex, _, _) = found.ok_or_else(|| HostError::Address {
@@ -223,11 +223,11 @@ fn kernel_device(config: &Config, index: usize, kernel: &[(u32, IpAddr, u8)]) ->
         })?;
         device.get_or_insert(*ifindex);
     }
-    device.ok_or_else(|| HostError::NoAddress { interface: interface.name.clone() })
+    Ok(device)
 }
 
-/// The kernel's device of an interface whose addresses come and go.
-fn followed_device(config: &Config, index: usize, rtnetlink: &mut Rtnetlink) -> Result<u32, HostError> {
+/// The kernel's device of an interface, by what the configuration calls it.
+fn device_by_name(config: &Config, index: usize, rtnetlink: &mut Rtnetlink) -> Result<u32, HostError> {
     let place = uplink::place(config, index);
     let wanted = place.as_ref().map(|place| (place.device.as_str(), &place.tags[..]));
     let found = rtnetlink.devices_of(wanted)?.into_iter().next().flatten();

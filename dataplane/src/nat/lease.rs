@@ -228,10 +228,12 @@ impl Nat {
     /// # Errors
     /// See [`Refusal`]; then all is as it was.
     pub fn lease(&mut self, ask: &Ask, of: &Pool) -> Result<(u32, u16), Refusal> {
-        let mut known = self.known(ask.pool, ask.inside, (0, 0), ask.protocol);
+        let Ask { pool, inside, protocol, .. } = *ask;
+        let wanted = Wanted { pool, of, inside, remote: (0, 0), protocol };
+        let mut known = self.known(&wanted);
         if let Some(over) = known.filter(|&index| self.lease_left(index) == Some(0)) {
             self.end_lease(over);
-            known = self.known(ask.pool, ask.inside, (0, 0), ask.protocol);
+            known = self.known(&wanted);
         }
         let before = known.and_then(|index| self.leases.of(index)).copied();
         if let Some(other) = before.filter(|lease| lease.nonce != ask.nonce) {
@@ -247,7 +249,7 @@ impl Nat {
         }
         let index = match known {
             Some(index) => index,
-            None => self.bind_for_lease(ask, of)?,
+            None => self.bind_for_lease(ask, &wanted)?,
         };
         let external = self.get(index).map_or((0, 0), |binding| binding.external);
         let (address, port) = ask.suggested;
@@ -271,12 +273,10 @@ impl Nat {
         Ok(external)
     }
 
-    fn bind_for_lease(&mut self, ask: &Ask, of: &Pool) -> Result<u32, Refusal> {
+    fn bind_for_lease(&mut self, ask: &Ask, wanted: &Wanted<'_>) -> Result<u32, Refusal> {
         let port = if ask.suggested.1 == 0 { ask.inside.1 } else { ask.suggested.1 };
         let wish = Wish::new(PortChoice::Preserve, port, ask.protocol);
-        let Ask { pool, inside, protocol, .. } = *ask;
-        let wanted = Wanted { pool, of, inside, remote: (0, 0), protocol };
-        self.bind_new(&wanted, &wish, false).map_err(|reason| match reason {
+        self.bind_new(wanted, &wish, false).map_err(|reason| match reason {
             DropReason::NatPortLimit | DropReason::NatSessionLimit => Refusal::Quota,
             _ => Refusal::NoRoom,
         })

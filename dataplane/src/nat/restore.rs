@@ -77,7 +77,7 @@ impl Restore {
         // Under no name by which anybody looks for one; who keeps it gives it the right one.
         let ends = u64::from(like.external.0) << 32 | u64::from(like.external.1) << 16;
         let key = [u64::from(number) << 32 | u64::from(NONE16), ends | 0x8000 | u64::from(like.protocol)];
-        let index = nat.insert(key, binding, &allocation).ok()?;
+        let index = nat.insert(nat.name(key), binding, &allocation).ok()?;
         self.bindings.insert(name, index);
         Some(index)
     }

@@ -97,7 +97,7 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
                 }
             }
         };
-        first.decision.rule = rule;
+        first.decisions[i].rule = rule;
         if action != AclAction::Accept {
             count(shard, rule, burst.packet_len(i));
             burst.actions[i].rule = rule;

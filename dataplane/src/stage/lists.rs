@@ -51,7 +51,7 @@ pub fn out(burst: &mut Burst, first: &FirstPackets, shard: &mut Shard, snapshot:
         return;
     }
     for i in first.open(burst) {
-        let decision = &first.decision;
+        let decision = &first.decisions[i];
         if guard_of(decision.egress, snapshot).is_none_or(|guard| guard.block == 0) {
             continue;
         }

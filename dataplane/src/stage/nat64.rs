@@ -111,7 +111,7 @@ pub(super) fn destination(burst: &mut Burst, i: usize, first: &mut FirstPackets,
         Some(_) if embedding(src, snapshot).is_some() => burst.drop(i, DropReason::SourceInvalid),
         Some(Err(reason)) => burst.reject(i, reason, Answer::NoRoute),
         Some(Ok(address)) => {
-            let decision = &mut first.decision;
+            let decision = &mut first.decisions[i];
             decision.src = (0, headers.src_port);
             decision.dst = (address, headers.dst_port);
             decision.cross = Cross::ToV4;
@@ -133,7 +133,7 @@ pub(super) fn source(
     snapshot: &Snapshot,
 ) {
     let headers = &burst.headers[i];
-    let decision = &mut first.decision;
+    let decision = &mut first.decisions[i];
     let ends = addresses6(burst.bytes(i), headers);
     let Some(rule) = rule(snapshot, ends, decision.egress) else {
         return burst.reject(i, DropReason::Nat64NoRule, Answer::NoRoute);

@@ -408,18 +408,18 @@ fn source_again(
     match nat::source_of(ends, facts.protocol, decision.egress, snapshot) {
         Source::Kept => {}
         Source::Static(outside) => (decision.src.0, decision.rewritten) = (outside, true),
-        Source::Pool(rule) if portless::is_portless(facts.protocol) => {
+        Source::Pool(pool) if portless::is_portless(facts.protocol) => {
             let external = old.new.source();
-            let pool = snapshot.pools.get(usize::from(rule.pool));
-            if !pool.is_some_and(|pool| portless::may_keep(external, pool, snapshot)) {
+            let of = snapshot.pools.get(usize::from(pool));
+            if !of.is_some_and(|of| portless::may_keep(external, of, snapshot)) {
                 return false;
             }
-            shard.nat.keep_address(session.binding, rule.pool);
+            shard.nat.keep_address(session.binding, pool);
             (decision.src.0, decision.rewritten) = (external.to_bits(), true);
             decision.binding = session.binding;
         }
-        Source::Pool(rule) => {
-            let may = shard.nat.keep(session.binding, rule.pool, decision.dst);
+        Source::Pool(pool) => {
+            let may = shard.nat.keep(session.binding, pool, decision.dst);
             let Some(binding) = shard.nat.get(session.binding).filter(|_| may) else { return false };
             (decision.binding, decision.src) = (session.binding, binding.external);
         }
