@@ -17,7 +17,7 @@ use tracing::{debug, info, warn};
 use crate::api::{self, ApiError};
 use crate::capture;
 use crate::commit::{self, Adopts, Keeper, Store};
-use crate::config;
+use crate::config::{self, NatLog};
 use crate::diff::{self, Loaded};
 use crate::export::Logger;
 use crate::link::{self, DataPlane, Greeting};
@@ -65,14 +65,20 @@ pub fn run() -> Result<(), ControlError> {
     if let Err(error) = service::renounce_all() {
         warn!("control: more rights than needed are kept: {error}");
     }
+    if let Err(error) = service::take_descriptors() {
+        warn!("control: fewer clients than could be are served at once: {error}");
+    }
     let mut signals =
         Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("cannot install signal handlers"))?;
     let data_plane = Arc::new(DataPlane::at(link).map_err(system("cannot start a thread"))?);
     let greeting = data_plane.greet().map_err(ControlError::Refused)?;
     log::set(config::log_of(&greeting.text));
-    let logger =
-        log_of_nat(&greeting, &data_plane).map_err(system("cannot start the thread of NAT's log"))?;
-    let (commits, desk) = Commits::start(&greeting, &data_plane)?;
+    // The data plane runs by it, so it is right.
+    let (running, _) = Loaded::new(&greeting.file.display().to_string(), &greeting.text)
+        .map_err(|report| ControlError::Refused(report.to_string()))?;
+    let logger = log_of_nat(running.config.nat_log.as_ref(), &greeting, &data_plane);
+    let logger = logger.map_err(system("cannot start the thread of NAT's log"))?;
+    let (commits, desk) = Commits::start(&greeting, running, &data_plane)?;
     let more = commit::api::routes(desk)
         .merge(capture::api::routes(data_plane.clone()))
         .merge(trace::api::routes(data_plane.clone()))
@@ -110,18 +116,19 @@ pub fn run() -> Result<(), ControlError> {
 }
 
 /// The log of NAT, if the configuration wants one.
-fn log_of_nat(greeting: &Greeting, data_plane: &Arc<DataPlane>) -> io::Result<Option<Logger>> {
-    let name = greeting.file.display().to_string();
-    // The data plane runs by it, so it is right.
-    let Ok((config, _)) = config::load_str(&name, &greeting.text) else { return Ok(None) };
-    let Some(log) = config.nat_log else { return Ok(None) };
+fn log_of_nat(
+    log: Option<&NatLog>,
+    greeting: &Greeting,
+    data_plane: &Arc<DataPlane>,
+) -> io::Result<Option<Logger>> {
+    let Some(log) = log else { return Ok(None) };
     let (data_plane, mut next) = (data_plane.clone(), 0);
     let source = move |sinks: &[_]| {
         let batch = data_plane.records(next, sinks.to_vec()).unwrap_or_default();
         next = batch.next().max(next);
         batch.records
     };
-    Logger::start(&log, &greeting.sinks, source).map(|(logger, _)| Some(logger))
+    Logger::start(log, &greeting.sinks, source).map(|(logger, _)| Some(logger))
 }
 
 /// The keeper of configurations, on a thread that may wait; it ends when dropped.
@@ -132,16 +139,18 @@ struct Commits {
 }
 
 impl Commits {
-    fn start(greeting: &Greeting, data_plane: &Arc<DataPlane>) -> Result<(Self, commit::Desk), ControlError> {
+    fn start(
+        greeting: &Greeting,
+        running: Loaded,
+        data_plane: &Arc<DataPlane>,
+    ) -> Result<(Self, commit::Desk), ControlError> {
         let mut store = Store::open(&greeting.state);
         for complaint in store.complaints() {
             warn!("{complaint}");
         }
         let last = store.last().filter(|last| store.text(last.id).as_ref() == Some(&greeting.text));
-        let name = last.map_or_else(|| greeting.file.display().to_string(), |last| last.file.clone());
-        // The data plane runs by it, so it is right.
-        let (running, _) =
-            Loaded::new(&name, &greeting.text).map_err(|report| ControlError::Refused(report.to_string()))?;
+        let name = last.map_or_else(|| running.file.clone(), |last| last.file.clone());
+        let running = Loaded { file: name, ..running };
         let (file, now) = (greeting.file.clone(), Instant::now());
         let (mut keeper, desk) = Keeper::new(file, running, greeting.socket_of_config, store, now);
         let [hang_up, stop] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));

@@ -188,6 +188,7 @@ pub fn succeed() -> Result<Ended, RunError> {
 }
 
 /// How a gateway has come to its end.
+#[derive(Debug)]
 pub enum Ended {
     /// In order.
     Stopped,
@@ -543,7 +544,7 @@ impl Gateway<'_> {
     fn run_errands(&mut self) -> bool {
         while let Ok(errand) = self.to_do.try_recv() {
             match errand {
-                Errand::Adopt { name, text, reply } => self.reload.request(name, text, reply),
+                Errand::Adopt { name, text, loaded, reply } => self.reload.request(name, text, loaded, reply),
                 Errand::Upgrade { reply, .. } if self.pending.is_some() => {
                     let _ = reply.try_send(Err("an upgrade is under way".into()));
                 }

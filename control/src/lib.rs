@@ -17,6 +17,7 @@ pub mod drops;
 pub mod explain;
 pub mod export;
 pub mod figures;
+pub mod gaps;
 pub mod gateway;
 pub mod golden;
 pub mod host;

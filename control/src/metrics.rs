@@ -5,6 +5,7 @@ use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, Me
 use prometheus::{Encoder, TextEncoder};
 use sluice_dataplane::counters::Counters;
 use sluice_dataplane::port::af_xdp::DeviceControl;
+use sluice_dataplane::pulse;
 use sluice_dataplane::snapshot::Snapshot;
 use sluice_dataplane::verdict::DropReason;
 
@@ -456,7 +457,7 @@ fn workers(page: &mut Page, loops: &[Loop]) {
         bursts,
     );
     let turns = each().map(|(labels, one)| {
-        let bounds = TURNS.map(|power| ((1u64 << power) as f64, power));
+        let bounds = TURNS.map(|power| ((1u64 << power) as f64, pulse::place(1 << power)));
         histogram(labels, &one.turns.lengths, &bounds, one.turns.busy + one.turns.idle - one.turns.asleep)
     });
     let turns = turns.collect();

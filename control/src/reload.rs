@@ -18,7 +18,7 @@ use sluice_dataplane::snapshot::{Allocation, Snapshot};
 use sluice_dataplane::stage::owner::Owners;
 use tracing::debug;
 
-use crate::config::{self, Config, Device, DeviceFacts, Interface, Link, Prefix, Report};
+use crate::config::{self, Config, Device, DeviceFacts, Diagnostic, Interface, Link, Prefix};
 use crate::export::wall;
 use crate::gateway::{RunError, check_mtus};
 use crate::host::{self, Follower, HostError, Narrowed};
@@ -31,9 +31,6 @@ use crate::uplink::{self, Given, Ledger, UplinkFollower};
 /// Why a configuration is not adopted.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
-    /// It is wrong.
-    #[error("{0}")]
-    Config(#[from] Report),
     /// It differs in what cannot change while the gateway runs.
     #[error("{0}; restart to change that")]
     Restart(String),
@@ -88,6 +85,7 @@ pub struct Reload {
 struct Wanted {
     name: String,
     text: String,
+    loaded: Box<(Config, Vec<Diagnostic>)>,
     reply: SyncSender<Result<Vec<String>, String>>,
 }
 
@@ -102,6 +100,9 @@ pub struct Outcome {
     pub ended: u64,
     /// Until all sessions were decided.
     pub milliseconds: u64,
+    /// What it took of a worker's own time, in nanoseconds: of the one that took the longest.
+    #[serde(default)]
+    pub adopt_nanoseconds: u64,
 }
 
 /// What there is to be told of a reload.
@@ -120,7 +121,7 @@ pub enum News {
 impl Outcome {
     /// In words.
     pub fn words(&self, name: &str) -> String {
-        let Self { generation, kept, ended, milliseconds } = self;
+        let Self { generation, kept, ended, milliseconds, .. } = self;
         format!(
             "{name}: adopted as generation {generation} in {milliseconds} ms: {kept} sessions go on, {ended} ended"
         )
@@ -179,8 +180,15 @@ impl Reload {
     }
 
     /// A configuration is to be adopted, as soon as the last change is through; `reply` gets what there is to say, or why not.
-    pub fn request(&mut self, name: String, text: String, reply: SyncSender<Result<Vec<String>, String>>) {
-        self.wanted.push_back(Wanted { name, text, reply });
+    /// It has been `loaded` from its text, with these warnings.
+    pub fn request(
+        &mut self,
+        name: String,
+        text: String,
+        loaded: Box<(Config, Vec<Diagnostic>)>,
+        reply: SyncSender<Result<Vec<String>, String>>,
+    ) {
+        self.wanted.push_back(Wanted { name, text, loaded, reply });
     }
 
     /// Lists of prefixes have changed: they are another generation of the same configuration, as soon as the last change is
@@ -197,19 +205,15 @@ impl Reload {
         if let Some(news) = self.readdress(state) {
             return Some(news);
         }
-        let Some(Wanted { name, text, reply }) = self.wanted.pop_front() else {
+        let Some(Wanted { name, text, loaded, reply }) = self.wanted.pop_front() else {
             self.apply_lists(state);
             return None;
         };
-        let adopted = match config::load_str(&name, &text) {
-            Ok((config, warnings)) => {
-                let warnings = warnings.iter().map(ToString::to_string);
-                let refused = |error| format!("{name}: not adopted, all stays as it was: {error}");
-                let applied = self.apply(config, state).map_err(refused);
-                applied.map(|said| warnings.chain(said).collect())
-            }
-            Err(report) => Err(format!("{name}: not adopted, all stays as it was:\n{report}")),
-        };
+        let (config, warnings) = *loaded;
+        let adopted = self.apply(config, state);
+        let warnings = warnings.iter().map(ToString::to_string);
+        let adopted = adopted.map(|said| warnings.chain(said).collect());
+        let adopted = adopted.map_err(|error| format!("{name}: not adopted, all stays as it was: {error}"));
         let is_adopted = adopted.is_ok();
         // Who asked may be gone.
         let _ = reply.try_send(adopted);
@@ -358,7 +362,9 @@ impl Reload {
         let kept: u64 = all.iter().map(|settled| settled.kept).sum();
         let ended: u64 = all.iter().map(|settled| settled.ended).sum();
         let milliseconds = u64::try_from(under_way.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let outcome = Outcome { generation, kept, ended, milliseconds };
+        let ticks = self.running.adopters.iter().map(Adopter::took).max().unwrap_or(0);
+        let adopt_nanoseconds = state.watch().tick().times(ticks);
+        let outcome = Outcome { generation, kept, ended, milliseconds, adopt_nanoseconds };
         let under_way = self.under_way.take()?;
         match (under_way.readdressed, &self.running.uplinks) {
             _ if under_way.is_quiet => None,

@@ -1,5 +1,6 @@
 //! As a service of the system: what systemd is told (sd_notify(3)), and the rights that are given up once devices are open.
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::time::Duration;
 
 use caps::{CapSet, Capability, CapsHashSet};
@@ -106,6 +107,15 @@ impl Manager {
 /// Nobody listens where there is no systemd.
 fn tell(state: NotifyState<'_>) {
     let _ = sd_notify::notify(&[state]);
+}
+
+/// Lets this process have as many descriptors as it may, as each client of the API takes one.
+///
+/// # Errors
+/// What the kernel says.
+pub fn take_descriptors() -> nix::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)
 }
 
 #[cfg(test)]

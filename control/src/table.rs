@@ -15,6 +15,9 @@ pub fn render_topic(topic: Topic, value: &Value) -> String {
         (Topic::Qos, Value::Array(classes)) => rows_table(&classes.iter().map(in_tree).collect::<Vec<_>>()),
         (Topic::Drops, Value::Array(reasons)) => drops::render(reasons),
         (Topic::Routes, Value::Object(_)) => routes(value),
+        (Topic::Workers, Value::Array(workers)) => {
+            rows_table(&workers.iter().map(|worker| without(worker, "gaps_ns")).collect::<Vec<_>>())
+        }
         (Topic::Interfaces, Value::Array(interfaces)) => interfaces.iter().map(block).collect(),
         _ => render(value),
     }
@@ -44,6 +47,15 @@ fn directions(session: &Value) -> Vec<Value> {
         }))
     };
     ["forward", "reply"].into_iter().filter_map(row).collect()
+}
+
+/// A row without one of its columns.
+fn without(row: &Value, key: &str) -> Value {
+    let mut row = row.clone();
+    if let Value::Object(row) = &mut row {
+        row.shift_remove(key);
+    }
+    row
 }
 
 /// Routes, and whether there are more.

@@ -79,7 +79,7 @@ impl Worker {
         shard.counters.recorder = Recorder::new();
         shard.firsts = Firsts::new();
         let counters = channel(&shard.counters);
-        let (adoptions, adopter) = adopt::channel(&snapshot, &shard);
+        let (adoptions, adopter) = adopt::channel(&snapshot, &shard, counters.1.clone());
         let (inspected, inspector) = inspect::channel();
         let statuses = crossing::statuses(1);
         Self {
@@ -376,8 +376,9 @@ impl Worker {
     /// Takes another configuration in, between two bursts. Returns whether there are sessions left from before it.
     fn adopt(&mut self, now: Nanos) -> bool {
         let Self { adoptions, shard, snapshot, counters, .. } = self;
-        if adoptions.take_in(shard, snapshot, counters, now) {
+        if let Some(begun) = adoptions.take_in(shard, snapshot, counters, now) {
             self.publish(now);
+            self.adoptions.has_adopted(&self.snapshot, begun);
         }
         self.adoptions.go_on(&mut self.shard, &self.snapshot, now)
     }
@@ -393,9 +394,15 @@ impl Worker {
             + self.shard.outboxes.iter().map(|outbox| outbox.len() as u64).sum::<u64>()
     }
 
-    /// Publishes the counters as they are.
+    /// Publishes the counters as they are; of very many rules, the hits of some.
     pub fn publish(&mut self, now: Nanos) {
         self.published = now;
+        self.complete();
+        self.counters.0.publish(&mut self.shard.counters);
+    }
+
+    /// Adds to the counters what is counted elsewhere.
+    fn complete(&mut self) {
         let held = self.held();
         let shard = &mut self.shard;
         shard.counters.held = held;
@@ -410,7 +417,6 @@ impl Worker {
         for (published, count) in shard.counters.limits.iter_mut().zip(shard.limiters.counts()) {
             *published = count;
         }
-        self.counters.0.publish(&mut shard.counters);
     }
 
     /// Hands what waits to the ports.
@@ -473,7 +479,9 @@ impl Worker {
             port.close(&mut shard.pool);
         }
         let closed = Closed { frames: shard.pool.count(), home: shard.pool.free() as u32 };
-        self.publish(now);
+        self.published = now;
+        self.complete();
+        self.counters.0.publish_all(&mut self.shard.counters);
         (self.shard.counters.clone(), closed)
     }
 }

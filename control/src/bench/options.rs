@@ -145,6 +145,9 @@ pub struct PipelineOptions {
     /// 10 million packets a second
     #[arg(long, value_name = "N")]
     pub new_flows_per_second: Option<u32>,
+    /// Have all watched that can be: IPFIX, sFlow (one packet of 1000), the log of NAT, and how the worker's loop goes
+    #[arg(long)]
+    pub observed: bool,
     /// Seed of addresses, ports, order and hash functions
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State as Of};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
@@ -67,8 +68,12 @@ pub(crate) async fn answer<T: serde::Serialize + Send + 'static>(
 async fn start(
     Of(gateway): Of<Gateway>,
     Extension(peer): Extension<Peer>,
-    Json(spec): Json<Value>,
+    spec: Result<Json<Value>, JsonRejection>,
 ) -> Response {
+    let Json(spec) = match spec {
+        Ok(spec) => spec,
+        Err(wrong) => return error(wrong.status(), &wrong.body_text()),
+    };
     match serde_json::from_value::<Spec>(spec) {
         Ok(spec) => answer(peer, gateway, move |gateway| gateway.capture_start(spec)).await,
         Err(words) => wrong(&words.to_string()),

@@ -26,6 +26,7 @@ use super::model::{
     Action, Allocation, Checksum, Config, Filtering, Host, Interface, Link, Mapping, Match, MssClamp,
     NatRecords, PortChoice, PortRange, Prefix, PrefixNat, SourceNat, Target, is_stand_in,
 };
+use super::net::first_alike;
 use super::protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name};
 
 /// What only the device itself can tell of a port.
@@ -184,20 +185,14 @@ pub fn file_routes(config: &Config) -> Vec<(Prefix, Vec<Way>)> {
 /// [`file_routes`], each way with its line in the file.
 fn routes_and_lines(config: &Config) -> Vec<(Prefix, Vec<(Way, u32)>)> {
     let line = |lines: &[u32], number: usize| lines.get(number).copied().unwrap_or(0);
-    let mut listed: Vec<(Prefix, Vec<(Way, u32)>)> = Vec::new();
-    let mut places = HashMap::new();
+    let mut all = Vec::with_capacity(config.interfaces.len() + config.routes.len());
     for (number, interface) in config.interfaces.iter().enumerate() {
-        for prefix in interface.addresses.iter().map(|prefix| prefix.network()) {
-            // A further address in a subnet adds no route.
-            let route = snapshot::Route::Connected { interface: index(number) };
-            places.entry(prefix).or_insert_with(|| {
-                let line = line(&config.places.interfaces, number);
-                listed.push((prefix, vec![(Way { route, weight: 1 }, line)]));
-                listed.len() - 1
-            });
-        }
+        let way = Way { route: snapshot::Route::Connected { interface: index(number) }, weight: 1 };
+        let line = line(&config.places.interfaces, number);
+        all.extend(interface.addresses.iter().map(|prefix| (prefix.network(), (way, line))));
     }
-    for (number, route) in config.routes.iter().enumerate() {
+    let connected = all.len();
+    all.extend(config.routes.iter().enumerate().map(|(number, route)| {
         let compiled = match route.target {
             Target::Connected(interface) => snapshot::Route::Connected { interface: index(interface) },
             Target::Via { address: IpAddr::V4(gateway), interface } => {
@@ -209,13 +204,20 @@ fn routes_and_lines(config: &Config) -> Vec<(Prefix, Vec<(Way, u32)>)> {
             Target::Blackhole => snapshot::Route::Blackhole,
             Target::Unreachable => snapshot::Route::Unreachable,
         };
-        let place = *places.entry(route.to).or_insert_with(|| {
-            listed.push((route.to, Vec::new()));
-            listed.len() - 1
-        });
-        if let Some((_, ways)) = listed.get_mut(place) {
-            let line = line(&config.places.routes, number);
-            ways.push((Way { route: compiled, weight: route.weight }, line));
+        let line = line(&config.places.routes, number);
+        (route.to, (Way { route: compiled, weight: route.weight }, line))
+    }));
+    let firsts = first_alike(all.iter().map(|(prefix, _)| *prefix));
+    let mut listed: Vec<(Prefix, Vec<(Way, u32)>)> = Vec::with_capacity(all.len());
+    // Where each one is listed that is the first to its prefix.
+    let mut places = vec![0; all.len()];
+    for ((at, (prefix, way)), first) in all.into_iter().enumerate().zip(firsts) {
+        if first == at {
+            places[at] = listed.len();
+            listed.push((prefix, vec![way]));
+        } else if let Some((_, ways)) = listed.get_mut(places[first]).filter(|_| at >= connected) {
+            // A further address in a subnet adds no route.
+            ways.push(way);
         }
     }
     listed

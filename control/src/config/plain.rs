@@ -10,6 +10,8 @@
 //! file is written otherwise, or is wrong, the parser reads them all. So both ways give the same, and only one says what is
 //! wrong. What is left of the file stays where it was, and so do its places in messages.
 
+use memchr::memchr;
+
 use super::reader::At;
 use super::report::Sink;
 
@@ -40,18 +42,6 @@ impl<'t> Written<'t> {
     pub(crate) fn values(&self) -> [Option<&'t str>; 6] {
         let Self { to, via, interface, weight, blackhole, unreachable } = self;
         [to, via, interface, weight, blackhole, unreachable].map(|at| at.as_ref().map(|at| at.value))
-    }
-
-    fn slot(&mut self, key: &str) -> Option<&mut Option<At<&'t str>>> {
-        Some(match key {
-            "to" => &mut self.to,
-            "via" => &mut self.via,
-            "interface" => &mut self.interface,
-            "weight" => &mut self.weight,
-            "blackhole" => &mut self.blackhole,
-            "unreachable" => &mut self.unreachable,
-            _ => return None,
-        })
     }
 }
 
@@ -94,6 +84,12 @@ impl<'t> Plain<'t> {
         table.map(|(written, _)| written).unwrap_or_default()
     }
 
+    /// All that stands in the file for a route.
+    pub(crate) fn text(&self, route: usize) -> &'t str {
+        let place = self.tables.get(route).map(|&(begin, end)| begin as usize..end as usize);
+        place.and_then(|place| self.text.get(place)).unwrap_or_default()
+    }
+
     /// The lines of their headers, from 1.
     pub(super) fn lines(&self, sink: &Sink<'_>) -> Vec<u32> {
         self.tables.iter().map(|&(at, _)| sink.line(&(at as usize..at as usize))).collect()
@@ -134,12 +130,18 @@ impl<'t> Plain<'t> {
 /// The line that begins at `at`, without its end.
 fn line(text: &str, at: usize) -> &str {
     let rest = text.get(at..).unwrap_or_default();
-    rest.find('\n').and_then(|end| rest.get(..end)).unwrap_or(rest)
+    memchr(b'\n', rest.as_bytes()).and_then(|end| rest.get(..end)).unwrap_or(rest)
 }
 
 /// Without what TOML counts as white space, and without the first half of a line end of two.
 fn trimmed(line: &str) -> &str {
-    line.strip_suffix('\r').unwrap_or(line).trim_matches([' ', '\t'])
+    let is_more = |byte: &u8| *byte != b' ' && *byte != b'\t';
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    let bytes = line.as_bytes();
+    let (Some(first), Some(last)) = (bytes.iter().position(is_more), bytes.iter().rposition(is_more)) else {
+        return "";
+    };
+    line.get(first..=last).unwrap_or_default()
 }
 
 /// The table whose header is at `at`, and where it ends.
@@ -149,25 +151,27 @@ fn table(text: &str, at: usize) -> Option<(Written<'_>, usize)> {
     while at < text.len() {
         let whole = line(text, at);
         let line = trimmed(whole);
-        if line.starts_with('[') {
-            break;
-        }
-        if line.starts_with('#') {
-            if line.bytes().any(|byte| byte < b' ' && byte != b'\t' || byte == 0x7f) {
-                return None;
-            }
-        } else if !line.is_empty() {
-            let (key, value) = line.split_once('=')?;
-            let (key, value) = (trimmed(key), trimmed(value));
-            let slot = written.slot(key)?;
-            let start = value.as_ptr() as usize - text.as_ptr() as usize;
-            let said = match key {
-                "to" | "via" | "interface" => string(value)?,
-                "weight" => Some(value).filter(|value| is_number(value))?,
-                _ => Some(value).filter(|value| *value == "true")?,
-            };
-            if slot.replace(At { value: said, span: start..start + value.len() }).is_some() {
-                return None;
+        match line.as_bytes().first() {
+            Some(b'[') => break,
+            Some(b'#') if line.bytes().all(|byte| byte >= b' ' && byte != 0x7f || byte == b'\t') => {}
+            Some(b'#') => return None,
+            None => {}
+            Some(_) => {
+                let equals = line.bytes().position(|byte| byte == b'=')?;
+                let (key, value) = (trimmed(line.get(..equals)?), trimmed(line.get(equals + 1..)?));
+                let (slot, said) = match key {
+                    "to" => (&mut written.to, string(value)),
+                    "via" => (&mut written.via, string(value)),
+                    "interface" => (&mut written.interface, string(value)),
+                    "weight" => (&mut written.weight, Some(value).filter(|value| is_number(value))),
+                    "blackhole" => (&mut written.blackhole, Some(value).filter(|value| *value == "true")),
+                    "unreachable" => (&mut written.unreachable, Some(value).filter(|value| *value == "true")),
+                    _ => return None,
+                };
+                let start = value.as_ptr() as usize - text.as_ptr() as usize;
+                if slot.replace(At { value: said?, span: start..start + value.len() }).is_some() {
+                    return None;
+                }
             }
         }
         at += whole.len() + 1;

@@ -18,6 +18,8 @@ use crate::reload;
 
 /// Changes that are written out; more are only counted.
 const MOST_WORDS: usize = 1000;
+/// Characters of a line of a summary, as a whole ACL may be one change.
+const LINE: usize = 400;
 
 /// What becomes of an entry of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,9 +78,17 @@ impl Diff {
         self.count == 0
     }
 
-    /// The first changes, a line each, and how many more there are.
+    /// The first changes, a line of 400 characters at most each, and how many more there are.
     pub fn summary(&self, lines: usize) -> Vec<String> {
-        let mut summary: Vec<String> = self.changes.iter().take(lines).map(ToString::to_string).collect();
+        let line = |change: &Change| {
+            let mut line = change.to_string();
+            if let Some((end, _)) = line.char_indices().nth(LINE) {
+                line.truncate(end);
+                line.push('…');
+            }
+            line
+        };
+        let mut summary: Vec<String> = self.changes.iter().take(lines).map(line).collect();
         if let Some(more) = self.count.checked_sub(summary.len()).filter(|more| *more > 0) {
             summary.push(format!("and {more} more"));
         }

@@ -50,7 +50,8 @@ enum Difference {
 
 /// By destination; of several routes to one, each with that in the same place among them.
 fn differences(old: &Plain<'_>, new: &Plain<'_>) -> Vec<Difference> {
-    let same = |a: usize, b: usize| old.route(a).values() == new.route(b).values();
+    let same =
+        |a: usize, b: usize| old.text(a) == new.text(b) || old.route(a).values() == new.route(b).values();
     let most = old.len().min(new.len());
     let head = (0..most).take_while(|&at| same(at, at)).count();
     let tail = (1..=most - head).take_while(|&at| same(old.len() - at, new.len() - at)).count();

@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Ask, Greeting, Pulse, VERSION, encode, lock, receive, send};
+use crate::config::{self, Config, Diagnostic};
 use crate::export::{Batch, Collector};
 use crate::reload::{Outcome, Tried};
 use crate::state::State;
@@ -31,6 +32,8 @@ pub enum Errand {
         name: String,
         /// The configuration.
         text: String,
+        /// What it means, with the warnings.
+        loaded: Box<(Config, Vec<Diagnostic>)>,
         /// Where to say so.
         reply: SyncSender<Result<Vec<String>, String>>,
     },
@@ -185,8 +188,16 @@ impl Desk {
                 None => encode::<()>(&Err(ENDING.into())),
             },
             Ask::Adopt { name, text } => {
+                // Here, as it may take its time.
+                let loaded = match config::load_str(&name, &text) {
+                    Ok(loaded) => Box::new(loaded),
+                    Err(report) => {
+                        let words = format!("{name}: not adopted, all stays as it was:\n{report}");
+                        return encode::<()>(&Err(words));
+                    }
+                };
                 let (reply, replied) = sync_channel(1);
-                let sent = lock(&self.errands).send(Errand::Adopt { name, text, reply });
+                let sent = lock(&self.errands).send(Errand::Adopt { name, text, loaded, reply });
                 let answer = sent.ok().and_then(|()| replied.recv().ok());
                 encode(&answer.unwrap_or_else(|| Err(ENDING.into())))
             }

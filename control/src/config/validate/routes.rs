@@ -9,11 +9,12 @@ use sluice_dataplane::fib::MOST_WAYS;
 use super::interfaces::Network;
 use super::word;
 use crate::config::model::{AddressRange, KernelRoutes, Prefix, Route, Target};
+use crate::config::net::{self, first_alike};
 use crate::config::plain::{Plain, Written};
 use crate::config::reader::{At, Table, boolean, integer, text, text_or_number};
 use crate::config::report::{Sink, Span};
+use crate::config::schema;
 use crate::config::units::Wrong;
-use crate::config::{net, schema};
 use crate::routes::protocol_number;
 
 /// Most static routes.
@@ -140,11 +141,13 @@ fn plain(plain: &Plain<'_>, network: &Network<'_>) -> Option<Vec<At<Route>>> {
 
 /// Whether routes to the same prefix lead to different next hops, and are not too many.
 fn agree(routes: &[At<Route>]) -> bool {
-    let mut sorted: Vec<(Prefix, u32)> = (0..).zip(routes).map(|(at, route)| (route.value.to, at)).collect();
-    sorted.sort_unstable();
-    let target = |at: u32| routes.get(at as usize).map(|route| route.value.target);
-    sorted.chunk_by(|a, b| a.0 == b.0).filter(|same| same.len() > 1).all(|same| {
-        let targets: Vec<Target> = same.iter().filter_map(|&(_, at)| target(at)).collect();
+    let firsts = first_alike(routes.iter().map(|route| route.value.to));
+    let mut several: BTreeMap<usize, Vec<Target>> = BTreeMap::new();
+    for ((at, route), first) in routes.iter().enumerate().zip(firsts) {
+        let Some(begun) = routes.get(first).filter(|_| first != at) else { continue };
+        several.entry(first).or_insert_with(|| vec![begun.value.target]).push(route.value.target);
+    }
+    several.values().all(|targets| {
         targets.len() <= MOST_WAYS
             && targets.iter().all(|target| leads(*target))
             && (1..targets.len()).all(|at| !targets[..at].contains(&targets[at]))
