@@ -115,6 +115,20 @@ pub mod map {
     }
 }
 
+/// What the PEER opcode has behind what MAP has, too.
+pub mod peer {
+    use std::net::Ipv6Addr;
+
+    header! {
+        /// The far end of a conversation.
+        Peer: 20 bytes;
+        /// Its port.
+        PORT @ 0: u16, port, set_port;
+        /// Its address; of IPv4 as an IPv4-mapped one.
+        ADDRESS @ 4: Ipv6Addr, address, set_address;
+    }
+}
+
 /// The FILTER option's data.
 pub mod filter {
     use std::net::Ipv6Addr;

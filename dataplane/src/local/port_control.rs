@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use sluice_pkt::ethernet::{self, Mac};
-use sluice_pkt::pcp::{self, Result as Code, map};
+use sluice_pkt::pcp::{self, Result as Code, map, peer};
 use sluice_pkt::{ipv4, natpmp, udp};
 
 use super::emit::LinkHeader;
@@ -213,12 +213,14 @@ fn pcp_response(request: &[u8], reply: Reply, epoch: u32) -> Option<Message> {
     let data = request.get(pcp::LEN..).unwrap_or_default();
     match reply.result {
         Code::UnsuppVersion => {}
-        Code::Success if opcode == pcp::MAP => {
+        Code::Success if matches!(opcode, pcp::MAP | pcp::PEER) => {
             let mut map = map::Map(*data.first_chunk()?);
             map.set_external(pcp::mapped(Ipv4Addr::from_bits(reply.external.0)));
             map.set_external_port(reply.external.1);
             message.add(&map.0);
-            for option in pcp::Options(data.get(map::LEN..)?).flatten() {
+            let behind = map::LEN + if opcode == pcp::PEER { peer::LEN } else { 0 };
+            message.add(data.get(map::LEN..behind)?);
+            for option in pcp::Options(data.get(behind..)?).flatten() {
                 if option.code < pcp::OPTIONAL {
                     message.add(option.bytes);
                 }

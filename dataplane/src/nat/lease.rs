@@ -65,6 +65,8 @@ pub(super) struct Lease {
     until: Nanos,
     nonce: Nonce,
     filters: Filters,
+    /// It keeps the mapping of conversations, and was not asked for by itself.
+    is_for_peers: bool,
     /// The host's next lease, or [`NONE`].
     next: u32,
     /// The configuration under which it was last looked at.
@@ -76,11 +78,12 @@ impl Lease {
     pub(super) fn read(record: &mut Record<'_>, generation: u32) -> (u32, Self) {
         let (binding, until) = (record.u32(), record.u64());
         let nonce = std::array::from_fn(|_| record.u8());
+        let is_for_peers = record.u8() != 0;
         let mut filters = Filters::default();
         for _ in 0..record.u8() {
             filters.add(Peers { address: record.u32(), mask: record.u32(), port: record.u16() });
         }
-        (binding, Self { until, nonce, filters, next: NONE, generation })
+        (binding, Self { until, nonce, filters, is_for_peers, next: NONE, generation })
     }
 }
 
@@ -134,7 +137,7 @@ impl Leases {
             writer.record(|fields| {
                 fields.u32(binding).u64(lease.until);
                 lease.nonce.iter().for_each(|&byte| _ = fields.u8(byte));
-                fields.u8(lease.filters.count);
+                fields.u8(lease.is_for_peers.into()).u8(lease.filters.count);
                 for Peers { address, mask, port } in lease.filters.peers() {
                     fields.u32(*address).u32(*mask).u16(*port);
                 }
@@ -263,7 +266,9 @@ impl Nat {
             self.end_lease(over);
             known = self.known(&wanted);
         }
-        let before = known.and_then(|index| self.leases.of(index)).copied();
+        let held = known.and_then(|index| self.leases.of(index)).copied();
+        // What keeps a conversation's is no mapping of its own: another may take its place.
+        let before = held.filter(|lease| !lease.is_for_peers);
         if let Some(other) = before.filter(|lease| lease.nonce != ask.nonce) {
             return Err(Refusal::Another(other.until.saturating_sub(self.now)));
         }
@@ -272,12 +277,12 @@ impl Nat {
         if !ask.filters.peers().iter().all(|&peers| filters.add(peers)) {
             return Err(Refusal::TooManyFilters);
         }
-        if before.is_none() && self.leases.count_of(ask.inside.0) >= ask.most {
+        if held.is_none() && self.leases.count_of(ask.inside.0) >= ask.most {
             return Err(Refusal::Quota);
         }
         let index = match known {
             Some(index) => index,
-            None => self.bind_for_lease(ask, &wanted)?,
+            None => self.bind_for(ask, (0, 0), of)?,
         };
         let external = self.get(index).map_or((0, 0), |binding| binding.external);
         let (address, port) = ask.suggested;
@@ -285,8 +290,71 @@ impl Nat {
             self.drop_unused(index);
             return Err(Refusal::NotThat);
         }
-        let until = self.now.saturating_add(ask.lifetime);
-        let lease = Lease { until, nonce: ask.nonce, filters, next: NONE, generation: ask.generation };
+        self.put_lease(index, ask, filters, self.now.saturating_add(ask.lifetime), false)?;
+        Ok(external)
+    }
+
+    /// Leases the binding of an inside endpoint for what goes between it and a remote end alone, for the time asked for or
+    /// what is left of a longer one (RFC 6887 12.3). Returns the external address and port, and the time, nanoseconds. Of a
+    /// mapping that the host has asked for by another name, nothing changes.
+    ///
+    /// # Errors
+    /// See [`Refusal`]; then all is as it was.
+    pub fn lease_for(
+        &mut self,
+        ask: &Ask,
+        remote: (u32, u16),
+        of: &Pool,
+    ) -> Result<((u32, u16), Nanos), Refusal> {
+        let Ask { pool, inside, protocol, .. } = *ask;
+        let wanted = Wanted { pool, of, inside, remote, protocol };
+        let mut known = self.known(&wanted);
+        if let Some(over) = known.filter(|&index| self.lease_left(index) == Some(0)) {
+            self.end_lease(over);
+            known = self.known(&wanted);
+        }
+        let before = known.and_then(|index| self.leases.of(index)).copied();
+        if before.is_none() && self.leases.count_of(ask.inside.0) >= ask.most {
+            return Err(Refusal::Quota);
+        }
+        let index = match known {
+            Some(index) => index,
+            None => self.bind_for(ask, remote, of)?,
+        };
+        let external = self.get(index).map_or((0, 0), |binding| binding.external);
+        let (address, port) = ask.suggested;
+        let is_other = address != 0 && address != external.0 || port != 0 && port != external.1;
+        if known.is_none() && is_other {
+            self.drop_unused(index);
+            return Err(Refusal::NotThat);
+        }
+        let mut until = self.now.saturating_add(ask.lifetime);
+        let mut filters = Filters::default();
+        if let Some(lease) = before {
+            if lease.nonce != ask.nonce && !lease.is_for_peers {
+                return Ok((external, lease.until.saturating_sub(self.now)));
+            }
+            (until, filters) = (until.max(lease.until), lease.filters);
+        }
+        let is_for_peers = before.is_none_or(|lease| lease.is_for_peers);
+        if is_for_peers && !filters.add(Peers { address: remote.0, mask: u32::MAX, port: remote.1 }) {
+            return Err(Refusal::Quota);
+        }
+        self.put_lease(index, ask, filters, until, is_for_peers)?;
+        Ok((external, until.saturating_sub(self.now)))
+    }
+
+    /// Gives a binding its lease.
+    fn put_lease(
+        &mut self,
+        index: u32,
+        ask: &Ask,
+        filters: Filters,
+        until: Nanos,
+        is_for_peers: bool,
+    ) -> Result<(), Refusal> {
+        let lease =
+            Lease { until, nonce: ask.nonce, filters, is_for_peers, next: NONE, generation: ask.generation };
         let at = self.leases.table.find(&index);
         if let Some(held) = at.and_then(|at| self.leases.table.value_mut(at)) {
             *held = Lease { next: held.next, ..lease };
@@ -298,13 +366,15 @@ impl Nat {
             binding.is_leased = true;
             binding.has_served = true;
         }
-        Ok(external)
+        Ok(())
     }
 
-    fn bind_for_lease(&mut self, ask: &Ask, wanted: &Wanted<'_>) -> Result<u32, Refusal> {
+    fn bind_for(&mut self, ask: &Ask, remote: (u32, u16), of: &Pool) -> Result<u32, Refusal> {
         let port = if ask.suggested.1 == 0 { ask.inside.1 } else { ask.suggested.1 };
         let wish = Wish::new(PortChoice::Preserve, port, ask.protocol);
-        self.bind_new(wanted, &wish, false).map_err(|reason| match reason {
+        let Ask { pool, inside, protocol, .. } = *ask;
+        let wanted = Wanted { pool, of, inside, remote, protocol };
+        self.bind_new(&wanted, &wish, false).map_err(|reason| match reason {
             DropReason::NatPortLimit | DropReason::NatSessionLimit => Refusal::Quota,
             _ => Refusal::NoRoom,
         })

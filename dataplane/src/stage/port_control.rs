@@ -9,7 +9,7 @@
 use std::net::Ipv4Addr;
 
 use sluice_pkt::parse::Flags;
-use sluice_pkt::pcp::{self, Result as Code, filter, map};
+use sluice_pkt::pcp::{self, Result as Code, filter, map, peer};
 use sluice_pkt::{ethernet, ipv4, natpmp, udp};
 
 use super::{FirstPackets, acl, nat, route};
@@ -150,7 +150,7 @@ impl Client<'_> {
     fn pcp(&self, message: &[u8], nat: &mut Nat, snapshot: &Snapshot) -> Result<Reply, Reply> {
         let malformed = || error(Code::MalformedRequest);
         let opcode = message.get(pcp::OPCODE_FIELD).copied().unwrap_or(0);
-        if !matches!(opcode, pcp::ANNOUNCE | pcp::MAP) {
+        if !matches!(opcode, pcp::ANNOUNCE | pcp::MAP | pcp::PEER) {
             return Err(error(Code::UnsuppOpcode));
         }
         if message.len() > pcp::LONGEST || message.len() % pcp::UNIT != 0 {
@@ -164,6 +164,12 @@ impl Client<'_> {
             return Ok(Reply { result: Code::Success, lifetime: 0, external: (0, 0) });
         }
         let map = map::Map::at(data, 0).ok_or_else(malformed)?;
+        if opcode == pcp::PEER {
+            let peer = peer::Peer::at(data, map::LEN).ok_or_else(malformed)?;
+            self.is_client(&header)?;
+            wishes(data.get(map::LEN + peer::LEN..).unwrap_or_default(), opcode)?;
+            return self.peer(header.lifetime(), &map, &peer, nat, snapshot);
+        }
         self.is_client(&header)?;
         let wishes = wishes(data.get(map::LEN..).unwrap_or_default(), opcode)?;
         self.map(header.lifetime(), &map, &wishes, nat, snapshot)
@@ -209,6 +215,37 @@ impl Client<'_> {
         };
         let external = self.lease(&ask, nat, snapshot).map_err(refused)?;
         Ok(Reply { result: Code::Success, lifetime, external })
+    }
+
+    /// RFC 6887 12.3: the mapping of a conversation is there for longer, or before its first packet.
+    fn peer(
+        &self,
+        lifetime: u32,
+        map: &map::Map<&[u8; map::LEN]>,
+        peer: &peer::Peer<&[u8; peer::LEN]>,
+        nat: &mut Nat,
+        snapshot: &Snapshot,
+    ) -> Result<Reply, Reply> {
+        let (protocol, port) = (map.protocol(), map.internal_port());
+        let far = (peer.address().to_ipv4_mapped(), peer.port());
+        let (Some(address), 1..) = far else { return Err(error(Code::MalformedRequest)) };
+        if protocol == 0 || port == 0 || address.is_unspecified() || address.is_multicast() {
+            return Err(error(Code::MalformedRequest));
+        }
+        if !Nat::can_lease(protocol) {
+            return Err(error(Code::UnsuppProtocol));
+        }
+        let suggested = map.external().to_ipv4_mapped().unwrap_or(Ipv4Addr::UNSPECIFIED);
+        let lifetime = granted(lifetime, &snapshot.port_control);
+        let ask = Ask {
+            suggested: (suggested.to_bits(), map.external_port()),
+            nonce: map.nonce(),
+            ..self.ask((port, protocol), lifetime, snapshot)
+        };
+        let pool = snapshot.pools.get(usize::from(self.rule.pool));
+        let pool = pool.ok_or_else(|| error(Code::NoResources))?;
+        let (external, left) = nat.lease_for(&ask, (address.to_bits(), far.1), pool).map_err(refused)?;
+        Ok(Reply { result: Code::Success, lifetime: seconds(left), external })
     }
 
     fn ask(&self, (port, protocol): (u16, u8), lifetime: u32, snapshot: &Snapshot) -> Ask {

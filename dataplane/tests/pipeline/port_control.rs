@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use sluice_dataplane::clock::SECOND;
 use sluice_dataplane::snapshot::{PortControl, Snapshot};
 use sluice_dataplane::verdict::DropReason;
-use sluice_pkt::pcp::{self, Header, map};
+use sluice_pkt::pcp::{self, Header, map, peer};
 
 use crate::fleet::Fleet;
 use crate::lab::{GATEWAY_LAN, GATEWAY_WAN, LAN, Lab, SERVER, WAN, host, snapshot};
@@ -61,6 +61,32 @@ fn whoever_sends_to_a_mapping_comes_in_and_is_answered() {
     assert_eq!(lab.dropped(WAN, &udp((SERVER, 55), external, b"late")), DropReason::NatFiltered);
     lab.wait(400 * SECOND);
     assert_eq!(lab.worker.shard().nat.live(), 0);
+    lab.close();
+}
+
+/// proves: RFC 6887 12
+#[test]
+fn the_far_end_of_a_conversation_comes_in_long_after_it_fell_silent() {
+    let mut lab = Lab::new(controlled());
+    let (_, out) = lab.forward(LAN, &udp((host(9), 6000), (SERVER, 53), b"hello"));
+    let external = ends(&out).0;
+    let mut asked = request(host(9), 6000, 7200)[28..].to_vec();
+    asked[pcp::OPCODE_FIELD] = pcp::PEER;
+    let mut peer = peer::Peer([0; peer::LEN]);
+    peer.set_port(53);
+    peer.set_address(pcp::mapped(SERVER));
+    asked.extend(peer.0);
+    let (_, out) = lab.forward(LAN, &udp((host(9), 40_000), (GATEWAY_LAN, pcp::PORT), &asked));
+    assert_eq!(response(&out), (0, 7200, external));
+    assert_eq!((out.len() - 28, &out[28 + pcp::LEN + map::LEN..]), (asked.len(), &peer.0[..]));
+    lab.wait(3600 * SECOND);
+    assert_eq!(lab.worker.shard().sessions.live(), 0);
+    let (_, out) = lab.forward(WAN, &udp((SERVER, 53), external, b"still there?"));
+    assert_eq!(ends(&out).1, (host(9), 6000));
+    assert_eq!(
+        lab.dropped(WAN, &udp((Ipv4Addr::new(192, 0, 2, 9), 53), external, b"")),
+        DropReason::NatFiltered
+    );
     lab.close();
 }
 

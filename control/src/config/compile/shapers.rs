@@ -163,8 +163,7 @@ impl Tree<'_> {
             let parent = |&class: &u16| self.snapshot.classes[usize::from(class)].parent;
             let is_of = |&class: &u16| std::iter::successors(Some(class), parent).any(|c| named.contains(&c));
             let classes = all.clone().filter(is_of).collect();
-            let limits: &mut Vec<snapshot::Limit> = &mut self.snapshot.limits;
-            limits[place].classes = classes;
+            self.snapshot.limits[place].classes = classes;
         }
     }
 

@@ -225,3 +225,39 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_conversation_keeps_its_mapping_and_lets_in_its_far_end_alone() {
+    let (mut nat, pool) = leasing((1024, 65535), |_| ());
+    nat.tick(SECOND);
+    let peers = [(20, 53), (21, 54), (22, 55), (23, 56), (24, 57)];
+    let external = (0xcb00_7101, 5000);
+    assert_eq!(nat.lease_for(&ask((10, 5000)), peers[0], &pool), Ok((external, 120 * SECOND)));
+    let index = binding(&nat, (10, 5000)).unwrap();
+    let lets = |nat: &Nat| peers.map(|peer| nat.leases.admit(index, peer, nat.now));
+    assert_eq!(lets(&nat), [true, false, false, false, false]);
+    // Further ones, each at most as short as what is left; another name makes no difference.
+    nat.tick(61 * SECOND);
+    let longer = Ask { nonce: [8; 12], lifetime: 600 * SECOND, suggested: (1, 1), ..ask((10, 5000)) };
+    assert_eq!(nat.lease_for(&longer, peers[1], &pool), Ok((external, 600 * SECOND)));
+    assert_eq!(nat.lease_for(&ask((10, 5000)), peers[1], &pool), Ok((external, 600 * SECOND)));
+    assert_eq!(lets(&nat), [true, true, false, false, false]);
+    for peer in [peers[2], peers[3]] {
+        nat.lease_for(&ask((10, 5000)), peer, &pool).unwrap();
+    }
+    assert_eq!(nat.lease_for(&ask((10, 5000)), peers[4], &pool), Err(Refusal::Quota));
+    // A mapping takes its place, lets everybody in, and is not touched by another name.
+    assert_eq!(nat.lease(&ask((10, 5000)), &pool), Ok(external));
+    assert_eq!((lets(&nat), nat.lease_left(index)), ([true; 5], Some(120 * SECOND)));
+    assert_eq!(nat.lease_for(&longer, peers[0], &pool), Ok((external, 120 * SECOND)));
+    let same = Ask { lifetime: 300 * SECOND, ..ask((10, 5000)) };
+    assert_eq!(nat.lease_for(&same, peers[0], &pool), Ok((external, 300 * SECOND)));
+    assert_eq!(lets(&nat), [true; 5]);
+    // What cannot be had as suggested is not had at all.
+    let taken = Ask { suggested: external, ..ask((11, 6000)) };
+    assert_eq!(nat.lease_for(&taken, peers[0], &pool), Err(Refusal::NotThat));
+    assert_eq!((nat.live(), nat.leased()), (1, 1));
+    sweep(&mut nat, 400 * SECOND);
+    sweep(&mut nat, 402 * SECOND);
+    assert_eq!((nat.live(), nat.leased()), (0, 0));
+}

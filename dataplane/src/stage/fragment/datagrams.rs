@@ -81,9 +81,9 @@ struct Datagram {
     passed: u16,
     /// Units of 8 bytes in all; 0 as long as the last fragment has not come.
     whole: u16,
-    /// Of a datagram that gets a checksum: its content, and whether that has been asked for.
+    /// Of a datagram that gets a checksum: its content, and how many pieces have gone on since all are there.
     content: Content,
-    is_told: bool,
+    gone: u8,
     /// Pieces have overlapped: nothing of it passes any more (RFC 5722 4, RFC 1858 for IPv4).
     forged: bool,
 }
@@ -97,7 +97,7 @@ impl Default for Datagram {
             passed: 0,
             whole: 0,
             content: Content { sum: 0, octets: 0 },
-            is_told: false,
+            gone: 0,
             forged: false,
         }
     }
@@ -110,7 +110,7 @@ impl Datagram {
 
     /// Whether what comes now is of the same datagram.
     fn goes_on(&self) -> bool {
-        !self.is_complete() || self.first.is_summed && !self.is_told
+        !self.is_complete() || self.first.is_summed
     }
 
     /// Takes a piece in. The same one twice is a duplicate, and passes.
@@ -240,8 +240,9 @@ impl Fragments {
         content: impl FnOnce() -> Option<Content>,
         now: Nanos,
     ) -> Result<Course, DropReason> {
-        let found = self.table.find(key).and_then(|index| self.table.value_mut(index));
-        let Some(datagram) = found.filter(|datagram| datagram.first.expires >= now) else {
+        let found = self.table.find(key);
+        let live = found.and_then(|index| self.table.value_mut(index));
+        let Some(datagram) = live.filter(|datagram| datagram.first.expires >= now) else {
             return Ok(Course::Waits);
         };
         datagram.pass(piece, content)?;
@@ -253,7 +254,11 @@ impl Fragments {
             return Ok(Course::Waits);
         }
         let content = datagram.content;
-        datagram.is_told |= piece.from == 0;
+        datagram.gone = datagram.gone.saturating_add(1);
+        // What comes after the last is of another one with the same identification, and has to wait for that.
+        if let Some(over) = found.filter(|_| datagram.gone >= datagram.count) {
+            self.table.remove(over);
+        }
         self.wake(key);
         Ok(if piece.from == 0 { Course::Sums(first, content) } else { Course::Passes(first) })
     }
