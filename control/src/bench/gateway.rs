@@ -157,7 +157,8 @@ fn add_guard(snapshot: &mut Snapshot, options: &PipelineOptions) {
         tcp_flags: true,
         port_zero: true,
         tiny_fragments: true,
-        answers: AMPLIFIERS.iter().map(|&(port, _)| port).collect(),
+        // The traffic's clients have higher ports.
+        answers: AMPLIFIERS.iter().map(|&(port, _)| port).filter(|&port| port < 1024).collect(),
         block: 1,
         per_source: Some(limits),
         ..Guard::default()
