@@ -2,6 +2,7 @@
 //! docs/api.md says what can be asked; `/v1/openapi.json` says it to programs.
 
 mod client;
+mod places;
 mod server;
 
 use std::io;
@@ -19,7 +20,7 @@ use crate::config::Prefix;
 use crate::nat_query::Query;
 use crate::state::Topic;
 
-pub use self::server::{Server, openapi, serve, serve_with};
+pub use self::server::{Server, answer_to, openapi, serve, serve_with};
 
 /// How long a gateway that was killed may hold its socket: as long as its memory takes to be released.
 const DYING: Duration = Duration::from_secs(2);

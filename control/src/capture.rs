@@ -10,7 +10,7 @@ pub mod run;
 use serde::{Deserialize, Serialize};
 
 /// What is to be captured.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Spec {
     /// Which packets, in the words of the match language; all if there are none.
@@ -35,7 +35,7 @@ fn most() -> u16 {
 }
 
 /// A capture that has begun.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Begun {
     /// Its number, by which it is read.
     pub id: u64,
@@ -44,9 +44,10 @@ pub struct Begun {
 }
 
 /// What has been captured since it was asked last.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Piece {
     /// The packets, oldest first.
+    #[schema(value_type = Vec<Object>)]
     pub packets: Vec<Packet>,
     /// Packets so far that found no room.
     pub lost: u64,

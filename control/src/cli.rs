@@ -19,7 +19,9 @@ use crate::doctor;
 use crate::export::wall;
 use crate::nat_query::Query;
 use crate::state::Topic;
-use crate::{capture, control, explain, gateway, replay, table, tech_support, top};
+use crate::{
+    capture, control, explain, gateway, lists, log, replay, table, tech_support, top, trace, upgrade,
+};
 
 /// Exit codes: 0 fine, 1 the thing asked about is wrong or did not work, 2 the question was (clap's own).
 const FAILED: u8 = 1;
@@ -63,7 +65,7 @@ enum Command {
     #[command(
         after_help = "Example: sluice replay --config configs/demo.toml --in lan=lan.pcap --in wan=wan.pcap --out out/"
     )]
-    Replay(ReplayArgs),
+    Replay(replay::cli::ReplayArgs),
     /// Say what a file would change of what runs; exits with 0 if nothing, 1 if something, 2 if it cannot tell
     #[command(after_help = "Example: sluice diff /etc/sluice/sluice.toml")]
     Diff(cli::DiffArgs),
@@ -77,6 +79,15 @@ enum Command {
     Rollback(cli::RollbackArgs),
     /// List the commits, the last one first
     History(cli::Whom),
+    /// Have another program, mostly a newer version, take over from the running one, with all sessions
+    #[command(after_help = "Example: sluice upgrade --binary /usr/local/bin/sluice-next")]
+    Upgrade(upgrade::cli::UpgradeArgs),
+    /// The successor of a gateway, which `upgrade` has it start
+    #[command(hide = true)]
+    Succeed {
+        /// The configuration file, for who lists the processes
+        file: PathBuf,
+    },
     /// Ask a running gateway
     #[command(after_help = "Example: sluice show counters --json")]
     Show(ShowArgs),
@@ -88,11 +99,15 @@ enum Command {
         after_help = "Examples: sluice explain \"in lan tcp 192.168.1.5:1234 > 198.51.100.7:443\"\n          sluice explain \"in wan udp [2001:db8::1]:53 > [2001:db8:1::5]:4000 ttl 1\" --config new.toml"
     )]
     Explain(ExplainArgs),
+    /// Block prefixes for a while, and list what is blocked
+    Block(lists::cli::BlockArgs),
     /// Write packets to a file as they come in, leave, or die, with why
     #[command(
         after_help = "Examples: sluice capture --match \"udp port 53 and host 192.0.2.1\" --count 100 -w dns.pcapng\n          sluice capture --drops acl_deny --seconds 60 -w denied.pcapng"
     )]
     Capture(capture::cli::CaptureArgs),
+    /// Follow packets through the stages: what each did to them, by which rule, and what it cost
+    Trace(trace::cli::TraceArgs),
     /// Find out which inside address has, or has had, an external port, and the other way round
     Nat(NatArgs),
     /// Measure
@@ -149,29 +164,6 @@ struct DoctorArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Print the findings, and the facts they were made of, as JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
-struct ReplayArgs {
-    /// The configuration file
-    #[arg(long, value_name = "FILE")]
-    config: PathBuf,
-    /// The capture (pcap or pcapng, Ethernet) of what a port receives; may be given for each port
-    #[arg(long = "in", value_name = "PORT=FILE", value_parser = port_and_file)]
-    inputs: Vec<(String, PathBuf)>,
-    /// Folder for what each port transmits, as PORT.pcap
-    #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
-    /// Take only frames for our own MAC addresses, and resolve neighbours by what the captures answer
-    #[arg(long)]
-    strict_l2: bool,
-    /// Share the packets among so many workers, each to any of them. What NAT gives out depends on it, so replies that a
-    /// capture holds may not find their session
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
-    workers: u8,
-    /// Print the figures as JSON
     #[arg(long)]
     json: bool,
 }
@@ -338,13 +330,6 @@ struct PipelineArgs {
     json: bool,
 }
 
-fn port_and_file(text: &str) -> Result<(String, PathBuf), String> {
-    match text.split_once('=') {
-        Some((port, file)) if !port.is_empty() && !file.is_empty() => Ok((port.into(), file.into())),
-        _ => Err("write it as PORT=FILE, for instance lan=lan.pcap".into()),
-    }
-}
-
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let failed = |text: String| {
@@ -353,7 +338,9 @@ pub fn main() -> ExitCode {
     };
     let done = match Cli::parse().command {
         Command::Run(args) => run(args),
-        Command::Control { .. } => control::run(&mut io::stderr()).map_err(|error| error.to_string()),
+        Command::Upgrade(args) => upgrade::cli::run(&args).map(|text| print(&text)),
+        Command::Succeed { .. } => succeeded(gateway::succeed()),
+        Command::Control { .. } => control::run().map_err(|error| error.to_string()),
         Command::Check(args) => return check(&args),
         Command::Doctor(args) => return run_doctor(&args),
         Command::Replay(args) => return run_replay(args),
@@ -370,6 +357,8 @@ pub fn main() -> ExitCode {
         Command::Capture(args) => capture::cli::run(&args).map(|said| {
             let _ = write!(io::stderr(), "{said}");
         }),
+        Command::Block(args) => lists::cli::run(&args).map(|text| print(&text)),
+        Command::Trace(args) => trace::cli::run(&args).map(|text| print(&text)),
         Command::Nat(args) => nat(&args.what),
         Command::Bench(args) => run_bench(&args),
         Command::TechSupport(args) => write_tech_support(args),
@@ -415,12 +404,26 @@ fn print_json(value: &Value) {
 }
 
 fn complain(text: &str) {
+    if log::has_started() {
+        return tracing::error!("sluice: {}", text.trim_end());
+    }
     let _ = writeln!(io::stderr(), "sluice: {}", text.trim_end());
 }
 
 fn run(args: RunArgs) -> Result<(), String> {
     let file = args.file.or(args.config).unwrap_or_default();
-    gateway::run(&file, args.socket, &mut io::stderr()).map_err(|error| error.to_string())
+    succeeded(gateway::run(&file, args.socket))
+}
+
+/// What is left to do for a gateway that has ended: where another process goes on, and systemd is not told of it, whoever waits for
+/// this process waits for that one.
+fn succeeded(ended: Result<gateway::Ended, gateway::RunError>) -> Result<(), String> {
+    match ended.map_err(|error| error.to_string())? {
+        gateway::Ended::Succeeded(child, signals) if !crate::service::is_managed() => {
+            upgrade::stand_by(child, signals)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// With the exit codes of diff(1).
@@ -483,34 +486,21 @@ fn run_doctor(args: &DoctorArgs) -> ExitCode {
     if diagnosis.problems == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
 }
 
-fn run_replay(args: ReplayArgs) -> ExitCode {
-    let options = replay::Options {
-        config: args.config,
-        inputs: args.inputs,
-        out: args.out,
-        strict_l2: args.strict_l2,
-        workers: args.workers.into(),
-    };
-    let outcome = match replay::run(&options) {
-        Ok(outcome) => outcome,
+fn run_replay(args: replay::cli::ReplayArgs) -> ExitCode {
+    let said = match replay::cli::run(args) {
+        Ok(said) => said,
         Err(error) => {
             complain(&error.to_string());
             return ExitCode::from(FAILED);
         }
     };
-    for error in &outcome.cut_off {
-        complain(&format!("warning: {error}"));
-    }
-    for error in &outcome.broken {
-        complain(&error.to_string());
-    }
-    if args.json {
-        print_json(&outcome.counters)
+    said.complaints.iter().for_each(|text| complain(text));
+    if said.json {
+        print_json(&said.figures)
     } else {
-        print(&table::render(&outcome.counters))
+        print(&table::render(&said.figures))
     }
-    let whole = outcome.broken.is_empty() && outcome.counters["conserved"] == true;
-    if whole { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
+    if said.well { ExitCode::SUCCESS } else { ExitCode::from(FAILED) }
 }
 
 fn show(args: &ShowArgs) -> Result<(), String> {
@@ -542,8 +532,9 @@ fn run_explain(args: &ExplainArgs) -> Result<(), String> {
     let story = match &args.config {
         Some(file) => {
             let (config, _) = config::load(file).map_err(|report| report.to_string())?;
-            let snapshot = config::compile(&config, &[]);
-            explain::explain(&args.packet, &snapshot, Some(&file.display().to_string()))?
+            let mut snapshot = config::compile(&config, &[]);
+            snapshot.lists = lists::Keeper::open(&config, 0).0.lists();
+            explain::explain(&args.packet, &snapshot)?
         }
         None => api::explain(&args.socket, &args.packet).map_err(|error| error.to_string())?,
     };

@@ -1,6 +1,5 @@
 //! Counters as JSON, in the one shape that replay, a running gateway and golden cases share.
 
-use crate::routes::route_row;
 use serde_json::{Map, Value, json};
 use sluice_dataplane::counters::Counters;
 use sluice_dataplane::nat::NatLog;
@@ -136,10 +135,4 @@ pub fn limits(snapshot: &Snapshot, counters: &Counters) -> Value {
         row
     });
     rows.collect()
-}
-
-/// The route table.
-pub fn routes(snapshot: &Snapshot) -> Value {
-    let row = |(prefix, index): &(String, u32)| Some(route_row(prefix, &snapshot.way(*index)?, snapshot));
-    snapshot.route_list.iter().filter_map(row).collect()
 }

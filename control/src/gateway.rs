@@ -2,13 +2,16 @@
 //! asks (`link/`), ends in order. This process is the data plane: packets want nothing of the other one.
 
 mod devices;
+mod ground;
+mod handover;
 
-use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -16,38 +19,43 @@ use nix::sched::{sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use sluice_dataplane::arena::{ArenaError, FramePool, Pages};
+use sluice_dataplane::arena::{ArenaError, FramePool, Memory};
 use sluice_dataplane::clock::{Clock, Nanos, SECOND};
 use sluice_dataplane::counters::Counters;
 use sluice_dataplane::crossing;
 use sluice_dataplane::fib::FibError;
 use sluice_dataplane::live::{Habit, Post, Running};
 use sluice_dataplane::port::Port;
-use sluice_dataplane::port::af_xdp::{self, AfXdpPort, DeviceChange, DeviceControl, OpenError};
+use sluice_dataplane::port::af_xdp::{AfXdpPort, DeviceChange, DeviceControl, OpenError};
+use sluice_dataplane::saved::Restored;
 use sluice_dataplane::snapshot::Snapshot;
 use sluice_dataplane::verdict::DropReason;
 use sluice_dataplane::worker::{Closed, Worker};
+use tracing::{info, warn};
 
 use crate::accounting::{self, Accounting};
 use crate::alarm::Alarm;
-use crate::api::{self, ApiError};
-use crate::commit::{self, Store};
+use crate::api::ApiError;
 use crate::config::{self, Poll, Report};
-use crate::device::machine::Machine;
-use crate::diff::Loaded;
+use crate::device::Changes;
 use crate::export::{Collector, SinkStatus, wall};
 use crate::host::{self, Follower, HostError};
-use crate::intake::{self, Intake, IntakeError};
+use crate::intake::IntakeError;
 use crate::link::{Desk, Errand, Greeting};
-use crate::plan::{self, Plan, TooFewCores};
-use crate::reload::{self, News, Reload};
+use crate::lists::Keeper;
+use crate::plan::{Plan, TooFewCores};
+use crate::reload::{self, News, Reload, Uplinks};
 use crate::routes::{FollowError, RouteFollower, RouteTable, SharedRoutes};
 use crate::service::{self, Manager};
 use crate::state::{Ends, State};
 use crate::supervise::Supervisor;
+use crate::upgrade::{self, Stopped, Taken, Taker, Upgraded, own_program};
+use crate::uplink::{self, Ledger, Look, UplinkError, UplinkFollower};
 use crate::watch::Watch;
 pub(crate) use devices::check_mtus;
 use devices::describe;
+use ground::{Ground, Opened};
+use handover::{Estate, Pending};
 
 /// Drivers whose frames may come from a sender on this very machine, with the checksum left to hardware that never sees
 /// them.
@@ -80,6 +88,9 @@ pub enum RunError {
     /// The kernel's routes.
     #[error("{0}")]
     Follow(#[from] FollowError),
+    /// The kernel's addresses.
+    #[error("{0}")]
+    Uplink(#[from] UplinkError),
     /// There are not enough cores.
     #[error("{0}")]
     Plan(#[from] TooFewCores),
@@ -124,6 +135,9 @@ pub enum RunError {
         /// The system's answer.
         source: io::Error,
     },
+    /// What another gateway hands over cannot be taken over.
+    #[error("{0}")]
+    Inherit(String),
     /// Anything else of the system.
     #[error("{what}: {source}")]
     System {
@@ -151,56 +165,63 @@ pub enum RunError {
     },
 }
 
-/// Runs a gateway until SIGTERM or SIGINT. What there is to say goes to `log`, a line each.
-pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<(), RunError> {
-    let (mut loaded, mut warnings) = Loaded::read(path)?;
+/// Runs a gateway until SIGTERM or SIGINT, or until another program has taken over. What there is to say goes to the log.
+///
+/// # Errors
+/// See [`RunError`].
+pub fn run(path: &Path, socket: Option<PathBuf>) -> Result<Ended, RunError> {
+    let ground = |signals| Ok((Ground::fresh(path, socket)?, signals));
+    let (ground, signals) = signals().and_then(ground)?;
+    run_on(ground, None, signals)
+}
+
+/// Takes over from the gateway that has started this process, and runs as [`run`] does.
+///
+/// # Errors
+/// As [`run`]. If it could not take over, the other gateway goes on as it was.
+pub fn succeed() -> Result<Ended, RunError> {
+    let (taker, given) = Taker::new().map_err(RunError::Inherit)?;
+    let ground = signals().and_then(|signals| Ok((Ground::inherited(&taker, given)?, signals)));
+    let ended = ground.and_then(|(ground, signals)| run_on(ground, Some(&taker), signals));
+    // Once it has been told to go, nobody hears it.
+    ended.inspect_err(|error| taker.refuse(&error.to_string()))
+}
+
+/// How a gateway has come to its end.
+#[derive(Debug)]
+pub enum Ended {
+    /// In order.
+    Stopped,
+    /// It goes on in another process, a child of this one.
+    Succeeded(Child, Signals),
+}
+
+fn signals() -> Result<Signals, RunError> {
+    let installed = Signals::new([SIGTERM, SIGINT, SIGHUP]);
+    installed.map_err(|source| RunError::System { what: "cannot install signal handlers", source })
+}
+
+/// Runs on what there is. A successor says by `taker` when it is ready, and goes on where the workers before have stopped.
+fn run_on(ground: Ground, taker: Option<&Taker>, mut signals: Signals) -> Result<Ended, RunError> {
     let system = |what| move |source| RunError::System { what, source };
-    let mut signals =
-        Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(system("cannot install signal handlers"))?;
-    let socket_of_config = socket.is_none();
-    // Another gateway's socket is another gateway's state.
-    let folder = socket.as_ref().map(|socket| PathBuf::from(format!("{}.state", socket.display())));
-    let folder = folder.unwrap_or_else(|| loaded.config.state.clone());
-    // Bound before any state or device is touched: a second gateway with the same socket changes nothing. What may run
-    // instead of the file has the same socket, as a commit that wants another is refused.
-    let socket = socket.unwrap_or_else(|| loaded.config.control_socket.clone());
-    let listener = api::listen(&socket, &loaded.config.control_access)?;
-    let place = Place(socket.clone());
-    let mut store = Store::open(&folder);
-    let start = commit::at_start(&mut store, path, &loaded.text, commit::seconds());
-    if let Some((name, text)) = start.instead {
-        (loaded, warnings) = Loaded::new(&name, &text)?;
-    }
-    start.lines.iter().for_each(|line| say(log, format_args!("{line}")));
-    let Loaded { config: configured, text, .. } = loaded;
-    // Control keeps it from here on.
-    drop(store);
-    for warning in warnings {
-        say(log, format_args!("{warning}"));
-    }
-    let mut config = configured.clone();
-    let metrics = config
-        .metrics
-        .map(|address| TcpListener::bind(address).map_err(|source| RunError::Metrics { address, source }));
-    let metrics = metrics.transpose()?;
+    let own = own_program();
+    let Ground {
+        path, config: configured, text, socket, socket_of_config, folder, listener, metrics, ..
+    } = ground;
+    // Dropped last: devices are set back once they are closed. A successor has neither of them before it is told to go.
+    let mut changes = ground.changes;
+    let mut place = taker.is_none().then(|| Place(Some(socket.clone())));
+    let (plan, mut config) = (ground.plan, configured.clone());
 
-    // Dropped last: devices are set back once they are closed.
-    let Intake { mut changes, queues, lines } = intake::admit(&config)?;
-    lines.iter().for_each(|line| say(log, format_args!("{line}")));
-    let plan = plan::plan(&config.workers, &queues, &Machine::read().cores)?;
-    if plan.idle() > 0 {
-        let (idle, all) = (plan.idle(), plan.workers.len());
-        say(
-            log,
-            format_args!(
-                "workers: {idle} of {all} have no queue to receive from; more `channels` would give them some"
-            ),
-        );
+    let mut look = devices::look(&config)?;
+    let given = look.as_mut().map(Look::read).transpose()?;
+    if let Some(given) = &given {
+        given.words(None, &config).iter().for_each(|line| info!("{line}"));
+        uplink::put_in(&mut config, given).iter().for_each(|line| warn!("{line}"));
     }
-
     let hosting = match host::plan(&mut config, &Vec::new())? {
         Some((hosting, lines)) => {
-            lines.iter().for_each(|line| say(log, format_args!("{line}")));
+            lines.iter().for_each(|line| info!("{line}"));
             Some(hosting)
         }
         None => None,
@@ -208,7 +229,15 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let facts = devices::device_facts(&config)?;
     check_mtus(&config)?;
     let mut snapshot = config::compile(&config, &facts);
-    snapshot.seed = seed();
+    (snapshot.seed, snapshot.generation) = (ground.seed, ground.generation);
+    let now = wall::now() / 1_000_000;
+    let (mut lists, lines) = Keeper::open(&config, now);
+    for (prefix, seconds, note) in taker.iter().flat_map(|taker| taker.offer.blocked.clone()) {
+        // The workers are told as soon as they turn. One that cannot be blocked any more is none of this configuration's.
+        let _ = lists.add(&prefix, seconds, note, now);
+    }
+    lines.iter().for_each(|line| warn!("{line}"));
+    snapshot.lists = lists.lists();
     let routes = match &config.kernel_routes {
         Some(settings) => {
             let mut table = RouteTable::new(settings, plan.workers.len()).map_err(RunError::Routes)?;
@@ -220,28 +249,18 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     };
     let devices = devices::of_routes(&config, hosting.as_ref());
     let snapshot = Arc::new(snapshot);
-    let pool = FramePool::new(snapshot.sizes.frames, false)?;
-    if pool.pages() == Pages::Ordinary {
-        say(
-            log,
-            format_args!(
-                "packet memory: no huge pages free, and the kernel gives none; it runs on ordinary pages, at some 8 cycles a packet"
-            ),
-        );
-    }
-    let mut pools = pool.split(plan.workers.len());
-    let frames = pools.iter().map(FramePool::count).min().unwrap_or(0);
-    let specs = devices::port_specs(&config, &facts, &plan, frames);
-    let (ports, controls) = af_xdp::open_for(&mut pools, &specs)?;
-    for control in &controls {
-        say(log, format_args!("{}", describe(control)));
+    let specs = |frames| devices::port_specs(&config, &facts, &plan, frames);
+    let Opened { memory, pools, ports, controls } =
+        ground.devices.open(snapshot.sizes.frames, plan.workers.len(), specs)?;
+    for control in controls.iter().filter(|_| taker.is_none()) {
+        info!(interface = control.name(), "{}", describe(control));
         if let Some(advice) = devices::advice(control) {
-            say(log, format_args!("{advice}"));
+            warn!(interface = control.name(), "{advice}");
         }
     }
     // Before the first thread: rights are each thread's own, and threads have those of whom they come from.
     if let Err(error) = service::renounce() {
-        say(log, format_args!("more rights than needed are kept: {error}"));
+        warn!("more rights than needed are kept: {error}");
     }
     let mut workers = workers(&snapshot, ports, pools);
     let follower = match hosting {
@@ -260,10 +279,19 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
             let (follower, took) = RouteFollower::start(routes.clone(), devices)?;
             let ([v4, v6], _, _) = routes.lock().totals();
             let took = took.as_millis();
-            say(log, format_args!("routes: {v4} of IPv4 and {v6} of IPv6, the kernel's read in {took} ms"));
+            info!("routes: {v4} of IPv4 and {v6} of IPv6, the kernel's read in {took} ms");
             Some((routes, follower))
         }
         None => None,
+    };
+    let ledger = look.is_some().then(|| Arc::new(Ledger::new(&uplink::places(&config))));
+    let uplinks = match (look, given, &ledger) {
+        (Some(look), Some(given), Some(ledger)) => Some(Uplinks {
+            follower: UplinkFollower::start(look, given.clone())?,
+            given,
+            ledger: ledger.clone(),
+        }),
+        _ => None,
     };
     let reload = Reload::new(reload::Running {
         config: configured,
@@ -272,51 +300,119 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
         adopters,
         follower,
         routes,
+        uplinks,
     });
     let ends = |worker: &mut Worker| Ends { counters: worker.reader(), inspector: worker.inspector() };
     let ends: Vec<Ends> = workers.iter_mut().map(ends).collect();
 
     let sources = devices::sources(&config, &mut workers, seed());
-    let clock = Clock::monotonic();
     let records =
         config.nat_log.is_some().then(|| workers.iter_mut().map(Worker::nat_events).collect::<Vec<_>>());
+    let (clock, taken) = match taker {
+        None => (Clock::monotonic(), None),
+        Some(taker) => {
+            let found = take_over(taker, &mut workers);
+            if found.is_err() {
+                reload.leave();
+            }
+            let (clock, stopped, restored, stays) = found?;
+            // There is no way back from here.
+            changes.own();
+            place = Some(Place(Some(socket.clone())));
+            service::dies_with_its_parent(stays);
+            (clock, Some((stopped, restored)))
+        }
+    };
     let records = records.map(|readers| Collector::new(readers, clock));
     let habit = if config.workers.poll == Poll::Busy { Habit::Busy } else { Habit::Adaptive };
     let cores = || plan.workers.iter().map(|worker| worker.core);
     let posts = workers.into_iter().zip(cores()).map(|(worker, core)| Post { worker, core }).collect();
     let (running, pinned) =
         Running::start(posts, habit, clock).map_err(system("cannot start the workers' threads"))?;
+    let taken = taken.map(|(stopped, restored)| {
+        let gap = upgrade::machine_time().saturating_sub(stopped);
+        Taken::new(taker.map_or("", Taker::from), gap, &restored)
+    });
+    taken.iter().for_each(|taken| info!("{}", taken.words()));
     for (worker, core) in cores().enumerate().filter(|(worker, _)| pinned.get(*worker) != Some(&true)) {
-        say(log, format_args!("worker {worker}: core {core} is not ours to use; it runs unpinned"));
+        warn!(worker, core, "worker {worker}: core {core} is not ours to use; it runs unpinned");
     }
     keep_off(cores());
     let counters = ends.iter().map(|ends| ends.counters.clone());
     let watch = Watch::new(clock, cores().zip(running.signs().iter().cloned()).zip(counters));
-    let state = State::new(snapshot, ends, controls, plan.clone(), watch).with_routes(shown);
+    let state = State::new(snapshot, ends, controls, plan.clone(), watch)
+        .with_routes(shown)
+        .with_uplinks(ledger)
+        .with_lists(lists);
     let statuses = sources.statuses();
     let (accounts, said) = Accounting::open(config.accounting.clone());
-    said.iter().for_each(|line| say(log, format_args!("{line}")));
-    let state = Arc::new(state.with_exports(statuses.clone()).with_accounting(accounts));
+    said.iter().for_each(|line| warn!("{line}"));
+    let upgrades = taker.map_or(0, |taker| taker.offer.upgrades + 1);
+    let upgraded = Upgraded { upgrades, taken, ..Upgraded::default() };
+    let state = state.with_exports(statuses.clone()).with_accounting(accounts).with_upgraded(upgraded);
+    let state = Arc::new(state);
     let exporters =
         sources.start(&statuses, &state, clock).map_err(system("cannot start the threads of exporters"))?;
     let greeting = Greeting {
-        file: path.to_owned(),
+        file: path.clone(),
         socket: socket.clone(),
         socket_of_config,
         state: folder,
         text,
-        ..Greeting::default()
+        sinks: taker.map_or_else(Vec::new, |taker| taker.offer.greeting.sinks.clone()),
     };
     let (errands, to_do) = mpsc::channel();
     let desk = Arc::new(Desk::new(&state, greeting, records, errands));
+    // The old process's control writes down what there is, ahead of ours.
+    taker.iter().for_each(|taker| taker.alone());
     let supervisor = Supervisor::start(desk.clone(), listener, metrics, vec![path.into()]);
     let supervisor = supervisor.map_err(system("cannot start the control process"))?;
     let on = on_cores(&plan);
     let ready = format!("ready: {on}; `sluice show counters --socket {}`", socket.display());
-    let mut gateway =
-        Gateway { running: &running, state: &state, reload, desk, supervisor, to_do, manager: None };
+    let mut gateway = Gateway {
+        running: &running,
+        state: &state,
+        reload,
+        desk,
+        supervisor,
+        to_do,
+        manager: None,
+        memory: &memory,
+        changes: &changes,
+        own: &own,
+        pending: None,
+    };
 
-    let died = attend(&mut signals, &mut gateway, &ready, log).map_err(system("cannot start a thread"));
+    let died = loop {
+        let attended = attend(&mut signals, &mut gateway, &ready);
+        let Some(mut pending) = gateway.pending.take().filter(|_| matches!(attended, Ok(None))) else {
+            break attended.map_err(system("cannot start a thread"));
+        };
+        // Who was started by systemd is not waited for, as that is told of the other process.
+        let stays = !service::is_managed();
+        match pending.hand_over(&running, stays) {
+            Ok(()) => {
+                Manager::succeeded_by(pending.successor.id());
+                let Gateway { reload, supervisor, .. } = gateway;
+                reload.leave();
+                changes.leave();
+                place.take().map(Place::keep);
+                drop(reload);
+                running.leave();
+                drop(exporters);
+                supervisor.end();
+                drop(state);
+                return Ok(pending
+                    .successor
+                    .let_go()
+                    .map_or(Ended::Stopped, |child| Ended::Succeeded(child, signals)));
+            }
+            Err(words) => {
+                warn!("not upgraded, and all goes on as it was: {words}");
+                state.upgrade_failed(words);
+            }
+        }
+    };
     Manager::stopping();
     let begun = Instant::now();
     drop(place);
@@ -338,19 +434,46 @@ pub fn run(path: &Path, socket: Option<PathBuf>, log: &mut dyn Write) -> Result<
     let conserved = state.with_kernel(counters).conserved();
     // The devices go with the last hold on the state.
     drop(state);
-    changes.take_back().iter().for_each(|line| say(log, format_args!("{line}")));
+    changes.take_back().iter().for_each(|line| info!("{line}"));
     let milliseconds = begun.elapsed().as_millis();
-    say(
-        log,
-        format_args!(
-            "stopped in {milliseconds} ms: {} of {} packet buffers home, conserved: {conserved}",
-            closed.home, closed.frames
-        ),
+    info!(
+        "stopped in {milliseconds} ms: {} of {} packet buffers home, conserved: {conserved}",
+        closed.home, closed.frames
     );
     if closed.home != closed.frames || !conserved {
         return Err(RunError::Unaccounted { home: closed.home, frames: closed.frames, conserved });
     }
-    Ok(())
+    Ok(Ended::Stopped)
+}
+
+/// Says that this process is ready, and has each worker go on where the one of the process before has stopped. Returns a clock that
+/// goes on as theirs, when they stopped by the machine's, what was restored, and whether the old process stays.
+fn take_over(taker: &Taker, workers: &mut [Worker]) -> Result<(Clock, Nanos, Restored, bool), RunError> {
+    taker.ready().map_err(RunError::Inherit)?;
+    let Stopped { states, clock, machine } = taker.stopped().map_err(RunError::Inherit)?;
+    if states.len() != workers.len() {
+        return Err(RunError::Inherit(format!(
+            "{} workers write their state, and {} read it",
+            states.len(),
+            workers.len()
+        )));
+    }
+    let now = clock.now();
+    let read = |(worker, state): (&mut Worker, &Vec<u8>)| worker.take_over(state, now);
+    // Each on its own, as the packets wait for it.
+    let restored = thread::scope(|scope| {
+        let readers: Vec<_> =
+            workers.iter_mut().zip(&states).map(|both| scope.spawn(move || read(both))).collect();
+        let mut sum = Restored::default();
+        for reader in readers {
+            let restored = reader.join().map_err(|_| "a worker's state cannot be taken over".to_owned())?;
+            sum.add(&restored.map_err(|error| error.to_string())?);
+        }
+        Ok(sum)
+    });
+    let restored = restored.map_err(RunError::Inherit)?;
+    let stays = taker.go().map_err(RunError::Inherit)?;
+    Ok((clock, machine, restored, stays))
 }
 
 /// The workers, each with its ports and frames, and with its rings to the others.
@@ -382,17 +505,19 @@ fn on_cores(plan: &Plan) -> String {
     workers.collect::<Vec<_>>().join(", ")
 }
 
-fn say(log: &mut dyn Write, line: std::fmt::Arguments<'_>) {
-    // A log that is gone (a closed pipe) is no reason to stop forwarding.
-    let _ = log.write_all(format!("{line}\n").as_bytes()).and_then(|()| log.flush());
-}
-
 /// A control socket's name, which goes with the gateway and stays when control alone ends.
-struct Place(PathBuf);
+struct Place(Option<PathBuf>);
+
+impl Place {
+    /// The name stays.
+    fn keep(mut self) -> PathBuf {
+        self.0.take().unwrap_or_default()
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        let _ = self.0.as_ref().map(std::fs::remove_file);
     }
 }
 
@@ -406,38 +531,77 @@ struct Gateway<'a> {
     to_do: Receiver<Errand>,
     /// Once the gateway is ready.
     manager: Option<Manager>,
+    memory: &'a Memory,
+    changes: &'a Changes,
+    /// The file that this program was started from.
+    own: &'a Path,
+    /// Another program that is about to take over.
+    pending: Option<Pending>,
 }
 
 impl Gateway<'_> {
     /// Does what control asks for. Returns whether the gateway is to end.
     fn run_errands(&mut self) -> bool {
-        for errand in self.to_do.try_iter() {
+        while let Ok(errand) = self.to_do.try_recv() {
             match errand {
-                Errand::Adopt { name, text, reply } => self.reload.request(name, text, reply),
+                Errand::Adopt { name, text, loaded, reply } => self.reload.request(name, text, loaded, reply),
+                Errand::Upgrade { reply, .. } if self.pending.is_some() => {
+                    let _ = reply.try_send(Err("an upgrade is under way".into()));
+                }
+                Errand::Upgrade { program, reply } => self.offer(program, reply),
+                Errand::TryOut { name, text, reply } => {
+                    // Who asked may be gone.
+                    let _ = reply.try_send(self.reload.try_out(&name, &text, self.state));
+                }
                 Errand::Stop => return true,
             }
         }
         false
     }
 
+    /// Starts a program that is to take over.
+    fn offer(&mut self, program: Option<PathBuf>, reply: SyncSender<Result<String, String>>) {
+        let Self { state, memory, changes, desk, supervisor, own, .. } = &*self;
+        let estate = Estate { state, memory, changes, desk, supervisor };
+        match estate.offer(program, reply, own) {
+            Ok(pending) => self.pending = Some(pending),
+            Err((words, reply)) => {
+                self.state.upgrade_failed(words.clone());
+                let _ = reply.try_send(Err(words));
+            }
+        }
+    }
+
+    /// Looks whether another program is ready to take over. Returns what there is to say if it will not be.
+    fn wants_to_go(&mut self) -> Result<bool, String> {
+        let Some(pending) = &mut self.pending else { return Ok(false) };
+        match pending.look() {
+            Ok(is_ready) => Ok(is_ready && self.reload.is_idle()),
+            Err(words) => {
+                self.pending = None;
+                self.state.upgrade_failed(words.clone());
+                Err(format!("not upgraded, and all goes on as it was: {words}"))
+            }
+        }
+    }
+
     /// Goes on with a reload. Control says what came of it.
-    fn go_on(&mut self) {
+    /// What it says is of the kernel's addresses.
+    fn go_on(&mut self) -> Vec<String> {
         match self.reload.go_on(self.state) {
             Some(News::Adopted(text)) => self.desk.adopted(text),
             Some(News::Settled(outcome)) => self.desk.settled(outcome),
+            Some(News::Readdressed(lines)) => return lines,
+            Some(News::SettledAddresses(outcome)) => return vec![outcome.words("the kernel's addresses")],
             None => {}
         }
+        Vec::new()
     }
 }
 
 /// Waits for a signal to end, and looks after devices, workers and control. Says `ready` when control serves for the first time.
-/// Returns a worker that ended first.
-fn attend(
-    signals: &mut Signals,
-    gateway: &mut Gateway<'_>,
-    ready: &str,
-    log: &mut dyn Write,
-) -> io::Result<Option<usize>> {
+/// Returns a worker that ended first; none is also returned when another program is ready to take over.
+fn attend(signals: &mut Signals, gateway: &mut Gateway<'_>, ready: &str) -> io::Result<Option<usize>> {
     let state = gateway.state;
     let ends = AtomicBool::new(false);
     let (tell, told) = mpsc::channel();
@@ -457,6 +621,7 @@ fn attend(
             let line = due.then(|| state.accounting().save(now, false)).flatten();
             line.into_iter().for_each(|line| drop(told_of_accounts.send(line)));
             state.end_lonely_capture();
+            state.collect_traces();
             thread::park_timeout(TEND);
         }
         let now = wall::now() / 1_000_000;
@@ -464,12 +629,32 @@ fn attend(
         // Said by the next start, which finds what there is.
         state.accounting().save(now, true);
     };
+    let told_of_lists = tell.clone();
+    let (change, changed) = mpsc::channel();
+    let listing = || {
+        let mut told = None;
+        while !ends.load(Ordering::Relaxed) {
+            let (lists, lines) = state.lists().look(wall::now() / 1_000_000);
+            lines.into_iter().for_each(|line| drop(told_of_lists.send(line)));
+            if lists.is_some() {
+                let _ = change.send(());
+            }
+            // What workers go by comes first: packets that the program lets through are theirs to judge.
+            let generation = state.snapshot().generation;
+            if told.replace(generation) != Some(generation) {
+                state.tell_blocked().into_iter().for_each(|line| drop(told_of_lists.send(line)));
+            }
+            thread::park_timeout(TEND);
+        }
+    };
     let (mut alarm, mut counted) = (Alarm::default(), 0);
     thread::scope(|scope| {
         let tender = thread::Builder::new().name("sluice-devices".into()).spawn_scoped(scope, tending)?;
         let accountant =
             thread::Builder::new().name("sluice-accounts".into()).spawn_scoped(scope, accounting)?;
+        let lister = thread::Builder::new().name("sluice-lists".into()).spawn_scoped(scope, listing)?;
         let died = loop {
+            changed.try_iter().for_each(|()| gateway.reload.take_lists());
             let mut wants_end = gateway.run_errands();
             for signal in signals.pending() {
                 wants_end |= signal != SIGHUP;
@@ -478,23 +663,25 @@ fn attend(
                 }
             }
             gateway.desk.collect();
-            gateway.go_on();
+            gateway.go_on().iter().for_each(|line| info!("{line}"));
             let died = gateway.running.finished();
             if wants_end || died.is_some() {
+                gateway.pending = None;
                 break died;
             }
-            state
-                .watch()
-                .look()
-                .into_iter()
-                .chain(told.try_iter())
-                .chain(gateway.supervisor.tend())
-                .for_each(|line| say(log, format_args!("{line}")));
+            match gateway.wants_to_go() {
+                Ok(true) => break None,
+                Ok(false) => {}
+                Err(line) => warn!("{line}"),
+            }
+            state.watch().look().iter().for_each(|line| warn!("{line}"));
+            told.try_iter().for_each(|line| warn!("{line}"));
+            gateway.supervisor.tend().iter().for_each(|line| warn!("{line}"));
             let now = state.watch().now();
             match &mut gateway.manager {
                 Some(manager) => manager.feed(now, |since| state.watch().all_turned_since(since)),
                 None if gateway.desk.is_serving() => {
-                    say(log, format_args!("{ready}"));
+                    info!("{ready}");
                     gateway.manager = Some(Manager::ready(now));
                 }
                 None => {}
@@ -502,13 +689,14 @@ fn attend(
             if now.saturating_sub(counted) >= SECOND {
                 counted = now;
                 state.sample_drops();
-                shortages(&mut alarm, state, now).iter().for_each(|line| say(log, format_args!("{line}")));
+                shortages(&mut alarm, state, now).iter().for_each(|line| warn!("{line}"));
             }
             thread::sleep(LOOK);
         };
         ends.store(true, Ordering::Relaxed);
         tender.thread().unpark();
         accountant.thread().unpark();
+        lister.thread().unpark();
         Ok(died)
     })
 }

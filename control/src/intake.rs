@@ -66,10 +66,12 @@ pub fn admit(config: &Config) -> Result<Intake, IntakeError> {
         let Link::Device(device) = &interface.link else { continue };
         let Some(facts) = inventory.device(&device.device)? else { continue };
         if let Err(error) = may_take(&interface.name, &facts) {
-            if !device.takeover {
+            // There the default route is to come, and the kernel's own traffic goes on by it.
+            let is_expected = has_from_kernel(config, index) && facts.session.is_none();
+            if !device.takeover && !is_expected {
                 return Err(error);
             }
-            lines.push(taken_over(&facts));
+            lines.extend(device.takeover.then(|| taken_over(&facts)));
         }
         admitted.push((wanted(config, index, device, &facts), facts));
     }
@@ -91,6 +93,16 @@ pub(crate) fn channels(configured: Option<u32>, facts: &Facts, workers: usize) -
     let most = facts.channels.map_or(0, |channels| channels.most());
     let needed = u32::try_from(workers).ok().filter(|&workers| facts.queues < workers && workers <= most);
     configured.or(needed)
+}
+
+/// Whether an interface that this one carries, or it itself, has its addresses from the kernel.
+fn has_from_kernel(config: &Config, index: usize) -> bool {
+    let is_on = |(at, link): (usize, &Link)| match link {
+        Link::Vlan { parent, .. } => *parent == index,
+        Link::Device(_) => at == index,
+    };
+    let mut all = config.interfaces.iter().enumerate();
+    all.any(|(at, interface)| interface.from_kernel && is_on((at, &interface.link)))
 }
 
 fn wanted(config: &Config, index: usize, device: &Device, facts: &Facts) -> Wanted {

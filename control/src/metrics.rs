@@ -5,6 +5,7 @@ use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, Me
 use prometheus::{Encoder, TextEncoder};
 use sluice_dataplane::counters::Counters;
 use sluice_dataplane::port::af_xdp::DeviceControl;
+use sluice_dataplane::pulse;
 use sluice_dataplane::snapshot::Snapshot;
 use sluice_dataplane::verdict::DropReason;
 
@@ -189,6 +190,11 @@ fn sessions(page: &mut Page, snapshot: &Snapshot, counters: &Counters) {
         "sluice_sessions_ended_by_policy_total",
         "Sessions ended because another configuration does not allow them.",
         counters.sessions_ended_by_policy,
+    );
+    page.counter(
+        "sluice_sessions_evicted_total",
+        "Sessions that gave way to new ones, as the table was full.",
+        counters.sessions_evicted,
     );
     page.gauge("sluice_nat_bindings", "Live NAT bindings.", counters.bindings as f64);
     page.counter(
@@ -451,7 +457,7 @@ fn workers(page: &mut Page, loops: &[Loop]) {
         bursts,
     );
     let turns = each().map(|(labels, one)| {
-        let bounds = TURNS.map(|power| ((1u64 << power) as f64, power));
+        let bounds = TURNS.map(|power| ((1u64 << power) as f64, pulse::place(1 << power)));
         histogram(labels, &one.turns.lengths, &bounds, one.turns.busy + one.turns.idle - one.turns.asleep)
     });
     let turns = turns.collect();

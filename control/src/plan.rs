@@ -2,7 +2,7 @@
 //!
 //! A pure function of configuration, devices and machine, so that `sluice show workers` and a restart give the same map.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::config::Workers;
 use crate::device::machine::Core;
@@ -19,7 +19,7 @@ pub struct PortQueues {
 }
 
 /// A receive queue: the port by its index, and the queue's number on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Queue {
     /// Index of the port.
     pub port: usize,
@@ -28,7 +28,7 @@ pub struct Queue {
 }
 
 /// What a worker runs on, and owns.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerPlan {
     /// Its core.
     pub core: usize,
@@ -39,7 +39,7 @@ pub struct WorkerPlan {
 }
 
 /// The map: every queue of every port has exactly one worker, and no worker more than one queue more than another.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// At least one.
     pub workers: Vec<WorkerPlan>,

@@ -13,21 +13,24 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use sluice_dataplane::adopt::{self, Adopter, Settled};
 use sluice_dataplane::counters::Reader;
+use sluice_dataplane::fib::Way;
 use sluice_dataplane::snapshot::{Allocation, Snapshot};
 use sluice_dataplane::stage::owner::Owners;
+use tracing::debug;
 
-use crate::config::{self, Config, Device, DeviceFacts, Interface, Link, Report};
+use crate::config::{self, Config, Device, DeviceFacts, Diagnostic, Interface, Link, Prefix};
+use crate::export::wall;
 use crate::gateway::{RunError, check_mtus};
 use crate::host::{self, Follower, HostError, Narrowed};
+use crate::lists::{self, Keeper};
+use crate::log;
 use crate::routes::{RouteFollower, SharedRoutes};
 use crate::state::State;
+use crate::uplink::{self, Given, Ledger, UplinkFollower};
 
 /// Why a configuration is not adopted.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
-    /// It is wrong.
-    #[error("{0}")]
-    Config(#[from] Report),
     /// It differs in what cannot change while the gateway runs.
     #[error("{0}; restart to change that")]
     Restart(String),
@@ -56,18 +59,33 @@ pub struct Running {
     pub follower: Option<(Follower, Narrowed)>,
     /// The routes that change while it runs, and who follows the kernel's.
     pub routes: Option<(SharedRoutes, RouteFollower)>,
+    /// Who follows the kernel's addresses, and what they are.
+    pub uplinks: Option<Uplinks>,
+}
+
+/// The interfaces that have their addresses from the kernel.
+pub struct Uplinks {
+    /// Tells of changes.
+    pub follower: UplinkFollower,
+    /// What the workers go by.
+    pub given: Given,
+    /// Where it is counted.
+    pub ledger: Arc<Ledger>,
 }
 
 /// Reloads, one after the other.
 pub struct Reload {
     running: Running,
     wanted: VecDeque<Wanted>,
+    /// Lists of prefixes have changed.
+    lists_changed: bool,
     under_way: Option<UnderWay>,
 }
 
 struct Wanted {
     name: String,
     text: String,
+    loaded: Box<(Config, Vec<Diagnostic>)>,
     reply: SyncSender<Result<Vec<String>, String>>,
 }
 
@@ -82,6 +100,9 @@ pub struct Outcome {
     pub ended: u64,
     /// Until all sessions were decided.
     pub milliseconds: u64,
+    /// What it took of a worker's own time, in nanoseconds: of the one that took the longest.
+    #[serde(default)]
+    pub adopt_nanoseconds: u64,
 }
 
 /// What there is to be told of a reload.
@@ -91,16 +112,41 @@ pub enum News {
     Adopted(String),
     /// All have it, and all sessions are decided by it.
     Settled(Outcome),
+    /// The kernel has other addresses: the workers are handed the same configuration with these, or cannot be.
+    Readdressed(Vec<String>),
+    /// That is through.
+    SettledAddresses(Outcome),
 }
 
 impl Outcome {
     /// In words.
     pub fn words(&self, name: &str) -> String {
-        let Self { generation, kept, ended, milliseconds } = self;
+        let Self { generation, kept, ended, milliseconds, .. } = self;
         format!(
             "{name}: adopted as generation {generation} in {milliseconds} ms: {kept} sessions go on, {ended} ended"
         )
     }
+}
+
+/// What the workers would go by.
+#[derive(Debug)]
+pub struct Tried {
+    /// All but the routes, where they follow the kernel.
+    pub snapshot: Snapshot,
+    /// The routes of the file.
+    pub routes: Vec<(Prefix, Vec<Way>)>,
+}
+
+/// What is made of a configuration for the workers.
+struct Prepared {
+    config: Config,
+    /// As it is with the kernel's ports.
+    planned: Config,
+    hosting: Option<(host::Plan, Vec<String>)>,
+    next: Snapshot,
+    lists: lists::Next,
+    /// What there is to say.
+    lines: Vec<String>,
 }
 
 struct UnderWay {
@@ -109,17 +155,46 @@ struct UnderWay {
     /// Until all workers have adopted it.
     readers: Option<Vec<Reader>>,
     settled: Vec<Option<Settled>>,
+    /// The interfaces whose addresses have changed, where it is that alone.
+    readdressed: Option<Vec<usize>>,
+    /// Nobody asked for it, so nobody is told.
+    is_quiet: bool,
 }
 
 impl Reload {
     /// For a gateway that runs.
     pub fn new(running: Running) -> Self {
-        Self { running, wanted: VecDeque::new(), under_way: None }
+        Self { running, wanted: VecDeque::new(), lists_changed: false, under_way: None }
+    }
+
+    /// Whether nothing is under way, nor wanted.
+    pub fn is_idle(&self) -> bool {
+        self.under_way.is_none() && self.wanted.is_empty()
+    }
+
+    /// Another process goes on with what the kernel was asked for.
+    pub fn leave(&self) {
+        if let Some((follower, _)) = &self.running.follower {
+            follower.leave();
+        }
     }
 
     /// A configuration is to be adopted, as soon as the last change is through; `reply` gets what there is to say, or why not.
-    pub fn request(&mut self, name: String, text: String, reply: SyncSender<Result<Vec<String>, String>>) {
-        self.wanted.push_back(Wanted { name, text, reply });
+    /// It has been `loaded` from its text, with these warnings.
+    pub fn request(
+        &mut self,
+        name: String,
+        text: String,
+        loaded: Box<(Config, Vec<Diagnostic>)>,
+        reply: SyncSender<Result<Vec<String>, String>>,
+    ) {
+        self.wanted.push_back(Wanted { name, text, loaded, reply });
+    }
+
+    /// Lists of prefixes have changed: they are another generation of the same configuration, as soon as the last change is
+    /// through.
+    pub fn take_lists(&mut self) {
+        self.lists_changed = true;
     }
 
     /// Goes on with it; to be called every 20 ms. Returns what there is to tell.
@@ -127,20 +202,46 @@ impl Reload {
         if self.under_way.is_some() {
             return self.follow(state);
         }
-        let Wanted { name, text, reply } = self.wanted.pop_front()?;
-        let adopted = match config::load_str(&name, &text) {
-            Ok((config, warnings)) => {
-                let warnings = warnings.iter().map(ToString::to_string);
-                let refused = |error| format!("{name}: not adopted, all stays as it was: {error}");
-                let applied = self.apply(config, state).map_err(refused);
-                applied.map(|said| warnings.chain(said).collect())
-            }
-            Err(report) => Err(format!("{name}: not adopted, all stays as it was:\n{report}")),
+        if let Some(news) = self.readdress(state) {
+            return Some(news);
+        }
+        let Some(Wanted { name, text, loaded, reply }) = self.wanted.pop_front() else {
+            self.apply_lists(state);
+            return None;
         };
+        let (config, warnings) = *loaded;
+        let adopted = self.apply(config, state);
+        let warnings = warnings.iter().map(ToString::to_string);
+        let adopted = adopted.map(|said| warnings.chain(said).collect());
+        let adopted = adopted.map_err(|error| format!("{name}: not adopted, all stays as it was: {error}"));
         let is_adopted = adopted.is_ok();
         // Who asked may be gone.
         let _ = reply.try_send(adopted);
         is_adopted.then_some(News::Adopted(text))
+    }
+
+    /// Takes in what the kernel has now, if that is something else.
+    fn readdress(&mut self, state: &State) -> Option<News> {
+        let uplinks = self.running.uplinks.as_mut()?;
+        let given = uplinks.follower.news()?;
+        let before = std::mem::replace(&mut uplinks.given, given);
+        let (ledger, given) = (uplinks.ledger.clone(), uplinks.given.clone());
+        let changed: Vec<usize> = given.changed(&before).collect();
+        let mut lines = given.words(Some(&before), &self.running.config);
+        match self.apply(self.running.config.clone(), state) {
+            Ok(said) => {
+                lines.extend(said);
+                ledger.change(&changed);
+                if let Some(under_way) = &mut self.under_way {
+                    under_way.readdressed = Some(changed);
+                }
+            }
+            // The next configuration takes them in.
+            Err(error) => {
+                lines.push(format!("these addresses are not taken up, all stays as it was: {error}"))
+            }
+        }
+        Some(News::Readdressed(lines))
     }
 
     /// Has the workers adopt a configuration. Returns what there is to say; what comes of it is told by
@@ -149,7 +250,53 @@ impl Reload {
     /// # Errors
     /// Why it is not adopted; then nothing has changed.
     fn apply(&mut self, config: Config, state: &State) -> Result<Vec<String>, ReloadError> {
+        // Held until it is adopted, so that no change is lost between the two.
+        let mut keeper = state.lists();
+        let prepared = self.prepare(config, state, &keeper)?;
+        let Prepared { config, planned, hosting, next, lists, mut lines } = prepared;
         let running = &mut self.running;
+        let workers = running.adopters.len();
+        let next = Arc::new(next);
+        let readers = adopt::hand_over(&mut running.adopters, &next).ok_or(ReloadError::Busy)?;
+        if let Some((routes, _)) = &running.routes {
+            routes.lock().set_file(config::file_routes(&planned));
+        }
+        keeper.take(lists);
+        drop(keeper);
+        if let (Some((follower, narrowed)), Some((plan, said))) = (&mut running.follower, hosting) {
+            *narrowed = plan.narrowed().clone();
+            follower.adopt(plan);
+            lines.extend(said);
+        }
+        log::set(config.log);
+        let generation = next.generation;
+        debug!(generation, "the workers are handed generation {generation}");
+        running.config = config;
+        self.under_way = Some(UnderWay {
+            snapshot: next,
+            begun: Instant::now(),
+            readers: Some(readers),
+            settled: vec![None; workers],
+            readdressed: None,
+            is_quiet: false,
+        });
+        Ok(lines)
+    }
+
+    /// What the workers would go by with a configuration, as they would get it, and its own routes; nothing changes.
+    ///
+    /// # Errors
+    /// Why it would not be adopted, in words.
+    pub fn try_out(&self, name: &str, text: &str, state: &State) -> Result<Tried, String> {
+        let (config, _) = config::load_str(name, text).map_err(|report| report.to_string())?;
+        let prepared = self.prepare(config, state, &state.lists());
+        let Prepared { planned, next, .. } = prepared.map_err(|error| format!("{name}: {error}"))?;
+        Ok(Tried { routes: config::file_routes(&planned), snapshot: next })
+    }
+
+    /// Makes what the workers get for a configuration.
+    fn prepare(&self, config: Config, state: &State, keeper: &Keeper) -> Result<Prepared, ReloadError> {
+        let running = &self.running;
         let mut config = config;
         if packet_buffers(&running.config) == packet_buffers(&config) {
             // What shapers hold comes from what there is.
@@ -159,6 +306,10 @@ impl Reload {
             return Err(ReloadError::Restart(what));
         }
         let mut planned = config.clone();
+        let mut lines = match &running.uplinks {
+            Some(uplinks) => uplink::put_in(&mut planned, &uplinks.given),
+            None => Vec::new(),
+        };
         let before = running.follower.as_ref().map(|(_, narrowed)| narrowed.clone()).unwrap_or_default();
         let hosting = host::plan(&mut planned, &before)?;
         check_mtus(&planned).map_err(|error| ReloadError::Mtu(Box::new(error)))?;
@@ -166,29 +317,29 @@ impl Reload {
         let mut next = config::compile(&planned, &running.facts);
         (next.generation, next.seed) = (present.generation.wrapping_add(1), present.seed);
         next.fib.clone_from(&present.fib);
-        let workers = running.adopters.len();
-        if let Some(what) = changed_sharing(&present, &next, workers) {
+        let (lists, said) = keeper.next(&config, wall::now() / 1_000_000);
+        lines.extend(said);
+        next.lists = lists.made();
+        if let Some(what) = changed_sharing(&present, &next, running.adopters.len()) {
             return Err(ReloadError::Restart(what));
         }
-        let next = Arc::new(next);
-        let readers = adopt::hand_over(&mut running.adopters, &next).ok_or(ReloadError::Busy)?;
-        if let Some((routes, _)) = &running.routes {
-            routes.lock().set_file(config::file_routes(&planned));
+        Ok(Prepared { config, planned, hosting, next, lists, lines })
+    }
+
+    /// Has the workers adopt lists that have changed, if they are ready for it.
+    fn apply_lists(&mut self, state: &State) {
+        if !self.lists_changed {
+            return;
         }
-        let mut lines = Vec::new();
-        if let (Some((follower, narrowed)), Some((plan, said))) = (&mut running.follower, hosting) {
-            *narrowed = plan.narrowed().clone();
-            follower.adopt(plan);
-            lines = said;
-        }
-        running.config = config;
-        self.under_way = Some(UnderWay {
-            snapshot: next,
-            begun: Instant::now(),
-            readers: Some(readers),
-            settled: vec![None; workers],
-        });
-        Ok(lines)
+        let (lists, present) = (state.lists().lists(), state.snapshot());
+        let generation = present.generation.wrapping_add(1);
+        let next = Arc::new(Snapshot { generation, lists, ..Snapshot::clone(&present) });
+        let Some(readers) = adopt::hand_over(&mut self.running.adopters, &next) else { return };
+        self.lists_changed = false;
+        let settled = vec![None; self.running.adopters.len()];
+        let (begun, readers) = (Instant::now(), Some(readers));
+        self.under_way =
+            Some(UnderWay { snapshot: next, begun, readers, settled, readdressed: None, is_quiet: true });
     }
 
     /// Looks how far the workers are. Tells what came of it, once, when all are through.
@@ -211,8 +362,18 @@ impl Reload {
         let kept: u64 = all.iter().map(|settled| settled.kept).sum();
         let ended: u64 = all.iter().map(|settled| settled.ended).sum();
         let milliseconds = u64::try_from(under_way.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.under_way = None;
-        Some(News::Settled(Outcome { generation, kept, ended, milliseconds }))
+        let ticks = self.running.adopters.iter().map(Adopter::took).max().unwrap_or(0);
+        let adopt_nanoseconds = state.watch().tick().times(ticks);
+        let outcome = Outcome { generation, kept, ended, milliseconds, adopt_nanoseconds };
+        let under_way = self.under_way.take()?;
+        match (under_way.readdressed, &self.running.uplinks) {
+            _ if under_way.is_quiet => None,
+            (Some(changed), Some(uplinks)) => {
+                uplinks.ledger.end(&changed, ended);
+                Some(News::SettledAddresses(outcome))
+            }
+            _ => Some(News::Settled(outcome)),
+        }
     }
 }
 
@@ -228,11 +389,15 @@ pub(crate) fn wants_restart(old: &Config, new: &Config, socket_of_config: bool) 
         let (old, new) = (names(old).join(", "), names(new).join(", "));
         return Some(format!("interfaces: {old} became {new}, in this order"));
     }
-    let pairs = old.interfaces.iter().zip(&new.interfaces);
-    pairs.filter_map(|(old, new)| changed_link(old, new)).next().or_else(|| {
+    let pairs = || old.interfaces.iter().zip(&new.interfaces);
+    if let Some((old, _)) = pairs().find(|(old, new)| old.from_kernel != new.from_kernel) {
+        return Some(format!("interfaces.{}.address: whether it has the kernel's changed", old.name));
+    }
+    pairs().filter_map(|(old, new)| changed_link(old, new)).next().or_else(|| {
         let sections = [
             (old.workers != new.workers, "[workers]"),
             (old.tables != new.tables, "[tables]"),
+            (!bounds_sessions(old) && bounds_sessions(new), "[guard.NAME.per-source] sessions"),
             (old.kernel_routes != new.kernel_routes, "[kernel-routes]"),
             (old.nat_log != new.nat_log, "[nat.log]"),
             (old.port_rest.most != new.port_rest.most, "[nat.port-rest] most"),
@@ -244,6 +409,12 @@ pub(crate) fn wants_restart(old: &Config, new: &Config, socket_of_config: bool) 
         ];
         sections.into_iter().find(|(changed, _)| *changed).map(|(_, name)| format!("{name} changed"))
     })
+}
+
+/// Whether the sessions of sources are counted.
+fn bounds_sessions(config: &Config) -> bool {
+    let bounds = |limits: &config::SourceLimits| limits.sessions > 0;
+    config.guards.iter().any(|guard| guard.per_source.as_ref().is_some_and(bounds))
 }
 
 /// Whether several workers would share the ports of NAT otherwise.
@@ -344,6 +515,10 @@ socket = "/run/a.sock"
             (("mtu = 1400", "xdp = \"native\""), "interfaces.lan.xdp changed"),
             (("mtu = 1400", "kernel = \"lldp\""), "interfaces.lan.kernel changed"),
             (("mtu = 1400", "host = \"kernel\""), "interfaces.lan.host changed"),
+            (
+                ("\"192.168.1.1/24\"", "\"kernel\""),
+                "interfaces.lan.address: whether it has the kernel's changed",
+            ),
             (("vlan = 10", "vlan = 11"), "interfaces.guest: its VLAN changed"),
             (
                 ("interfaces.guest", "interfaces.guests"),

@@ -1,6 +1,8 @@
 //! `sluice replay`: captures through the very pipeline of a live gateway, in the captures' own time. No privilege, no
 //! device, and the same bytes each time.
 
+pub mod cli;
+mod pace;
 mod spray;
 
 use std::path::{Path, PathBuf};
@@ -17,6 +19,10 @@ use sluice_pkt::ethernet::Mac;
 
 use crate::config::{self, Config, DeviceFacts, Link, Report};
 use crate::figures;
+use crate::lists::Keeper;
+
+use self::pace::Pace;
+pub use self::pace::Speed;
 
 /// How long, in the captures' time, the end is put off for packets that wait for a neighbour.
 const DRAIN: Nanos = 10 * SECOND;
@@ -28,7 +34,7 @@ const SEED: u64 = 0x51_7c_c1_b7_27_22_0a_95;
 pub struct Options {
     /// The configuration file.
     pub config: PathBuf,
-    /// Captures by port name. Ports without one receive nothing.
+    /// Captures by port name; those of one port are merged by time. Ports without one receive nothing.
     pub inputs: Vec<(String, PathBuf)>,
     /// Folder for what each port transmits, `PORT.pcap`; made if it does not exist.
     pub out: Option<PathBuf>,
@@ -37,6 +43,8 @@ pub struct Options {
     /// How many workers share the packets, 1 to 16; 0 counts as 1. Each packet goes to any of them, and to its end before
     /// the next one comes in.
     pub workers: usize,
+    /// How fast, by the clock on the wall. The outcome is the same.
+    pub speed: Speed,
 }
 
 /// Why there was nothing to replay, or nowhere to put it.
@@ -53,9 +61,6 @@ pub enum ReplayError {
         /// Those that there are.
         ports: String,
     },
-    /// Two inputs for one port.
-    #[error("--in {0} is given twice; a port replays one capture")]
-    Twice(String),
     /// An output that would take an input's place.
     #[error("{0}: the output would overwrite this input; give another folder with --out")]
     Overwrites(PathBuf),
@@ -95,8 +100,6 @@ pub fn run(options: &Options) -> Result<Outcome, ReplayError> {
     let (config, _) = config::load(&options.config)?;
     let names = port_names(&config);
     check_inputs(&names, &options.inputs)?;
-    let input =
-        |name: &str| options.inputs.iter().find(|(port, _)| port == name).map(|(_, path)| path.as_path());
     if let Some(path) = &options.out {
         let folder = |source| ReplayError::Folder { path: path.clone(), source };
         std::fs::create_dir_all(path).map_err(folder)?;
@@ -106,19 +109,22 @@ pub fn run(options: &Options) -> Result<Outcome, ReplayError> {
 
     let snapshot = Arc::new(compile(&config, &names, &options.inputs, options.strict_l2)?);
     let mut ports = Vec::new();
-    let mut faults = Vec::new();
+    let (mut faults, mut read) = (Vec::new(), Vec::new());
     for name in &names {
         let output = options.out.as_ref().map(|folder| folder.join(format!("{name}.pcap")));
-        let port = PcapPort::open(input(name), output.as_deref())?;
+        let port = PcapPort::open(of_port(&options.inputs, name), output.as_deref())?;
         faults.push(port.faults());
+        read.push(port.bytes_read());
         ports.push(port);
     }
+    let size = |(_, path): &(String, PathBuf)| path.metadata().map_or(0, |metadata| metadata.len());
+    let pace = Pace::new(options.speed, options.inputs.iter().map(size).sum(), read);
     let counters = if options.workers > 1 {
-        spray::run(&snapshot, ports, options.workers)?
+        spray::run(&snapshot, ports, options.workers, pace)?
     } else {
         let ports = ports.into_iter().map(|port| Box::new(port) as Box<dyn Port>).collect();
         let pool = FramePool::new(snapshot.sizes.frames, true)?;
-        drive(Worker::new(snapshot.clone(), ports, pool))
+        drive(Worker::new(snapshot.clone(), ports, pool), pace)
     };
 
     let mut outcome = Outcome {
@@ -132,11 +138,10 @@ pub fn run(options: &Options) -> Result<Outcome, ReplayError> {
         if let Some(error) = faults.output() {
             return Err(error.clone().into());
         }
-        match faults.input() {
-            Some(error) if error.is_cut_off() => outcome.cut_off.push(error.clone()),
-            Some(error) => outcome.broken.push(error.clone()),
-            None => {}
-        }
+        let (cut_off, broken): (Vec<_>, Vec<_>) =
+            faults.inputs().into_iter().partition(PcapError::is_cut_off);
+        outcome.cut_off.extend(cut_off);
+        outcome.broken.extend(broken);
     }
     Ok(outcome)
 }
@@ -148,15 +153,10 @@ pub fn port_names(config: &Config) -> Vec<String> {
 }
 
 fn check_inputs(names: &[String], inputs: &[(String, PathBuf)]) -> Result<(), ReplayError> {
-    for (index, (given, _)) in inputs.iter().enumerate() {
-        if !names.contains(given) {
-            return Err(ReplayError::NoSuchPort { given: given.clone(), ports: names.join(", ") });
-        }
-        if inputs[..index].iter().any(|(earlier, _)| earlier == given) {
-            return Err(ReplayError::Twice(given.clone()));
-        }
+    match inputs.iter().find(|(given, _)| !names.contains(given)) {
+        Some((given, _)) => Err(ReplayError::NoSuchPort { given: given.clone(), ports: names.join(", ") }),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Opening an output empties it, so that none may be an input of any port.
@@ -170,12 +170,22 @@ fn check_outputs(names: &[String], options: &Options) -> Result<(), ReplayError>
     Ok(())
 }
 
-/// What a device would tell: the gateway's MAC address, where the capture was taken.
-fn device_facts(index: usize, input: Option<&Path>, strict_l2: bool) -> Result<DeviceFacts, ReplayError> {
+/// The captures of one port.
+fn of_port<'a>(inputs: &'a [(String, PathBuf)], name: &'a str) -> impl Iterator<Item = &'a Path> {
+    inputs.iter().filter(move |(port, _)| port == name).map(|(_, path)| path.as_path())
+}
+
+/// What a device would tell: the gateway's MAC address, where the captures were taken.
+fn device_facts<'a>(
+    index: usize,
+    inputs: impl Iterator<Item = &'a Path>,
+    strict_l2: bool,
+) -> Result<DeviceFacts, ReplayError> {
     let mut facts = DeviceFacts::none(index);
-    if let Some(path) = input.filter(|_| !strict_l2) {
+    for path in inputs.filter(|_| !strict_l2) {
         if let Some(mac) = first_unicast_destination(path)? {
             facts.mac = Mac(mac);
+            break;
         }
     }
     Ok(facts)
@@ -201,11 +211,11 @@ fn compile(
 ) -> Result<Snapshot, ReplayError> {
     let mut facts = Vec::new();
     for (index, name) in names.iter().enumerate() {
-        let input = inputs.iter().find(|(port, _)| port == name).map(|(_, path)| path.as_path());
-        facts.push(device_facts(index, input, strict_l2)?);
+        facts.push(device_facts(index, of_port(inputs, name), strict_l2)?);
     }
     let mut snapshot = config::compile(config, &facts);
     snapshot.seed = SEED;
+    snapshot.lists = Keeper::open(config, 0).0.lists();
     for port in &mut snapshot.ports {
         port.any_mac = !strict_l2;
         port.invent_neighbors = !strict_l2;
@@ -214,7 +224,7 @@ fn compile(
 }
 
 /// Drives a worker through its captures, from event to event: the next packet of any port, or what is due before it.
-fn drive(mut worker: Worker) -> sluice_dataplane::counters::Counters {
+fn drive(mut worker: Worker, mut pace: Pace) -> sluice_dataplane::counters::Counters {
     let mut now = 0;
     loop {
         let arrival = worker.ports().iter_mut().filter_map(|port| port.next_arrival()).min();
@@ -222,7 +232,8 @@ fn drive(mut worker: Worker) -> sluice_dataplane::counters::Counters {
         // What was due before the first packet is due with it.
         let due = if now == 0 { arrival } else { worker.next_due().max(now + 1) };
         now = arrival.min(due).max(now);
-        worker.poll(now);
+        pace.wait(now);
+        pace.took(worker.poll(now));
     }
     let end = now.saturating_add(DRAIN);
     while worker.held() > 0 && now < end {

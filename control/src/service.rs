@@ -1,5 +1,6 @@
 //! As a service of the system: what systemd is told (sd_notify(3)), and the rights that are given up once devices are open.
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::time::Duration;
 
 use caps::{CapSet, Capability, CapsHashSet};
@@ -48,6 +49,17 @@ pub fn renounce_all() -> Result<(), caps::errors::CapsError> {
         .try_for_each(|set| caps::clear(None, set))
 }
 
+/// Whether systemd has started this process, or one that this has taken over from, and wants to be told how it does.
+pub fn is_managed() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
+/// Has the kernel end this process in order when the one that started it ends, if `it_stays` to be waited for; or else not.
+pub fn dies_with_its_parent(it_stays: bool) {
+    let signal = it_stays.then_some(nix::sys::signal::Signal::SIGTERM);
+    let _ = nix::sys::prctl::set_pdeathsig(signal);
+}
+
 /// The system's manager, which may want to hear that the workers go on.
 #[derive(Debug)]
 pub struct Manager {
@@ -66,6 +78,11 @@ impl Manager {
     fn new(patience: Option<Duration>, now: Nanos) -> Self {
         let half = |patience: Duration| u64::try_from(patience.as_nanos() / 2).unwrap_or(SECOND);
         Self { period: patience.map(half), fed: now }
+    }
+
+    /// From now on another process is the gateway.
+    pub fn succeeded_by(process: u32) {
+        tell(NotifyState::MainPid(process));
     }
 
     /// The gateway is about to end.
@@ -90,6 +107,15 @@ impl Manager {
 /// Nobody listens where there is no systemd.
 fn tell(state: NotifyState<'_>) {
     let _ = sd_notify::notify(&[state]);
+}
+
+/// Lets this process have as many descriptors as it may, as each client of the API takes one.
+///
+/// # Errors
+/// What the kernel says.
+pub fn take_descriptors() -> nix::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)
 }
 
 #[cfg(test)]

@@ -16,16 +16,22 @@ use sluice_dataplane::session::{By, FlowAction};
 use sluice_dataplane::snapshot::{Allocation, NONE16, Pool, Snapshot};
 use sluice_dataplane::stage::shape::ClassRow;
 use sluice_dataplane::tap::Tap;
+use sluice_dataplane::trace::Tracer;
+use sluice_dataplane::verdict::DropReason;
 
 use crate::accounting::Accounting;
 use crate::api::TopBy;
 use crate::capture::run::Captures;
 use crate::config::protocol_name;
 use crate::drops::Rates;
-use crate::export::{SinkStatus, Statuses};
+use crate::export::{SinkStatus, Statuses, wall};
+use crate::lists::Keeper;
 use crate::nat_query::Query;
 use crate::plan::Plan;
 use crate::routes::SharedRoutes;
+use crate::trace::run::Traces;
+use crate::upgrade::Upgraded;
+use crate::uplink::Ledger;
 use crate::watch::Watch;
 use crate::{drops, explain, figures, metrics, nat_view, qos_view, routes, top_view};
 
@@ -106,7 +112,11 @@ pub struct State {
     exports: Statuses,
     drop_rates: Mutex<Rates>,
     routes: Option<SharedRoutes>,
+    uplinks: Option<Arc<Ledger>>,
     captures: Mutex<Captures>,
+    traces: Mutex<Traces>,
+    lists: Mutex<Keeper>,
+    upgraded: Mutex<Upgraded>,
 }
 
 impl State {
@@ -132,7 +142,11 @@ impl State {
             exports: Statuses::default(),
             drop_rates: Mutex::default(),
             routes: None,
+            uplinks: None,
             captures: Mutex::default(),
+            traces: Mutex::default(),
+            lists: Mutex::default(),
+            upgraded: Mutex::default(),
         }
     }
 
@@ -140,9 +154,40 @@ impl State {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The workers' map.
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
     /// How the sinks of NAT's log do, as control told last.
     pub fn nat_log(&self) -> Vec<SinkStatus> {
         self.nat_log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// After an upgrade.
+    #[must_use]
+    pub fn with_upgraded(self, upgraded: Upgraded) -> Self {
+        Self { upgraded: Mutex::new(upgraded), ..self }
+    }
+
+    /// How upgrades went.
+    pub(crate) fn upgraded_so_far(&self) -> Upgraded {
+        self.upgraded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The same, for whoever asks.
+    ///
+    /// # Errors
+    /// None.
+    pub fn upgraded(&self) -> Result<Upgraded, String> {
+        Ok(self.upgraded_so_far())
+    }
+
+    /// An upgrade came to nothing, for this reason.
+    pub(crate) fn upgrade_failed(&self, words: String) {
+        let mut upgraded = self.upgraded.lock().unwrap_or_else(PoisonError::into_inner);
+        upgraded.failed += 1;
+        upgraded.failure = Some(words);
     }
 
     /// With accounts that are there already.
@@ -194,6 +239,67 @@ impl State {
         Ok(())
     }
 
+    /// Gives each worker another tracer.
+    pub(crate) fn set_tracers(&self, mut tracer: impl FnMut() -> Option<Box<Tracer>>) -> Result<(), String> {
+        let mut inspectors = self.inspectors.lock().unwrap_or_else(PoisonError::into_inner);
+        for (worker, inspector) in inspectors.iter_mut().enumerate() {
+            let taken =
+                inspector.as_mut().is_some_and(|inspector| inspector.set_tracer(tracer(), SHORT_PATIENCE));
+            if !taken {
+                return Err(format!("worker {worker} did not answer in time"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The traces.
+    pub(crate) fn traces(&self) -> MutexGuard<'_, Traces> {
+        self.traces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The traces, unless somebody is at them.
+    pub(crate) fn try_traces(&self) -> Option<MutexGuard<'_, Traces>> {
+        self.traces.try_lock().ok()
+    }
+
+    /// With lists of prefixes that are there already.
+    #[must_use]
+    pub fn with_lists(self, lists: Keeper) -> Self {
+        Self { lists: Mutex::new(lists), ..self }
+    }
+
+    /// The lists of prefixes.
+    pub fn lists(&self) -> MutexGuard<'_, Keeper> {
+        self.lists.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All lists of prefixes, and what is blocked by hand.
+    pub fn block_show(&self) -> Result<Value, String> {
+        let refused = self.counters().blocked;
+        Ok(self.lists().show(&refused, wall::now() / 1_000_000))
+    }
+
+    /// Blocks a prefix, for some seconds.
+    ///
+    /// # Errors
+    /// None; why it is not blocked is the answer.
+    pub fn block_add(
+        &self,
+        prefix: String,
+        seconds: Option<u64>,
+        note: Option<String>,
+    ) -> Result<Result<Value, String>, String> {
+        Ok(self.lists().add(&prefix, seconds, note, wall::now() / 1_000_000))
+    }
+
+    /// Blocks a prefix no longer.
+    ///
+    /// # Errors
+    /// None; why it is blocked still is the answer.
+    pub fn block_remove(&self, prefix: String) -> Result<Result<Value, String>, String> {
+        Ok(self.lists().remove(&prefix, wall::now() / 1_000_000))
+    }
+
     /// The captures.
     pub(crate) fn capture(&self) -> MutexGuard<'_, Captures> {
         self.captures.lock().unwrap_or_else(PoisonError::into_inner)
@@ -226,19 +332,22 @@ impl State {
         Self { routes, ..self }
     }
 
+    /// With interfaces that have their addresses from the kernel.
+    #[must_use]
+    pub fn with_uplinks(self, uplinks: Option<Arc<Ledger>>) -> Self {
+        Self { uplinks, ..self }
+    }
+
     /// The routes within a prefix (`10.0.0.0/8`), or by which an address goes.
     ///
     /// # Errors
-    /// It is no prefix, or the kernel's routes are not followed.
+    /// It is no prefix.
     pub fn routes(&self, within: Option<String>) -> Result<Value, String> {
         let within = within.map(|within| routes::within(&within)).transpose()?;
         let snapshot = self.snapshot();
         match &self.routes {
-            Some(routes) => Ok(routes.lock().list(within, &snapshot).into()),
-            None if within.is_some() => {
-                Err("`[kernel-routes]` is not configured: all routes are listed".into())
-            }
-            None => Ok(figures::routes(&snapshot)),
+            Some(routes) => Ok(routes.lock().list(within, &snapshot)),
+            None => Ok(routes::of_snapshot(within, &snapshot)),
         }
     }
 
@@ -286,7 +395,24 @@ impl State {
         &self.devices
     }
 
-    /// Adds what the XDP program left to the kernel: received, and punted.
+    /// Has the XDP programs know what guards block, where all interfaces of a device have the same. What went wrong, if anything.
+    pub fn tell_blocked(&self) -> Vec<String> {
+        let snapshot = self.snapshot();
+        let mut wrong = Vec::new();
+        for (port, device) in (0u16..).zip(&self.devices) {
+            let Some(table) = device.block_table() else { continue };
+            let mut guards = snapshot.interfaces.iter().filter(|i| i.port == port).map(|i| i.guard);
+            let first = guards.next().flatten().filter(|first| guards.all(|guard| guard == Some(*first)));
+            let guard = first.and_then(|guard| snapshot.guards.get(usize::from(guard)));
+            let verdicts = guard.map(|guard| self.lists().verdicts(guard)).unwrap_or_default();
+            if let Err(error) = table.set(&verdicts) {
+                wrong.push(format!("{}: {error}; the workers drop what is not in it", device.name()));
+            }
+        }
+        wrong
+    }
+
+    /// Adds what the XDP program left to the kernel: received, and punted; and what it dropped.
     pub fn with_kernel(&self, mut counters: Counters) -> Counters {
         for (port, device) in counters.ports.iter_mut().zip(&self.devices) {
             let passed = device.passed();
@@ -294,6 +420,11 @@ impl State {
                 port.rx.packets += count.packets;
                 port.rx.bytes += count.bytes;
                 counters.punted += count.packets;
+            }
+            port.rx.packets += passed.blocked.packets;
+            port.rx.bytes += passed.blocked.bytes;
+            if let Some(drops) = counters.drops.get_mut(DropReason::BlocklistedXdp as usize) {
+                *drops += passed.blocked.packets;
             }
         }
         counters
@@ -309,6 +440,7 @@ impl State {
                 let mut figures = figures::counters(snapshot, &self.with_kernel(counters.clone()));
                 figures["generation"] = snapshot.generation.into();
                 figures["sessions_ended_by_policy"] = counters.sessions_ended_by_policy.into();
+                figures["sessions_evicted"] = counters.sessions_evicted.into();
                 let exporters = self.exports();
                 if !exporters.is_empty() {
                     figures["export"] = json!({
@@ -379,7 +511,7 @@ impl State {
     /// A worker does not answer.
     pub fn explain(&self, packet: String) -> Result<Result<Value, String>, String> {
         let snapshot = self.snapshot();
-        let told = explain::explain(&packet, &snapshot, None)
+        let told = explain::explain(&packet, &snapshot)
             .and_then(|story| explain::flow(&packet, &snapshot).map(|flow| (story, flow)));
         let (mut story, explain::FlowEnds { ends, ports, protocol, interface }) = match told {
             Ok(told) => told,
@@ -470,6 +602,29 @@ impl State {
         Ok(rows)
     }
 
+    /// The route table that follows the kernel, where there is one.
+    pub(crate) fn followed_routes(&self) -> Option<&SharedRoutes> {
+        self.routes.as_ref()
+    }
+
+    /// How many sessions each worker had a moment ago.
+    pub(crate) fn sessions_by_worker(&self) -> Vec<u64> {
+        self.current().counters.iter().map(|worker| worker.read().sessions).collect()
+    }
+
+    /// The rows of one worker.
+    pub(crate) fn ask_worker(
+        &self,
+        worker: usize,
+        question: Question,
+        mut each: impl FnMut(Row),
+    ) -> Result<(), String> {
+        let mut inspectors = self.inspectors.lock().unwrap_or_else(PoisonError::into_inner);
+        let inspector = inspectors.get_mut(worker).and_then(Option::as_mut);
+        let answered = inspector.is_some_and(|inspector| inspector.ask(question, PATIENCE, &mut each));
+        answered.then_some(()).ok_or_else(|| format!("worker {worker} did not answer in time"))
+    }
+
     /// The map of workers, with how the loop of each goes.
     fn workers(&self) -> Value {
         let mut vitals = self.watch.vitals().into_iter();
@@ -519,7 +674,13 @@ impl State {
                 "state": neighbor.state.name(),
                 "packets_held": neighbor.held,
             }),
-            Row::Class(_) | Row::Octets(..) | Row::Dropped(_) | Row::Top(..) | Row::End => Value::Null,
+            Row::Class(_)
+            | Row::Octets(..)
+            | Row::Dropped(_)
+            | Row::Top(..)
+            | Row::Copy(_)
+            | Row::First(_)
+            | Row::End => Value::Null,
         }
     }
 
@@ -572,7 +733,7 @@ impl State {
     }
 
     fn interfaces(&self, counters: &Counters, snapshot: &Snapshot) -> Value {
-        let rows = snapshot.interfaces.iter().map(|interface| {
+        let rows = snapshot.interfaces.iter().enumerate().map(|(index, interface)| {
             let port = usize::from(interface.port);
             let is_port = interface.tags.count == 0;
             let device = self.devices.get(port);
@@ -590,6 +751,10 @@ impl State {
                 "mtu": interface.mtu,
                 "addresses": addresses.collect::<Vec<_>>(),
             });
+            if let Some(Value::Object(followed)) = self.uplinks.as_ref().and_then(|ledger| ledger.show(index))
+            {
+                followed.into_iter().for_each(|(key, value)| row[key.as_str()] = value);
+            }
             if let (true, Some(device), Some(info)) = (is_port, device, info) {
                 let drops = device.kernel_drops();
                 let passed = device.passed();
@@ -607,6 +772,7 @@ impl State {
                 row["tx_packets"] = count.tx.packets.into();
                 row["tx_bytes"] = count.tx.bytes.into();
                 row["left_to_kernel_packets"] = (passed.matched.packets + passed.no_socket.packets).into();
+                row["blocked_in_xdp_packets"] = passed.blocked.packets.into();
                 row["kernel_rx_dropped"] = drops.rx_dropped.into();
                 row["kernel_rx_ring_full"] = drops.rx_ring_full.into();
                 row["kernel_fill_ring_empty"] = drops.fill_ring_empty.into();
@@ -674,7 +840,7 @@ fn protocol(number: u8) -> String {
 }
 
 /// `address:port`, IPv6 in brackets; without ports (or for the answering side of a ping) the address alone.
-fn endpoint(address: impl Into<IpAddr>, port: u16) -> String {
+pub(crate) fn endpoint(address: impl Into<IpAddr>, port: u16) -> String {
     let address = address.into();
     if port == 0 { address.to_string() } else { std::net::SocketAddr::new(address, port).to_string() }
 }

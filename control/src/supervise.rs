@@ -68,6 +68,16 @@ impl Supervisor {
         Ok(supervisor)
     }
 
+    /// The sockets that it serves, once more: the API's, and that of the metrics.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub fn sockets(&self) -> io::Result<(OwnedFd, Option<OwnedFd>)> {
+        let metrics =
+            self.metrics.as_ref().map(|metrics| metrics.try_clone().map(OwnedFd::from)).transpose()?;
+        Ok((self.api.try_clone()?.into(), metrics))
+    }
+
     fn spawn(&mut self) -> io::Result<()> {
         let (ours, theirs) = UnixStream::pair()?;
         link::hand_over(&ours, &self.api, self.metrics.as_ref())?;

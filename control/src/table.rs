@@ -14,6 +14,10 @@ pub fn render_topic(topic: Topic, value: &Value) -> String {
         }
         (Topic::Qos, Value::Array(classes)) => rows_table(&classes.iter().map(in_tree).collect::<Vec<_>>()),
         (Topic::Drops, Value::Array(reasons)) => drops::render(reasons),
+        (Topic::Routes, Value::Object(_)) => routes(value),
+        (Topic::Workers, Value::Array(workers)) => {
+            rows_table(&workers.iter().map(|worker| without(worker, "gaps_ns")).collect::<Vec<_>>())
+        }
         (Topic::Interfaces, Value::Array(interfaces)) => interfaces.iter().map(block).collect(),
         _ => render(value),
     }
@@ -43,6 +47,28 @@ fn directions(session: &Value) -> Vec<Value> {
         }))
     };
     ["forward", "reply"].into_iter().filter_map(row).collect()
+}
+
+/// A row without one of its columns.
+fn without(row: &Value, key: &str) -> Value {
+    let mut row = row.clone();
+    if let Value::Object(row) = &mut row {
+        row.shift_remove(key);
+    }
+    row
+}
+
+/// Routes, and whether there are more.
+fn routes(listing: &Value) -> String {
+    let rows = listing["routes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut text = rows_table(rows);
+    if listing["truncated"] == true {
+        let total = &listing["total"];
+        text.push_str(&format!(
+            "and more: there are {total} prefixes; `sluice show routes 198.51.100.0/24` lists those within one\n"
+        ));
+    }
+    text
 }
 
 /// A class under its parent, without what never was.

@@ -2,15 +2,17 @@
 //! kept for `sluice show workers`.
 
 use std::fs;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use sluice_dataplane::burst::BURST;
-use sluice_dataplane::clock::{Clock, MILLISECOND, Nanos, SECOND};
+use sluice_dataplane::clock::{Clock, MILLISECOND, Nanos, SECOND, tsc};
 use sluice_dataplane::counters::Reader;
 use sluice_dataplane::live::Signs;
 use sluice_dataplane::pulse::Turns;
+
+use crate::gaps::{self, Gaps, Tick};
 
 /// A worker that begins no turn for this long has stalled. A sleeping one turns every 10 ms.
 const SILENCE: Nanos = 60 * MILLISECOND;
@@ -60,6 +62,11 @@ pub struct Vitals {
     pub crossed_packets: u64,
     /// Their share of the packets taken from ports.
     pub crossed_percent: f64,
+    /// Gaps between two polls.
+    #[serde(flatten)]
+    pub gaps: Gaps,
+    /// All gaps since the start: how many there were of so many nanoseconds and up to an eighth more.
+    pub gaps_ns: Vec<(u64, u64)>,
 }
 
 /// How a worker's loop has gone since the start.
@@ -78,6 +85,9 @@ pub struct Loop {
 /// The workers, watched.
 pub struct Watch {
     clock: Clock,
+    /// When it began, and the ticks then.
+    begun: (Nanos, u64),
+    tick: OnceLock<Tick>,
     workers: Mutex<Vec<Watched>>,
 }
 
@@ -111,7 +121,8 @@ struct Stall {
 impl Watch {
     /// Of workers by their cores, which go by this clock.
     pub fn new(clock: Clock, workers: impl IntoIterator<Item = ((usize, Signs), Reader)>) -> Self {
-        let start = Sample { at: clock.now(), turns: Turns::default(), crossed: 0 };
+        let begun = (clock.now(), tsc::now());
+        let start = Sample { at: begun.0, turns: Turns::default(), crossed: 0 };
         let watched = |((core, signs), counters)| Watched {
             core,
             signs,
@@ -123,7 +134,12 @@ impl Watch {
             untold: 0,
             samples: [start; 2],
         };
-        Self { clock, workers: Mutex::new(workers.into_iter().map(watched).collect()) }
+        Self {
+            clock,
+            begun,
+            tick: OnceLock::new(),
+            workers: Mutex::new(workers.into_iter().map(watched).collect()),
+        }
     }
 
     /// The workers' counters are to be read from these from now on.
@@ -140,6 +156,17 @@ impl Watch {
     /// The time on the workers' clock.
     pub fn now(&self) -> Nanos {
         self.clock.now()
+    }
+
+    /// What a tick of the time-stamp counter is, by the first seconds.
+    pub fn tick(&self) -> Tick {
+        if let Some(tick) = self.tick.get() {
+            return *tick;
+        }
+        let (time, ticks) =
+            (self.now().saturating_sub(self.begun.0), tsc::now().saturating_sub(self.begun.1));
+        let tick = Tick { nanoseconds: time as f64 / ticks.max(1) as f64 };
+        if time >= 2 * SECOND { *self.tick.get_or_init(|| tick) } else { tick }
     }
 
     /// Looks at every worker; to be called every 20 ms. Returns what there is to say.
@@ -167,7 +194,8 @@ impl Watch {
     /// How each worker's loop goes.
     pub fn vitals(&self) -> Vec<Vitals> {
         let now = self.clock.now();
-        self.workers().iter().map(|worker| worker.vitals(now)).collect()
+        let tick = self.tick();
+        self.workers().iter().map(|worker| worker.vitals(now, tick)).collect()
     }
 }
 
@@ -232,7 +260,7 @@ impl Watched {
         }
     }
 
-    fn vitals(&self, now: Nanos) -> Vitals {
+    fn vitals(&self, now: Nanos, tick: Tick) -> Vitals {
         let (before, sample) = (&self.samples[0], self.sample(now));
         let turns = sample.turns.since(&before.turns);
         let crossed = sample.crossed.saturating_sub(before.crossed);
@@ -256,6 +284,8 @@ impl Watched {
             asleep_percent: percent(turns.asleep, ticks),
             crossed_packets: sample.crossed,
             crossed_percent: percent(crossed, turns.packets.max(1)),
+            gaps: Gaps::of(&turns, tick),
+            gaps_ns: gaps::rows(&sample.turns, tick),
         }
     }
 }
@@ -302,6 +332,8 @@ mod tests {
     use sluice_dataplane::snapshot::Snapshot;
     use sluice_dataplane::worker::Worker;
 
+    const TICK: Tick = Tick { nanoseconds: 0.5 };
+
     fn watched() -> (Worker, Meter, Watched) {
         let worker =
             Worker::new(Arc::new(Snapshot::default()), Vec::new(), FramePool::new(1, false).unwrap());
@@ -315,17 +347,17 @@ mod tests {
     fn a_stall_is_told_once_and_so_is_its_end() {
         let (mut polls, _meter, mut worker) = watched();
         assert_eq!(worker.look(0, SECOND), None);
-        assert_eq!(worker.vitals(SECOND).state, Health::Starting);
+        assert_eq!(worker.vitals(SECOND, TICK).state, Health::Starting);
         let at = |ms: u64| 10 * SECOND + ms * MILLISECOND;
         polls.poll(at(0));
         assert_eq!(worker.look(0, at(60)), None);
         let said = worker.look(0, at(61)).unwrap();
         assert!(said.starts_with("worker 0: no turn of its loop for 61 ms on core 3: its thread "), "{said}");
-        assert_eq!((worker.look(0, at(81)), worker.vitals(at(81)).state), (None, Health::Stalled));
+        assert_eq!((worker.look(0, at(81)), worker.vitals(at(81), TICK).state), (None, Health::Stalled));
         polls.poll(at(240));
         let said = worker.look(0, at(250)).unwrap();
         assert_eq!(said, "worker 0: goes on, after 240 ms without a turn of its loop");
-        let vitals = worker.vitals(at(250));
+        let vitals = worker.vitals(at(250), TICK);
         assert_eq!((vitals.state, vitals.stalls, vitals.longest_stall_ms), (Health::Running, 1, 240));
     }
 
@@ -358,17 +390,18 @@ mod tests {
         meter.burst(64);
         meter.turn(true);
         assert_eq!(worker.look(0, SECOND / 2), None);
-        let vitals = worker.vitals(SECOND / 2);
+        let vitals = worker.vitals(SECOND / 2, TICK);
         assert_eq!((vitals.loops_per_second, vitals.packets_per_second), (2, 2 * (98 * 8 + 128)));
         assert_eq!((vitals.burst_p50, vitals.burst_p99, vitals.burst_max), (Some(8), Some(64), Some(64)));
         assert_eq!(vitals.idle_percent, 0.0);
+        assert!(vitals.gaps.gap_max_us.is_some() && vitals.gaps_ns.len() == 1);
         for second in 1..4 {
             polls.poll(second * SECOND);
             assert_eq!(worker.look(0, second * SECOND), None);
         }
         meter.slept();
         meter.turn(false);
-        let vitals = worker.vitals(4 * SECOND);
+        let vitals = worker.vitals(4 * SECOND, TICK);
         assert_eq!((vitals.packets_per_second, vitals.burst_p50, vitals.cycles_per_packet), (0, None, None));
         assert!(vitals.idle_percent == 100.0 && vitals.asleep_percent > 0.0);
     }

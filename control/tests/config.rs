@@ -123,8 +123,8 @@ fn files_that_cannot_be_a_configuration_are_refused_in_words() {
     let is_directory = config::load(directory.path()).unwrap_err().to_string();
     assert!(is_directory.contains("cannot read the file"), "{is_directory}");
     let huge = directory.path().join("huge.toml");
-    fs::File::create(&huge).unwrap().set_len(17 << 20).unwrap();
-    assert!(config::load(&huge).unwrap_err().to_string().contains("larger than 16 MiB"));
+    fs::File::create(&huge).unwrap().set_len(129 << 20).unwrap();
+    assert!(config::load(&huge).unwrap_err().to_string().contains("larger than 128 MiB"));
 }
 
 #[test]

@@ -16,6 +16,7 @@ fn replay_case(case: &Case, out: &Path) -> Result<serde_json::Value, Box<dyn Err
         out: Some(out.to_owned()),
         strict_l2: !case.arguments.is_empty(),
         workers: 1,
+        speed: replay::Speed::default(),
     };
     Ok(replay::run(&options)?.counters)
 }

@@ -231,7 +231,7 @@ fn a_capture_that_turns_into_garbage_is_replayed_up_to_there_and_fails() {
 }
 
 #[test]
-fn ports_are_named_as_the_configuration_does_and_once() {
+fn ports_are_named_as_the_configuration_does() {
     let bench = Bench::new();
     let bytes = datagrams(&["0"]);
     let dmz = bench.file("dmz", "a.pcap", &bytes);
@@ -239,16 +239,38 @@ fn ports_are_named_as_the_configuration_does_and_once() {
         bench.complaint(&bench.replay(&dmz)),
         "--in dmz: the configuration has no port of that name; its ports are lan, wan"
     );
-    let (first, second) = (bench.file("lan", "a.pcap", &bytes), bench.file("lan", "b.pcap", &bytes));
-    assert_eq!(
-        bench.complaint(&bench.replay(first.iter().chain(&second))),
-        "--in lan is given twice; a port replays one capture"
-    );
     for wrong in ["lan", "=a.pcap", "lan="] {
         let output = bench.replay(["--in", wrong]);
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         assert!(stderr(&output).contains("write it as PORT=FILE"), "{output:?}");
     }
+}
+
+#[test]
+fn captures_of_one_port_are_merged_by_time() {
+    let bench = Bench::new();
+    let whole = bench.file("lan", "whole.pcap", &datagrams(&["0", "1", "2"]));
+    let out = |name: &str| bench.path(name).into_os_string();
+    let replay = |inputs: &[String], name: &str| {
+        let further = [OsStr::new("--out").to_owned(), out(name), "--speed".into(), "40x".into()];
+        let output = bench.replay(inputs.iter().map(|word| OsStr::new(word).to_owned()).chain(further));
+        (figures(&output), fs::read(bench.path(name).join("wan.pcap")).unwrap())
+    };
+    let words = |first: &str, second: &str, time: &str| {
+        capture(&format!("{time} lan {CLIENT} / udp {first} > 53 / payload \"{second}\"\n"))
+    };
+    let first = [words("4000", "hello", "0"), words("4002", "hello", "2")];
+    let packed = |bytes: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let parts = [
+        bench.file("lan", "a.pcap", &first[0]),
+        bench.file("lan", "c.pcap.gz", &packed(&first[1])),
+        bench.file("lan", "b.pcap", &words("4001", "hello", "1")),
+    ];
+    assert_eq!(replay(&whole, "one"), replay(&parts.concat(), "two"));
 }
 
 #[test]

@@ -323,6 +323,7 @@ fn run(case: &Case) -> Vec<String> {
         out: None,
         strict_l2: !case.arguments.is_empty(),
         workers: 1,
+        speed: replay::Speed::default(),
     };
     let (names, snapshot) = replay::snapshot(&options).unwrap();
     let snapshot = Arc::new(snapshot);

@@ -9,15 +9,15 @@
 //! Ports, interfaces and the sizes of tables are what they were; so are their indices. Those of rules, limits and classes
 //! may be others, and are translated for as long as there are old actions.
 
-mod carry;
+pub(crate) mod carry;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ringbuf::traits::{Consumer, Producer, Split};
 use ringbuf::{HeapCons, HeapProd, HeapRb};
 
-use crate::clock::{Nanos, SECOND};
+use crate::clock::{Nanos, SECOND, tsc};
 use crate::counters::{self, Count, Counters, LimitCount, Publisher, Reader};
 use crate::crossing::Offered;
 use crate::session::{FlowAction, Limits, NO_LIMIT};
@@ -26,6 +26,7 @@ use crate::snapshot::{NONE16, Snapshot};
 use crate::stage::police::{Kept, Limiters};
 use crate::stage::redecide;
 use crate::stage::shape::{self, Shapers};
+use crate::stage::sources::{self, SourceRates};
 use crate::{crossing, local, nat};
 
 /// Sessions that packets may have decided between two polls.
@@ -38,14 +39,21 @@ const SWEPT: (u64, u64) = (8, 64);
 const EXAMINED: u64 = 16;
 /// Places of neighbours that it looks at in a poll.
 const NEIGHBORS: u32 = 32;
+/// Rules whose hits are carried on in a poll.
+const RULES: usize = 512;
 
 /// Another configuration on its way to a worker, and what it replaced on its way back.
 pub struct Adoption {
     snapshot: Arc<Snapshot>,
     rules: Vec<Count>,
+    /// For each old rule the hits that its new one starts with: those that had been published.
+    known: Vec<Count>,
     limits: Vec<LimitCount>,
     limiters: Limiters,
     shapers: Shapers,
+    sources: SourceRates,
+    /// Which guards' rates go on, by their places before and after.
+    kept_guards: Vec<(usize, usize)>,
     nat: nat::Change,
     local: local::Change,
     published: (Publisher, Reader),
@@ -58,6 +66,8 @@ pub struct Adoption {
     /// For each old class the new one, or [`NONE16`].
     class_of: Vec<u16>,
     kept_limits: Vec<Kept>,
+    /// For each old list the new one of its name; beyond all lists if there is none.
+    list_of: Vec<usize>,
     progress: Progress,
 }
 
@@ -68,6 +78,8 @@ struct Progress {
     epochs: [u32; 2],
     /// Sessions that packets may have decided until the next poll.
     budget: u32,
+    /// The next rule whose hits are to be carried on.
+    rules: Option<usize>,
     /// The next place of a session, and where those end that are from before.
     at: u32,
     end: u32,
@@ -89,7 +101,13 @@ pub struct Settled {
 impl Adoption {
     fn new(adopter: &Adopter, snapshot: Arc<Snapshot>, [offered, wants]: [&Offered; 2]) -> Self {
         let Adopter { snapshot: old, layout, worker, workers, share, .. } = adopter;
-        let counters = Counters::new(&snapshot);
+        let mut counters = Counters::new(&snapshot);
+        let (known, rule_of) = (adopter.reader.read().rules, carry::rules(&old.rules, &snapshot.rules));
+        for (hits, &new) in known.iter().zip(&rule_of) {
+            if let Some(carried) = counters.rules.get_mut(usize::from(new)) {
+                *carried = *hits;
+            }
+        }
         let mut limiters = Limiters::new(&snapshot);
         let mut shapers = Shapers::new(&snapshot, *workers);
         if *workers > 1 {
@@ -99,14 +117,18 @@ impl Adoption {
         Self {
             limiters,
             shapers,
+            sources: SourceRates::of(&snapshot, *workers),
+            kept_guards: sources::kept(&old.guards, &snapshot.guards),
             nat: nat::Change::new(layout, layout.next(&snapshot), &snapshot, share),
             local: local::Change::new(old, &snapshot, *worker, *workers),
             published: counters::channel(&counters),
-            rule_of: carry::rules(&old.rules, &snapshot.rules),
+            rule_of,
+            known,
             limit_of: carry::limits(&old.limits, &snapshot.limits),
             is_metered: snapshot.limits.iter().map(|limit| limit.policer.is_some()).collect(),
             class_of: carry::classes(old, &snapshot),
             kept_limits: carry::kept_limits(&old.limits, &snapshot.limits),
+            list_of: carry::lists(&old.lists.names, &snapshot.lists.names),
             rules: counters.rules,
             limits: counters.limits,
             progress: Progress::default(),
@@ -153,14 +175,16 @@ impl Adoption {
         std::mem::swap(snapshot, &mut self.snapshot);
         std::mem::swap(published, &mut self.published);
         let counters = &mut shard.counters;
-        for (hits, &new) in counters.rules.iter().zip(&self.rule_of) {
-            if let Some(carried) = self.rules.get_mut(usize::from(new)) {
+        let blocked = std::mem::take(&mut counters.blocked);
+        for (hits, &new) in blocked.iter().zip(&self.list_of) {
+            if let Some(carried) = counters.blocked.get_mut(new) {
                 *carried = *hits;
             }
         }
         std::mem::swap(&mut counters.rules, &mut self.rules);
         std::mem::swap(&mut counters.limits, &mut self.limits);
         shard.limiters.adopt(&mut self.limiters, &self.kept_limits);
+        shard.sources.adopt(&mut self.sources, &self.kept_guards);
         shape::adopt(&mut self.shapers, &self.class_of, now, shard);
         shard.nat.adopt(&mut self.nat);
         shard.local.adopt(&mut self.local);
@@ -171,11 +195,25 @@ impl Adoption {
             epochs: [before, shard.neighbors.epoch()],
             end: shard.sessions.slots(),
             last: now,
+            rules: Some(0),
             neighbors: Some(0),
             copies: Some(0),
             ..Progress::default()
         };
     }
+}
+
+/// Goes on with the hits of some rules from before, by what had not been published yet. Returns where to go on.
+fn carry_rules(adoption: &Adoption, from: usize, counters: &mut Counters) -> Option<usize> {
+    let Adoption { rules, known, rule_of, .. } = adoption;
+    let end = from.saturating_add(RULES);
+    for ((hits, known), &new) in rules.iter().zip(known).zip(rule_of).take(end).skip(from) {
+        if let Some(carried) = counters.rules.get_mut(usize::from(new)) {
+            carried.packets += hits.packets.saturating_sub(known.packets);
+            carried.bytes += hits.bytes.saturating_sub(known.bytes);
+        }
+    }
+    (end < rules.len()).then_some(end)
 }
 
 /// What another worker has decided by the configuration of generation `policy`, for one that goes by `present`: rules,
@@ -198,6 +236,7 @@ pub struct Adoptions {
     prepared: HeapCons<Box<Adoption>>,
     spent: HeapProd<Box<Adoption>>,
     adopted: Arc<AtomicU32>,
+    took: Arc<AtomicU64>,
 }
 
 /// Control's end, which knows what the worker has.
@@ -205,7 +244,10 @@ pub struct Adopter {
     prepared: HeapProd<Box<Adoption>>,
     spent: HeapCons<Box<Adoption>>,
     adopted: Arc<AtomicU32>,
+    took: Arc<AtomicU64>,
     snapshot: Arc<Snapshot>,
+    /// Of the counters of what it runs.
+    reader: Reader,
     layout: nat::Layout,
     worker: usize,
     workers: usize,
@@ -213,23 +255,25 @@ pub struct Adopter {
     under_way: bool,
 }
 
-/// Both ends, for a worker that runs this snapshot.
-pub fn channel(snapshot: &Arc<Snapshot>, shard: &Shard) -> (Adoptions, Adopter) {
+/// Both ends, for a worker that runs this snapshot and publishes its counters to `reader`.
+pub fn channel(snapshot: &Arc<Snapshot>, shard: &Shard, reader: Reader) -> (Adoptions, Adopter) {
     let (hand, prepared) = HeapRb::new(1).split();
     let (back, spent) = HeapRb::new(1).split();
-    let adopted = Arc::new(AtomicU32::new(snapshot.generation));
+    let (adopted, took) = (Arc::new(AtomicU32::new(snapshot.generation)), Arc::default());
     let adopter = Adopter {
         prepared: hand,
         spent,
         adopted: adopted.clone(),
+        took: Arc::clone(&took),
         snapshot: snapshot.clone(),
+        reader,
         layout: shard.nat.layout().clone(),
         worker: 0,
         workers: 1,
         share: nat::Share::default(),
         under_way: false,
     };
-    (Adoptions { prepared, spent: back, adopted }, adopter)
+    (Adoptions { prepared, spent: back, adopted, took }, adopter)
 }
 
 /// Makes all that workers need for another configuration, and hands it over to each: `adopters` are those of all workers,
@@ -262,12 +306,18 @@ impl Adopter {
         // There is room, as the worker has sent back the last one.
         self.prepared.try_push(adoption).ok()?;
         (self.snapshot, self.layout, self.under_way) = (snapshot, layout, true);
+        self.reader = reader.clone();
         Some(reader)
     }
 
     /// The generation of the configuration by which the worker goes.
     pub fn adopted(&self) -> u32 {
         self.adopted.load(Ordering::Acquire)
+    }
+
+    /// How long the worker's own code took for adopting it, in ticks of [`tsc`](crate::clock::tsc).
+    pub fn took(&self) -> u64 {
+        self.took.load(Ordering::Relaxed)
     }
 
     /// What became of the sessions, once all of them have been decided anew; then the worker is ready for another
@@ -280,27 +330,36 @@ impl Adopter {
 }
 
 impl Adoptions {
-    /// Takes in what control has handed over, if the worker is ready for it. True if it did.
+    /// Takes in what control has handed over, if the worker is ready for it. Returns when it began, in ticks, if it did.
     pub fn take_in(
         &mut self,
         shard: &mut Shard,
         snapshot: &mut Arc<Snapshot>,
         published: &mut (Publisher, Reader),
         now: Nanos,
-    ) -> bool {
+    ) -> Option<u64> {
         if shard.transition.is_some() {
-            return false;
+            return None;
         }
-        let Some(mut adoption) = self.prepared.try_pop() else { return false };
+        let mut adoption = self.prepared.try_pop()?;
+        let begun = tsc::now();
         adoption.begin(shard, snapshot, published, now);
         shard.transition = Some(adoption);
+        Some(begun)
+    }
+
+    /// What the worker goes by has been adopted, and its counters published; it began at this tick.
+    pub fn has_adopted(&self, snapshot: &Snapshot, begun: u64) {
+        self.took.store(tsc::now().saturating_sub(begun), Ordering::Relaxed);
         self.adopted.store(snapshot.generation, Ordering::Release);
-        true
     }
 
     /// Goes on with the sessions from before, by a few. Returns whether there is more to do.
     pub fn go_on(&mut self, shard: &mut Shard, snapshot: &Snapshot, now: Nanos) -> bool {
         let Some(transition) = &mut shard.transition else { return false };
+        if let Some(from) = transition.progress.rules {
+            transition.progress.rules = carry_rules(transition, from, &mut shard.counters);
+        }
         let Progress { at, end, last, budget, neighbors, .. } = &mut transition.progress;
         *budget = PER_POLL;
         if let Some(from) = *neighbors {
@@ -323,8 +382,8 @@ impl Adoptions {
         if let Some(from) = transition.progress.copies {
             transition.progress.copies = crossing::drop_outdated(shard, from, left_for_copies);
         }
-        let Progress { neighbors, copies, .. } = transition.progress;
-        if at < end || neighbors.is_some() || copies.is_some() {
+        let Progress { rules, neighbors, copies, .. } = transition.progress;
+        if at < end || rules.is_some() || neighbors.is_some() || copies.is_some() {
             shard.transition = Some(transition);
             return true;
         }

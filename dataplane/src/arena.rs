@@ -8,12 +8,15 @@
 
 mod chain;
 mod huge;
+mod shared;
 
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 pub use self::huge::{HugePages, HugeVec};
+pub use self::shared::Piece;
 
 /// Bytes of one chunk. With the kernel's and our headroom gone, a frame of a 1,500-byte MTU and two VLAN tags fits.
 pub const CHUNK: usize = 2048;
@@ -216,6 +219,8 @@ pub enum ArenaError {
 struct Mapping {
     base: NonNull<u8>,
     bytes: usize,
+    /// What is mapped, if others can map it, too.
+    file: Option<OwnedFd>,
 }
 
 // SAFETY: an address range; what may be done in it is the frames' business.
@@ -264,36 +269,25 @@ impl Memory {
 impl Mapping {
     /// Of the huge pages that the machine keeps; only such a file has them.
     fn kept(bytes: usize) -> Result<Self, ArenaError> {
-        let refused = |what| ArenaError::Refused { bytes, what, source: io::Error::last_os_error() };
-        // SAFETY: plain system calls on values that we own; every result is checked, and the descriptor is closed.
-        unsafe {
-            let flags = libc::MFD_CLOEXEC | libc::MFD_HUGETLB | libc::MFD_HUGE_2MB;
-            let fd = libc::memfd_create(c"sluice-frames".as_ptr(), flags);
-            if fd < 0 {
-                return Err(refused("memfd_create"));
+        let refused = |(what, source)| ArenaError::Refused { bytes, what, source };
+        let file = shared::file(bytes, libc::MFD_HUGETLB | libc::MFD_HUGE_2MB).map_err(refused)?;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
+        // SAFETY: a new mapping, at an address of the kernel's choice. It takes the pages now, or fails.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, protection, flags, file.as_raw_fd(), 0) };
+        match NonNull::new(base.cast::<u8>()) {
+            Some(base) if base.as_ptr().cast() != libc::MAP_FAILED => {
+                Ok(Self { base, bytes, file: Some(file) })
             }
-            if libc::ftruncate(fd, bytes as libc::off_t) != 0 {
-                let error = refused("ftruncate");
-                libc::close(fd);
-                return Err(error);
-            }
-            let protection = libc::PROT_READ | libc::PROT_WRITE;
-            let flags = libc::MAP_SHARED | libc::MAP_POPULATE;
-            let base = libc::mmap(std::ptr::null_mut(), bytes, protection, flags, fd, 0);
-            let error = refused("mmap");
-            libc::close(fd);
-            match NonNull::new(base.cast::<u8>()) {
-                Some(base) if base.as_ptr().cast() != libc::MAP_FAILED => Ok(Self { base, bytes }),
-                _ => Err(error),
-            }
+            _ => Err(refused(("mmap", io::Error::last_os_error()))),
         }
     }
 
-    /// Of anonymous memory, for which the kernel looks for huge pages where it may; it does not for files in memory.
+    /// Of anonymous memory, for which the kernel looks for huge pages where it may. No other process can map it.
     fn anonymous(bytes: usize) -> Result<Self, ArenaError> {
         let base = huge::map(bytes);
         let refused = || ArenaError::Refused { bytes, what: "mmap", source: io::Error::last_os_error() };
-        base.map(|base| Self { base, bytes }).ok_or_else(refused)
+        base.map(|base| Self { base, bytes, file: None }).ok_or_else(refused)
     }
 }
 
@@ -325,7 +319,13 @@ impl FramePool {
         let bytes = (count as usize * stride).next_multiple_of(HUGE_PAGE);
         let (mapping, pages) = match Mapping::kept(bytes) {
             Ok(mapping) => (mapping, Pages::Huge),
-            Err(_) => (Mapping::anonymous(bytes)?, huge::pages_of_anonymous()),
+            // A file in memory can be handed over, but not every kernel has huge pages for those.
+            Err(_) => match (Mapping::shared(bytes), huge::pages_of_anonymous()) {
+                (Ok((mapping, pages)), others) if pages != Pages::Ordinary || others == pages => {
+                    (mapping, pages)
+                }
+                (_, pages) => (Mapping::anonymous(bytes)?, pages),
+            },
         };
         let base = mapping.base;
         let memory = Memory { mapping: Arc::new(mapping), pages, stride, count };

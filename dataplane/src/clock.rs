@@ -30,6 +30,13 @@ impl Clock {
         Self::Monotonic(Instant::now())
     }
 
+    /// A clock that runs by itself, and on which it is `now`.
+    pub fn going_on(now: Nanos) -> Self {
+        let since = std::time::Duration::from_nanos(now.saturating_sub(SECOND));
+        let present = Instant::now();
+        Self::Monotonic(present.checked_sub(since).unwrap_or(present))
+    }
+
     /// The time now.
     #[inline]
     pub fn now(&self) -> Nanos {
@@ -57,6 +64,15 @@ mod tests {
         clock.advance(9);
         clock.advance(7);
         assert_eq!(clock.now(), 9);
+    }
+
+    #[test]
+    fn a_clock_goes_on_where_another_was() {
+        let began = Clock::monotonic();
+        for time in [SECOND, 5 * SECOND, began.now()] {
+            let now = Clock::going_on(time).now();
+            assert!((time..time + 10 * SECOND).contains(&now), "{now}");
+        }
     }
 
     #[test]

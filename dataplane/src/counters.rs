@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering, fence};
 use crate::arena::Frame;
 use crate::recorder::Recorder;
 use crate::snapshot::Snapshot;
+use crate::snapshot::lists::MOST_LISTS;
 use crate::verdict::DropReason;
 
 /// Packets, and their bytes on the wire without FCS.
@@ -73,6 +74,8 @@ pub struct Counters {
     pub sessions_ended: u64,
     /// Of these, those that another configuration did not allow, or would have given another mapping.
     pub sessions_ended_by_policy: u64,
+    /// Of these, those that gave way to new ones, as the table was full.
+    pub sessions_evicted: u64,
     /// Sessions that are live. A gauge.
     pub sessions: u64,
     /// NAT bindings that are live. A gauge.
@@ -111,6 +114,8 @@ pub struct Counters {
     pub rules: Vec<Count>,
     /// By limit.
     pub limits: Vec<LimitCount>,
+    /// First packets that a list blocked, by the first such list.
+    pub blocked: [u64; MOST_LISTS],
     /// The last packets of each reason; with the worker's own counters alone.
     pub recorder: Recorder,
 }
@@ -176,13 +181,17 @@ impl Counters {
             counters.limits.resize(limits, LimitCount::default());
         }
         let mut theirs = Vec::new();
-        other.each(|n| theirs.push(*n));
+        other.each_but_rules(|n| theirs.push(*n));
         let mut theirs = theirs.into_iter();
-        self.each(|n| *n += theirs.next().unwrap_or(0));
+        self.each_but_rules(|n| *n += theirs.next().unwrap_or(0));
+        for (count, other) in self.rules.iter_mut().zip(&other.rules) {
+            count.packets += other.packets;
+            count.bytes += other.bytes;
+        }
     }
 
-    /// Visits every number, always in the same order.
-    fn each(&mut self, mut f: impl FnMut(&mut u64)) {
+    /// Visits every number but the hits of rules, always in the same order.
+    fn each_but_rules(&mut self, mut f: impl FnMut(&mut u64)) {
         let mut count = |c: &mut Count| {
             f(&mut c.packets);
             f(&mut c.bytes);
@@ -191,7 +200,6 @@ impl Counters {
             count(&mut port.rx);
             count(&mut port.tx);
         }
-        self.rules.iter_mut().for_each(&mut count);
         for limit in &mut self.limits {
             count(&mut limit.passed);
             count(&mut limit.dropped);
@@ -202,6 +210,7 @@ impl Counters {
             f(&mut limit.forgotten);
         }
         self.drops.iter_mut().for_each(&mut f);
+        self.blocked.iter_mut().for_each(&mut f);
         let single = [
             &mut self.punted,
             &mut self.held,
@@ -211,6 +220,7 @@ impl Counters {
             &mut self.sessions_created,
             &mut self.sessions_ended,
             &mut self.sessions_ended_by_policy,
+            &mut self.sessions_evicted,
             &mut self.sessions,
             &mut self.bindings,
             &mut self.leases,
@@ -233,17 +243,27 @@ impl Counters {
     }
 }
 
+/// Rules whose hits are published at a time: with more, the others' turn comes the next time. A publication of 10,000 rules would
+/// hold the packets up.
+const RULES: usize = 1024;
+
 /// The published copy. One writer, any number of readers; a reader sees all numbers as of one moment (a sequence lock
-/// whose writer never waits and makes no atomic read-modify-write).
+/// whose writer never waits and makes no atomic read-modify-write), but for the hits of many rules.
 #[derive(Debug)]
 struct Shared {
     sequence: AtomicU64,
     slots: Vec<AtomicU64>,
+    /// Packets and bytes.
+    rules: Vec<[AtomicU64; 2]>,
 }
 
 /// The worker's end.
 #[derive(Debug)]
-pub struct Publisher(Arc<Shared>);
+pub struct Publisher {
+    shared: Arc<Shared>,
+    /// The rule whose turn it is.
+    next: usize,
+}
 
 /// The reader's end.
 #[derive(Clone, Debug)]
@@ -256,24 +276,42 @@ pub struct Reader {
 pub fn channel(counters: &Counters) -> (Publisher, Reader) {
     let mut shape = counters.clone();
     let mut slots = Vec::new();
-    shape.each(|n| slots.push(AtomicU64::new(*n)));
-    let shared = Arc::new(Shared { sequence: AtomicU64::new(0), slots });
-    (Publisher(shared.clone()), Reader { shared, shape })
+    shape.each_but_rules(|n| slots.push(AtomicU64::new(*n)));
+    let rules = shape.rules.iter().map(|hits| [AtomicU64::new(hits.packets), AtomicU64::new(hits.bytes)]);
+    let shared = Arc::new(Shared { sequence: AtomicU64::new(0), slots, rules: rules.collect() });
+    (Publisher { shared: shared.clone(), next: 0 }, Reader { shared, shape })
 }
 
 impl Publisher {
-    /// Publishes the counters as they are.
+    /// Publishes the counters as they are; of more than 1,024 rules, the hits of so many.
     pub fn publish(&mut self, counters: &mut Counters) {
-        let sequence = self.0.sequence.load(Ordering::Relaxed);
-        self.0.sequence.store(sequence + 1, Ordering::Relaxed);
+        self.publish_rules(counters, RULES);
+    }
+
+    /// Publishes all of them.
+    pub fn publish_all(&mut self, counters: &mut Counters) {
+        self.publish_rules(counters, usize::MAX);
+    }
+
+    fn publish_rules(&mut self, counters: &mut Counters, most: usize) {
+        let Self { shared, next } = self;
+        let sequence = shared.sequence.load(Ordering::Relaxed);
+        shared.sequence.store(sequence + 1, Ordering::Relaxed);
         fence(Ordering::Release);
-        let mut slots = self.0.slots.iter();
-        counters.each(|n| {
+        let mut slots = shared.slots.iter();
+        counters.each_but_rules(|n| {
             if let Some(slot) = slots.next() {
                 slot.store(*n, Ordering::Relaxed);
             }
         });
-        self.0.sequence.store(sequence + 2, Ordering::Release);
+        let from = if most >= shared.rules.len() { 0 } else { *next };
+        let rules = shared.rules.iter().zip(&counters.rules).skip(from).take(most);
+        for ([packets, bytes], hits) in rules {
+            packets.store(hits.packets, Ordering::Relaxed);
+            bytes.store(hits.bytes, Ordering::Relaxed);
+        }
+        *next = if from.saturating_add(most) < shared.rules.len() { from + most } else { 0 };
+        shared.sequence.store(sequence + 2, Ordering::Release);
     }
 }
 
@@ -284,7 +322,10 @@ impl Reader {
             let before = self.shared.sequence.load(Ordering::Acquire);
             let mut counters = self.shape.clone();
             let mut slots = self.shared.slots.iter();
-            counters.each(|n| *n = slots.next().map_or(0, |slot| slot.load(Ordering::Relaxed)));
+            counters.each_but_rules(|n| *n = slots.next().map_or(0, |slot| slot.load(Ordering::Relaxed)));
+            for (hits, [packets, bytes]) in counters.rules.iter_mut().zip(&self.shared.rules) {
+                (hits.packets, hits.bytes) = (packets.load(Ordering::Relaxed), bytes.load(Ordering::Relaxed));
+            }
             fence(Ordering::Acquire);
             if before % 2 == 0 && self.shared.sequence.load(Ordering::Relaxed) == before {
                 return counters;
@@ -318,6 +359,24 @@ mod tests {
         let mut sum = reader.read();
         sum.merge(reader.read());
         assert_eq!((sum.rx(), sum.rules[2].bytes, sum.drops[DropReason::Runt as usize]), (2, 14, 2));
+    }
+
+    #[test]
+    fn of_many_rules_each_has_its_turn() {
+        let mut counters = shape();
+        counters.rules.resize(2 * RULES + 1, Count::default());
+        let (mut publisher, reader) = channel(&counters);
+        counters.rules.iter_mut().for_each(|hits| hits.add(7));
+        counters.dropped(DropReason::Runt, 1);
+        for (published, drops) in [(0, 0), (RULES, 1), (2 * RULES, 1), (2 * RULES + 1, 1)] {
+            let seen = reader.read();
+            assert_eq!(seen.rules.iter().filter(|hits| **hits == counters.rules[0]).count(), published);
+            assert_eq!(seen.drops[DropReason::Runt as usize], drops);
+            publisher.publish(&mut counters);
+        }
+        counters.rules.iter_mut().for_each(|hits| hits.add(7));
+        publisher.publish_all(&mut counters);
+        assert_eq!(reader.read(), counters);
     }
 
     #[test]

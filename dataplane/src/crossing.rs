@@ -102,6 +102,11 @@ impl Crossing {
         }
     }
 
+    /// Of a worker that knows how sessions are shared out, and speaks with nobody.
+    pub(crate) fn alone(me: u8, owners: Owners, snapshot: &Snapshot) -> Self {
+        Self::new(me, owners, (0..owners.workers()).map(|_| None).collect(), snapshot)
+    }
+
     /// How sessions are shared out.
     pub fn owners(&self) -> &Owners {
         &self.owners

@@ -108,10 +108,11 @@ impl HoldQueue {
         !self.ready.is_empty()
     }
 
-    /// Takes out any frame.
-    pub(crate) fn drain(&mut self) -> Option<Frame> {
-        let waiting = self.waiting.pop().map(|w| w.frame);
-        let ready = || self.ready.pop_front().map(|(_, frame)| frame);
-        waiting.or_else(ready).or_else(|| self.undelivered.pop_front().map(|u| u.frame))
+    /// Takes out any frame, with the port that it came in by; of those that wait for one thing, the oldest first.
+    pub(crate) fn drain(&mut self) -> Option<(u16, Frame)> {
+        let ready = self.ready.pop_front();
+        let waiting =
+            || (!self.waiting.is_empty()).then(|| self.waiting.remove(0)).map(|w| (w.port, w.frame));
+        ready.or_else(waiting).or_else(|| self.undelivered.pop_front().map(|u| (u.port, u.frame)))
     }
 }

@@ -10,21 +10,24 @@ use ringbuf::{HeapCons, HeapProd, HeapRb};
 use sluice_pkt::ipv4;
 
 use crate::clock::Nanos;
+use crate::firsts::First;
 use crate::local::neighbor::Neighbor;
 use crate::nat::{Binding, BlockRow, SubscriberRow};
 use crate::recorder::Dropped;
 use crate::session::{
     By, Family, FlowAction, KeyFacts, NONE, Rates, Session, State, addresses, key4, key6, ports, ticks,
 };
+use crate::shadow::{self, SessionCopy};
 use crate::shard::Shard;
 use crate::stage::shape::{ClassRow, OctetRow, Spent};
 use crate::tap::Tap;
+use crate::trace::Tracer;
 
 /// Table slots that are looked at between two bursts.
 const SLOTS_PER_POLL: u32 = 64;
 const ROWS: usize = 1024;
-/// Taps that may be under way, if a worker does not answer.
-const TAPS: usize = 4;
+/// Taps and tracers that may be under way, if a worker does not answer.
+const GLASSES: usize = 4;
 /// Protocols whose bindings have ports or identifiers.
 const PORTED: [u8; 3] = [ipv4::TCP, ipv4::UDP, ipv4::ICMP];
 
@@ -53,10 +56,15 @@ pub enum Question {
     Spent(u32, Spent),
     /// The last packets of each drop reason.
     Drops,
+    /// Sessions with all that makes them, to be tried elsewhere.
+    Copies,
+    /// The first packets of sessions that were sampled last.
+    Firsts,
     /// The sessions that move the most.
     Top(By),
-    /// No listing: the worker takes the tap that was handed in; see [`Inspector::set_tap`].
-    Tap,
+    /// No listing: the worker takes what was handed in to look at packets with; see [`Inspector::set_tap`] and
+    /// [`Inspector::set_tracer`].
+    Glass,
     /// The session, if there is one, of packets with these addresses, ports, protocol and ingress interface.
     Session([IpAddr; 2], (u16, u16), u8, u16),
 }
@@ -115,16 +123,26 @@ pub enum Row {
     Octets(u32, OctetRow),
     /// For [`Question::Drops`].
     Dropped(Dropped),
+    /// For [`Question::Copies`].
+    Copy(SessionCopy),
+    /// For [`Question::Firsts`].
+    First(First),
     /// The listing is complete.
     End,
+}
+
+/// What a worker looks at packets with for others, or that it is to look no longer.
+enum Glass {
+    Tap(Option<Box<Tap>>),
+    Tracer(Option<Box<Tracer>>),
 }
 
 /// The worker's end.
 pub struct Inspected {
     questions: HeapCons<Question>,
     rows: HeapProd<Row>,
-    taps: HeapCons<Option<Box<Tap>>>,
-    old_taps: HeapProd<Option<Box<Tap>>>,
+    glasses: HeapCons<Glass>,
+    old_glasses: HeapProd<Glass>,
     current: Option<(Question, u32)>,
 }
 
@@ -132,20 +150,20 @@ pub struct Inspected {
 pub struct Inspector {
     questions: HeapProd<Question>,
     rows: HeapCons<Row>,
-    taps: HeapProd<Option<Box<Tap>>>,
+    glasses: HeapProd<Glass>,
     /// Those that the worker has done with, whose memory is not for it to give back.
-    old_taps: HeapCons<Option<Box<Tap>>>,
+    old_glasses: HeapCons<Glass>,
 }
 
 /// Makes the two ends.
 pub fn channel() -> (Inspected, Inspector) {
     let (asks, questions) = HeapRb::new(1).split();
     let (rows, answers) = HeapRb::new(ROWS).split();
-    let (new_taps, taps) = HeapRb::new(TAPS).split();
-    let (old_taps, done_taps) = HeapRb::new(TAPS).split();
+    let (hand_in, glasses) = HeapRb::new(GLASSES).split();
+    let (old_glasses, handed_back) = HeapRb::new(GLASSES).split();
     (
-        Inspected { questions, rows, taps, old_taps, current: None },
-        Inspector { questions: asks, rows: answers, taps: new_taps, old_taps: done_taps },
+        Inspected { questions, rows, glasses, old_glasses, current: None },
+        Inspector { questions: asks, rows: answers, glasses: hand_in, old_glasses: handed_back },
     )
 }
 
@@ -175,9 +193,18 @@ impl Inspector {
 impl Inspector {
     /// Gives the worker another tap, or none, instead of the one that it has. False if the worker did not take it in time.
     pub fn set_tap(&mut self, tap: Option<Box<Tap>>, within: Duration) -> bool {
-        self.old_taps.clear();
-        let taken = self.taps.try_push(tap).is_ok() && self.ask(Question::Tap, within, |_| ());
-        self.old_taps.clear();
+        self.hand_in(Glass::Tap(tap), within)
+    }
+
+    /// Likewise, another tracer.
+    pub fn set_tracer(&mut self, tracer: Option<Box<Tracer>>, within: Duration) -> bool {
+        self.hand_in(Glass::Tracer(tracer), within)
+    }
+
+    fn hand_in(&mut self, glass: Glass, within: Duration) -> bool {
+        self.old_glasses.clear();
+        let taken = self.glasses.try_push(glass).is_ok() && self.ask(Question::Glass, within, |_| ());
+        self.old_glasses.clear();
         taken
     }
 }
@@ -190,16 +217,20 @@ impl Inspected {
         }
         let Some((question, from)) = self.current else { return false };
         let slots = match question {
-            Question::Sessions => shard.sessions.slots(),
+            Question::Sessions | Question::Copies => shard.sessions.slots(),
+            Question::Firsts => shard.firsts.places(),
             Question::Bindings => shard.nat.slots(),
             Question::Blocks => shard.nat.block_slots(),
             Question::Subscribers => shard.nat.subscriber_slots(),
             Question::Drops => shard.counters.recorder.places(),
             Question::Octets => return self.serve_octets(from, shard),
-            Question::Tap => {
-                while let Some(tap) = self.taps.try_pop() {
-                    let old = std::mem::replace(&mut shard.counters.recorder.tap, tap);
-                    let _ = self.old_taps.try_push(old);
+            Question::Glass => {
+                while let Some(mut glass) = self.glasses.try_pop() {
+                    match &mut glass {
+                        Glass::Tap(tap) => std::mem::swap(&mut shard.counters.recorder.tap, tap),
+                        Glass::Tracer(tracer) => std::mem::swap(&mut shard.tracer, tracer),
+                    }
+                    let _ = self.old_glasses.try_push(glass);
                 }
                 return self.finish(question, 0, true);
             }
@@ -224,6 +255,8 @@ impl Inspected {
                 Question::Sessions => {
                     shard.sessions.get(at).map(|s| Row::Session(session_row(s, shard, now)))
                 }
+                Question::Copies => shadow::copy(at, shard).map(Row::Copy),
+                Question::Firsts => shard.firsts.get(at).copied().map(Row::First),
                 Question::Blocks => shard.nat.block(at).map(Row::Block),
                 Question::Drops => shard.counters.recorder.get(at).copied().map(Row::Dropped),
                 Question::Subscribers => shard.nat.subscriber(at).map(Row::Subscriber),

@@ -1,8 +1,9 @@
 //! Workers on pinned threads of their own, in the machine's time.
 
 use std::os::fd::RawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use crate::worker::{Closed, Worker};
 
 /// Empty polls for this long, and an adaptive worker goes to sleep.
 const IDLE: Nanos = MILLISECOND / 5;
+/// How long workers may take to stand still and write their state.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest sleep: what is due with time, and questions from the control side, wait no longer.
 const SLEEP: Nanos = 10 * MILLISECOND;
 
@@ -45,11 +48,28 @@ pub struct Signs {
     pub pulse: Pulse,
 }
 
+/// How long a worker that stands still waits before it looks whether it is to go on.
+const STANDING: Duration = Duration::from_millis(1);
+
+/// What the workers are to do.
+const RUN: u8 = 0;
+/// Come to an end.
+const STOP: u8 = 1;
+/// Stand still, and write their state.
+const PAUSE: u8 = 2;
+/// Leave everything as it is to another process.
+const LEAVE: u8 = 3;
+
+/// A worker's number, and the state that it has written, or why not.
+type Written = (usize, Result<Vec<u8>, String>);
+
 /// Workers that run.
 pub struct Running {
-    threads: Vec<JoinHandle<(Counters, Closed)>>,
+    threads: Vec<JoinHandle<Option<(Counters, Closed)>>>,
     signs: Vec<Signs>,
-    stop: Arc<AtomicBool>,
+    order: Arc<AtomicU8>,
+    written: Mutex<Receiver<Written>>,
+    clock: Clock,
 }
 
 impl Running {
@@ -59,10 +79,17 @@ impl Running {
     /// # Errors
     /// If a thread cannot be had; none runs then.
     pub fn start(posts: Vec<Post>, habit: Habit, clock: Clock) -> std::io::Result<(Self, Vec<bool>)> {
-        let stop = Arc::new(AtomicBool::new(false));
+        let order = Arc::new(AtomicU8::new(RUN));
+        let (write, written) = mpsc::sync_channel(posts.len().max(1));
         let bells = posts.iter().map(|_| bell::pair()).collect::<std::io::Result<Vec<_>>>()?;
         let (bells, ears): (Vec<Bell>, Vec<Ear>) = bells.into_iter().unzip();
-        let mut running = Self { threads: Vec::new(), signs: Vec::new(), stop: stop.clone() };
+        let mut running = Self {
+            threads: Vec::new(),
+            signs: Vec::new(),
+            order: order.clone(),
+            written: Mutex::new(written),
+            clock,
+        };
         let mut pinned = Vec::new();
         for (index, (Post { worker, core }, ear)) in posts.into_iter().zip(ears).enumerate() {
             let (tell, told) = mpsc::sync_channel(1);
@@ -70,11 +97,11 @@ impl Running {
             let signs = Signs { heartbeat: worker.heartbeat(), pulse };
             let others =
                 if bells.len() > 1 { Others { me: index, bells: bells.clone() } } else { Others::default() };
-            let stopped = stop.clone();
+            let orders = Orders { order: order.clone(), write: write.clone(), me: index };
             let body = move || {
                 // Asked of the kernel: the list of cores in use leaves out those that are isolated, which are the best.
                 let _ = tell.send(core_affinity::set_for_current(core_affinity::CoreId { id: core }));
-                run(worker, habit, clock, meter, ear, &others, &stopped)
+                run(worker, habit, clock, meter, ear, &others, &orders)
             };
             match thread::Builder::new().name(format!("sluice-worker-{index}")).spawn(body) {
                 Ok(thread) => running.threads.push(thread),
@@ -101,8 +128,56 @@ impl Running {
 
     /// Ends the workers: by worker its last counters, and where its frames are; `None` for one that had died.
     pub fn stop(self) -> Vec<Option<(Counters, Closed)>> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.threads.into_iter().map(|thread| thread.join().ok()).collect()
+        self.order.store(STOP, Ordering::Release);
+        self.threads.into_iter().map(|thread| thread.join().ok().flatten()).collect()
+    }
+
+    /// Has all workers stand still between two bursts, and returns what each has
+    /// [written for the one that takes its place](Worker::hand_over), or why it has not; with the time at which they were told to.
+    /// They stand until they are told to [go on](Self::resume), to [leave](Self::leave) or to [stop](Self::stop).
+    pub fn pause(&self) -> (Vec<Result<Vec<u8>, String>>, Nanos) {
+        let now = self.clock.now();
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of an earlier time.
+        written.try_iter().for_each(drop);
+        self.order.store(PAUSE, Ordering::Release);
+        let mut states: Vec<_> =
+            self.threads.iter().map(|_| Err("a worker does not stand still".to_owned())).collect();
+        for _ in 0..states.len() {
+            let Ok((worker, state)) = written.recv_timeout(PATIENCE) else { break };
+            if let Some(place) = states.get_mut(worker) {
+                *place = state;
+            }
+        }
+        (states, now)
+    }
+
+    /// Has workers that stand still go on.
+    pub fn resume(&self) {
+        self.order.store(RUN, Ordering::Release);
+        self.threads.iter().for_each(|thread| thread.thread().unpark());
+    }
+
+    /// Ends workers that stand still, and leaves packets, frames and devices to the process that has taken them over.
+    pub fn leave(self) {
+        self.order.store(LEAVE, Ordering::Release);
+        for thread in self.threads {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}
+
+/// How a worker is told what to do.
+struct Orders {
+    order: Arc<AtomicU8>,
+    write: SyncSender<Written>,
+    me: usize,
+}
+
+impl Orders {
+    fn now(&self) -> u8 {
+        self.order.load(Ordering::Acquire)
     }
 }
 
@@ -135,8 +210,8 @@ fn run(
     mut meter: Meter,
     mut ear: Ear,
     others: &Others,
-    stop: &AtomicBool,
-) -> (Counters, Closed) {
+    orders: &Orders,
+) -> Option<(Counters, Closed)> {
     let mut descriptors: Vec<RawFd> = Vec::with_capacity(MOST_DESCRIPTORS);
     let mut busy_until = 0;
     let mut turn = |worker: &mut Worker, meter: &mut Meter| {
@@ -150,7 +225,17 @@ fn run(
         !work && now > busy_until
     };
     meter.begin();
-    while !stop.load(Ordering::Relaxed) {
+    loop {
+        match orders.now() {
+            RUN => {}
+            PAUSE => {
+                if !stand_still(&mut worker, clock, orders) {
+                    return None;
+                }
+                continue;
+            }
+            _ => break,
+        }
         let is_idle = turn(&mut worker, &mut meter);
         if habit == Habit::Busy || !is_idle {
             continue;
@@ -175,7 +260,27 @@ fn run(
     while !worker.drain(clock.now()) {
         thread::yield_now();
     }
-    worker.close(clock.now())
+    Some(worker.close(clock.now()))
+}
+
+/// Writes the worker's state, and waits for what comes of it. False if it is left to another process.
+#[cold]
+fn stand_still(worker: &mut Worker, clock: Clock, orders: &Orders) -> bool {
+    while !worker.drain(clock.now()) {
+        thread::yield_now();
+    }
+    let state = worker.hand_over(clock.now()).map_err(|error| error.to_string());
+    let _ = orders.write.try_send((orders.me, state));
+    loop {
+        match orders.now() {
+            PAUSE => thread::park_timeout(STANDING),
+            LEAVE => return false,
+            _ => {
+                worker.resume();
+                return true;
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -186,6 +291,7 @@ mod tests {
     use crate::crossing;
     use crate::port::{Outbox, Port, Refused, Sent};
     use crate::snapshot::{PortConfig, Snapshot};
+    use std::sync::atomic::AtomicBool;
 
     /// A port with nothing to receive, at which one worker dies when it is told to.
     struct Idle(Option<Arc<AtomicBool>>);
@@ -245,6 +351,32 @@ mod tests {
             let closed: Vec<Closed> = running.stop().into_iter().map(|ended| ended.unwrap().1).collect();
             assert_eq!(closed, [Closed { frames: 4, home: 4 }; 2]);
         }
+    }
+
+    #[test]
+    fn workers_that_stand_still_go_on_or_leave() {
+        let (running, clock) = start(Habit::Busy, &Arc::default());
+        let turns = |running: &Running| {
+            let begun = clock.now();
+            until(|| running.signs().iter().all(|signs| signs.heartbeat.last() > begun));
+        };
+        turns(&running);
+        for _ in 0..3 {
+            let before = clock.now();
+            let (states, stopped) = running.pause();
+            assert!(states.iter().all(Result::is_ok) && (before..=clock.now()).contains(&stopped));
+            let last: Vec<Nanos> = running.signs().iter().map(|signs| signs.heartbeat.last()).collect();
+            thread::sleep(Duration::from_millis(5));
+            assert!(running.signs().iter().map(|signs| signs.heartbeat.last()).eq(last), "they stand still");
+            running.resume();
+            turns(&running);
+        }
+        running.pause();
+        let closed: Vec<_> = running.stop().into_iter().map(|ended| ended.unwrap().1).collect();
+        assert_eq!(closed, [Closed { frames: 4, home: 4 }; 2], "those that stand still can be stopped");
+        let (running, _) = start(Habit::Adaptive, &Arc::default());
+        running.pause();
+        running.leave();
     }
 
     #[test]

@@ -168,6 +168,11 @@ impl Program {
         is_right.then_some(Self(steps))
     }
 
+    /// Whether it asks by which interface packets leave.
+    pub fn asks_for_egress(&self) -> bool {
+        self.0.iter().any(|step| matches!(step.test, Test::Out(_)))
+    }
+
     /// Whether the packet is wanted.
     pub fn wants(&self, seen: &Seen<'_>) -> bool {
         let mut at = if self.0.is_empty() { YES } else { 0 };

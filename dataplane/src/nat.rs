@@ -7,7 +7,6 @@
 //! A pool's ports are given out one by one, in blocks, or by arithmetic (`nat/allocate.rs`).
 
 mod addresses;
-mod ahead;
 mod allocate;
 mod binding;
 mod blocks;
@@ -22,11 +21,13 @@ mod layout;
 mod lease;
 mod renew;
 mod resting;
+mod restore;
+mod saved;
+mod steps;
 mod subscribers;
 
 use std::net::Ipv4Addr;
 
-pub use self::ahead::{Foreseen, Likely, Wanted};
 use self::allocate::Found;
 pub use self::binding::Binding;
 use self::binding::{Key, key, space};
@@ -45,13 +46,15 @@ use self::layout::Way;
 use self::lease::Leases;
 pub use self::lease::{Ask, Filters, LeaseFacts, Nonce, Peers, Refusal};
 use self::resting::Resting;
+pub use self::restore::Restore;
+pub use self::steps::{Begun, Name, Wanted};
 use self::subscribers::Subscribers;
 pub use self::subscribers::{BlockRow, Opener, SubscriberRow};
 use crate::clock::Nanos;
 use crate::session::NONE;
-use crate::snapshot::{Allocation, NatBehavior, NatFiltering, Pool, Snapshot};
+use crate::snapshot::{Allocation, NONE16, NatBehavior, NatFiltering, Pool, Snapshot};
 use crate::stage::owner::Owners;
-use crate::table::hash::HashTable;
+use crate::table::hash::{HashTable, Secret};
 use crate::table::index::Index;
 use crate::verdict::DropReason;
 
@@ -75,6 +78,7 @@ pub struct Nat {
     now: Nanos,
     random: u64,
     seed: u64,
+    secret: Secret,
 }
 
 impl Nat {
@@ -102,6 +106,7 @@ impl Nat {
             now: 0,
             random: snapshot.seed,
             seed: snapshot.seed,
+            secret: Secret::new(snapshot.seed),
         }
     }
 
@@ -188,7 +193,7 @@ impl Nat {
 
     /// The binding that has this external address and port (or identifier).
     pub fn find_external(&self, external: (u32, u16), protocol: u8) -> Option<u32> {
-        let hash = Binding::external_hash(external, protocol, self.seed);
+        let hash = self.external_hash(external, protocol);
         self.by_external
             .find(hash, |at| self.get(at).is_some_and(|b| b.external == external && b.protocol == protocol))
     }
@@ -226,14 +231,15 @@ impl Nat {
         remote: (u32, u16),
         protocol: u8,
     ) -> Result<u32, DropReason> {
-        if let Some(index) = self.known(pool, inside, remote, protocol) {
+        let wanted = Wanted { pool, of, inside, remote, protocol };
+        if let Some(index) = self.known(&wanted) {
             if of.has_limits() {
                 self.admit_session(index, of, Opener::Inside)?;
             }
             return Ok(index);
         }
         let wish = Wish::new(of.behavior.port_choice, inside.1, protocol);
-        self.bind_new(&Wanted { pool, of, inside, remote, protocol }, &wish, true)
+        self.bind_new(&wanted, &wish, true)
     }
 
     /// A new binding, for a session or not.
@@ -241,63 +247,84 @@ impl Nat {
         let &Wanted { pool, of, inside, remote, protocol } = wanted;
         let space = space(protocol).ok_or(DropReason::NatProtocol)?;
         let layout = self.layout.pools.get(usize::from(pool)).ok_or(DropReason::NatPortsExhausted)?;
-        let id = layout.id;
+        let name = self.name(key(wanted.endpoint(layout.id), of.behavior.mapping, remote));
         let subscriber = self.enter(pool, inside.0)?;
-        let NatBehavior { mapping, filtering, is_nat64, .. } = of.behavior;
         let admitted = if for_session { self.subscribers.admit_session(subscriber, of) } else { Ok(()) };
         let bound = admitted
             .and_then(|()| self.subscribers.admit_port(subscriber, of))
             .and_then(|()| self.subscribers.admit_new(subscriber, of, Opener::Inside, self.now))
             .and_then(|()| self.find_port(pool, inside.0, space, wish, subscriber))
-            .and_then(|Found { slot, port, block }| {
-                let address = self.externals.get(slot as usize).map_or(0, |e| e.address.to_bits());
-                let binding = Binding {
-                    inside,
-                    is_nat64,
-                    external: (address, port),
-                    protocol,
-                    mapping,
-                    filtering,
-                    sessions: 0,
-                    last_outbound: None,
-                    pool: id,
-                    slot,
-                    block,
-                    subscriber,
-                    is_recorded: false,
-                    is_leased: false,
-                    has_served: false,
-                };
-                self.insert(key(binding.of(), mapping, remote), binding, &of.allocation)
-            });
+            .and_then(|found| self.insert_new(wanted, name, found, subscriber));
         if bound.is_err() {
             self.leave(subscriber);
         }
         bound
     }
 
-    fn insert(&mut self, key: Key, mut binding: Binding, allocation: &Allocation) -> Result<u32, DropReason> {
-        if let Some(subscriber) = self.subscribers.get_mut(binding.subscriber) {
-            subscriber.ports += u32::from(binding.has_port());
-        }
+    /// A new binding that gets the port that was found for it.
+    fn insert_new(
+        &mut self,
+        wanted: &Wanted<'_>,
+        name: Name,
+        Found { slot, port, block }: Found,
+        subscriber: u32,
+    ) -> Result<u32, DropReason> {
+        let &Wanted { pool, of, inside, protocol, .. } = wanted;
+        let NatBehavior { mapping, filtering, is_nat64, .. } = of.behavior;
+        let address = self.externals.get(slot as usize).map_or(0, |e| e.address.to_bits());
+        let binding = Binding {
+            inside,
+            is_nat64,
+            external: (address, port),
+            protocol,
+            mapping,
+            filtering,
+            sessions: 0,
+            last_outbound: None,
+            pool: self.layout.pools.get(usize::from(pool)).map_or(NONE16, |pool| pool.id),
+            slot,
+            block,
+            subscriber,
+            is_recorded: false,
+            is_leased: false,
+            has_served: false,
+        };
+        self.insert(name, binding, &of.allocation)
+    }
+
+    fn insert(
+        &mut self,
+        name: Name,
+        mut binding: Binding,
+        allocation: &Allocation,
+    ) -> Result<u32, DropReason> {
         binding.is_recorded = match binding.has_port() {
             true => self.recorder.wants_bindings(allocation),
             // No block tells of it.
             false => self.recorder.wants_blocks(),
         };
-        let Ok(index) = self.bindings.insert(key, binding) else {
+        let index = self.insert_unrecorded(name, binding)?;
+        self.record_binding(&binding, EventKind::BindingCreated);
+        Ok(index)
+    }
+
+    /// Takes a binding in, whose port is taken already.
+    fn insert_unrecorded(&mut self, name: Name, binding: Binding) -> Result<u32, DropReason> {
+        if let Some(subscriber) = self.subscribers.get_mut(binding.subscriber) {
+            subscriber.ports += u32::from(binding.has_port());
+        }
+        let Ok(index) = self.bindings.insert_hashed(name.key, name.hash, binding) else {
             self.give_port(&binding);
             return Err(DropReason::SessionTableFull);
         };
         if binding.has_port() {
-            let hash = Binding::external_hash(binding.external, binding.protocol, self.seed);
+            let hash = self.external_hash(binding.external, binding.protocol);
             let indexed = self.by_external.insert(hash, index);
             debug_assert!(indexed, "there is room for as many as there are bindings");
         }
         if binding.is_nat64 {
             self.hosts.count(binding.inside.0, true);
         }
-        self.record_binding(&binding, EventKind::BindingCreated);
         Ok(index)
     }
 
@@ -349,8 +376,8 @@ impl Nat {
             return;
         }
         let binding = *binding;
-        let (seed, bindings) = (self.seed, &self.bindings);
-        let hash = |b: &Binding| Binding::external_hash(b.external, b.protocol, seed);
+        let (secret, bindings) = (&self.secret, &self.bindings);
+        let hash = |b: &Binding| Binding::external_hash(b.external, b.protocol, secret);
         if binding.has_port() {
             self.by_external.remove(hash(&binding), index, |at| bindings.value(at).map_or(0, hash));
         }

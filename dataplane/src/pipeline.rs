@@ -8,21 +8,23 @@ use crate::burst::{Burst, Mask};
 use crate::probe::Probe;
 use crate::shard::Shard;
 use crate::snapshot::Snapshot;
-use crate::stage::ahead::Ahead;
+use crate::stage::together::Groups;
 use crate::stage::{
-    FirstPackets, acl, class, fastpath, flow, fragment, guard, icmp_error, mark, mss, nat, owner, parse,
-    police, port_control, rewrite, route, transmit,
+    FirstPackets, acl, class, fastpath, flow, fragment, guard, icmp_error, lists, mark, mss, nat, owner,
+    parse, police, port_control, rewrite, route, sanity, sources, transmit,
 };
 
 /// Takes a received burst to its end: every packet is transmitted, held, punted or dropped, and counted as that.
 /// `probe` is told of each stage; `&mut ()` where nobody asks.
 pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
+    probe.stage("sources", || sources::run(burst, shard, snapshot));
     let admitted = probe.stage("admit", || fastpath::admit(burst, shard, snapshot));
     probe.stage("look_up", || fastpath::look_up(admitted, shard));
     probe.stage("forward", || fastpath::forward(burst, admitted, shard));
     if !snapshot.shapers.is_empty() {
         fastpath::recall(burst, admitted, shard);
     }
+    probe.did("forward", burst);
 
     if !burst.live.is_empty() {
         stages(burst, shard, snapshot, probe);
@@ -34,13 +36,15 @@ pub fn run(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mu
 fn stages(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
     probe.stage("parse", || parse::run(burst, snapshot));
     probe.did("parse", burst);
+    probe.stage("sanity", || sanity::run(burst, snapshot));
+    probe.did("sanity", burst);
     probe.stage("fragment", || fragment::run(burst, shard, snapshot));
     probe.did("fragment", burst);
 
     let first = probe.stage("flow", || flow::find(burst, burst.live, shard, snapshot));
+    probe.did("flow", burst);
     if !first.is_empty() {
-        let decisions = &mut FirstPackets::default();
-        probe.around("first_packets", |probe| first_packets(burst, first, decisions, shard, snapshot, probe));
+        probe.around("first_packets", |probe| first_packets(burst, first, false, shard, snapshot, probe));
     }
     leave(burst, shard, snapshot, probe);
 }
@@ -62,49 +66,75 @@ fn leave(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut 
 fn go(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
     if !snapshot.shapers.is_empty() {
         probe.stage("mark", || mark::run(burst, snapshot));
+        probe.did("mark", burst);
     }
     probe.stage("transmit", || transmit::run(burst, shard, snapshot));
 }
 
 /// The slow path: decides what becomes of packets that belong to no flow yet. What hangs on a packet and the configuration
-/// alone is found out for all of them together. The rest is decided one after the other, as the session that one of them makes
-/// may be that of those behind it; but what they look at is fetched ahead.
+/// alone is found out for all of them at once. The rest is decided in their order, as the session that one of them makes may be
+/// that of those behind it: together where it cannot be, or alone. `asked` says that another worker asks.
 #[inline(never)]
 fn first_packets(
     burst: &mut Burst,
     mask: Mask,
+    asked: bool,
+    shard: &mut Shard,
+    snapshot: &Snapshot,
+    probe: &mut impl Probe,
+) {
+    let mut first = shard.first.take().unwrap_or_default();
+    decide_all(burst, mask, asked, &mut first, shard, snapshot, probe);
+    shard.first = Some(first);
+}
+
+fn decide_all(
+    burst: &mut Burst,
+    mask: Mask,
+    asked: bool,
     first: &mut FirstPackets,
     shard: &mut Shard,
     snapshot: &Snapshot,
     probe: &mut impl Probe,
 ) {
     let epoch = shard.neighbors.epoch();
+    first.begin(asked);
+    let mask = lists::run(burst, mask, shard, snapshot);
+    probe.did("lists", burst);
+    if !asked {
+        shard.firsts.keep(burst, mask);
+    }
     route::locate(burst, mask, first, snapshot);
     acl::classify(burst, mask, first, snapshot);
-    let mut ahead = Ahead::begin(burst, mask, first, shard, snapshot);
-    for i in mask {
-        ahead.step(burst, first, shard, snapshot);
-        first.begin(i, flow::find_first(burst, i, first, shard, snapshot));
+    let mut groups = Groups::of(mask, first, shard, snapshot);
+    while groups.next(burst, first, shard, snapshot) {
         guard::run(burst, first, snapshot);
-        probe.decided("guard", i, burst, first);
+        sanity::first(burst, first, snapshot);
+        probe.decided("guard", burst, first);
         icmp_error::run(burst, first, shard, snapshot);
-        probe.decided("icmp_error", i, burst, first);
+        probe.decided("icmp_error", burst, first);
         owner::run(burst, first, shard, snapshot);
+        sanity::unasked(burst, first, shard, snapshot);
+        probe.decided("sanity", burst, first);
         acl::run(burst, first, shard, snapshot);
-        probe.decided("acl", i, burst, first);
+        probe.decided("acl", burst, first);
         nat::destination(burst, first, shard, snapshot);
-        probe.decided("nat_destination", i, burst, first);
+        probe.decided("nat_destination", burst, first);
         port_control::run(burst, first, shard, snapshot);
-        probe.decided("port_control", i, burst, first);
+        probe.decided("port_control", burst, first);
         route::decide(burst, first, shard, snapshot);
-        probe.decided("route_decide", i, burst, first);
+        lists::out(burst, first, shard, snapshot);
+        sources::open(burst, first, shard, snapshot);
+        flow::make_room(burst, first, shard, snapshot);
+        probe.decided("route_decide", burst, first);
         nat::source(burst, first, shard, snapshot);
-        probe.decided("nat_source", i, burst, first);
+        probe.decided("nat_source", burst, first);
+        flow::foresee_answers(burst, first, shard);
         class::decide(burst, first, snapshot);
         police::classify(burst, first, snapshot);
-        probe.decided("class", i, burst, first);
+        probe.decided("class", burst, first);
         flow::install(burst, first, shard, snapshot);
-        probe.decided("install", i, burst, first);
+        probe.decided("install", burst, first);
     }
     if shard.neighbors.epoch() != epoch {
         flow::refresh(burst, burst.live, shard, snapshot);
@@ -112,10 +142,11 @@ fn first_packets(
 }
 
 /// Decides about packets that another worker asks about. They stay in the burst, and nothing leaves here.
-pub fn decide(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot) {
-    let unknown = flow::known(burst, burst.live, shard, snapshot);
+pub fn decide(burst: &mut Burst, shard: &mut Shard, snapshot: &Snapshot, probe: &mut impl Probe) {
+    let unknown = probe.stage("flow", || flow::known(burst, burst.live, shard, snapshot));
+    probe.did("flow", burst);
     if !unknown.is_empty() {
-        first_packets(burst, unknown, &mut FirstPackets::asked(), shard, snapshot, &mut ());
+        probe.around("first_packets", |probe| first_packets(burst, unknown, true, shard, snapshot, probe));
     }
 }
 

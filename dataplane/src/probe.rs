@@ -24,9 +24,9 @@ pub trait Probe {
     #[inline(always)]
     fn did(&mut self, _stage: &'static str, _burst: &Burst) {}
 
-    /// A stage of the slow path is through with packet `i`.
+    /// A stage of the slow path is through with some packets.
     #[inline(always)]
-    fn decided(&mut self, _stage: &'static str, _i: usize, _burst: &Burst, _first: &FirstPackets) {}
+    fn decided(&mut self, _stage: &'static str, _burst: &Burst, _first: &FirstPackets) {}
 
     /// A port gave so many packets at once.
     #[inline(always)]

@@ -22,12 +22,31 @@ pub struct Turns {
     pub asleep: u64,
     /// Bursts by how many packets a port gave at once; those of none are not counted.
     pub bursts: [u64; BURST + 1],
-    /// Turns by how many ticks they took: of 2^n to 2^(n+1) at place n; longer ones at the last.
+    /// Turns by how many ticks they took, from the end of the one before on, at the [`place`] of that number.
     pub lengths: [u64; LENGTHS],
 }
 
-/// Places of [`Turns::lengths`].
-pub const LENGTHS: usize = 32;
+/// Places of [`Turns::lengths`]: up to 2^32 ticks, some seconds.
+pub const LENGTHS: usize = (32 - STEPS.ilog2() as usize + 1) * STEPS as usize;
+/// Places between a power of two and the next, so that each is an eighth wide.
+const STEPS: u64 = 8;
+
+/// Where a number of ticks is counted; more than there are places for at the last. Places rise with the ticks, and each power of
+/// two begins one.
+#[inline]
+pub fn place(ticks: u64) -> usize {
+    let above = ticks.max(STEPS).ilog2() - STEPS.ilog2();
+    ((u64::from(above) * STEPS + (ticks >> above)) as usize).min(LENGTHS - 1)
+}
+
+/// The least number of ticks that is counted at a place.
+pub fn least(place: usize) -> u64 {
+    let place = place as u64;
+    match (place / STEPS).checked_sub(1) {
+        Some(above) => (STEPS + place % STEPS) << above,
+        None => place,
+    }
+}
 
 impl Default for Turns {
     fn default() -> Self {
@@ -130,7 +149,7 @@ impl Meter {
         let ticks = self.lap();
         self.sums.turns += 1;
         *if busy { &mut self.sums.busy } else { &mut self.sums.idle } += ticks;
-        let place = (ticks | 1).ilog2().min(LENGTHS as u32 - 1) as usize;
+        let place = place(ticks);
         if let (Some(count), Some(cell)) = (self.sums.lengths.get_mut(place), self.cells.lengths.get(place)) {
             *count += 1;
             cell.store(*count, Relaxed);
@@ -189,7 +208,7 @@ mod tests {
         let first = pulse.turns();
         assert_eq!((first.turns, first.packets, first.bursts[64], first.bursts[0]), (1, 64, 1, 0));
         assert!(first.busy > 0 && first.idle == 0);
-        assert_eq!((first.lengths.iter().sum::<u64>(), first.lengths[first.busy.ilog2() as usize]), (1, 1));
+        assert_eq!((first.lengths.iter().sum::<u64>(), first.lengths[place(first.busy)]), (1, 1));
         meter.burst(3);
         meter.slept();
         meter.turn(false);
@@ -197,5 +216,16 @@ mod tests {
         assert_eq!((then.turns, then.packets, then.bursts[3], then.busy), (1, 3, 1, 0));
         assert!(then.idle >= then.asleep && then.asleep > 0);
         assert!(std::path::Path::new(&format!("/proc/self/task/{}", pulse.thread())).exists());
+    }
+
+    #[test]
+    fn places_are_an_eighth_wide_and_rise() {
+        assert_eq!((place(0), place(1), place(15), place(u64::MAX)), (0, 1, 15, LENGTHS - 1));
+        for at in 0..LENGTHS {
+            let (first, next) = (least(at), least(at + 1));
+            assert!(first < next && (next - first) * STEPS <= first.max(STEPS));
+            assert_eq!((place(first), place(next - 1)), (at, at));
+        }
+        assert!((3..32).all(|power| least(place(1 << power)) == 1 << power));
     }
 }

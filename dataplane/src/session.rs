@@ -8,10 +8,13 @@ mod age;
 mod batch;
 mod copies;
 mod cross;
+mod evict;
 mod flow;
+mod holders;
 mod record;
 mod renew;
 mod report;
+mod saved;
 mod tcp;
 mod top;
 
@@ -21,14 +24,18 @@ use self::age::Sweep;
 pub use self::batch::Batch;
 use self::copies::Copies;
 pub use self::copies::{Activity, Ended, Lease, SessionId};
-pub use self::cross::Ends6;
+pub use self::cross::{Ends6, SessionKey};
+pub use self::evict::Evicted;
+use self::evict::Expendable;
 pub use self::flow::{
     Direction, Flow, FlowAction, FlowKey, Key4, Key6, KeyFacts, Limits, NO_LIMIT, addresses, key4, key6,
     plain_action, ports, ticks,
 };
+use self::holders::Holders;
 pub use self::record::{Family, Session, State};
 use self::report::Reporter;
 pub use self::report::{EndReason, Ends, FlowReader, FlowRecord, ReportTimes};
+pub(crate) use self::saved::SavedSession;
 pub use self::tcp::Segment;
 use self::top::Top;
 pub use self::top::{By, Rates};
@@ -37,7 +44,7 @@ use crate::arena::{HugePages, HugeVec};
 use crate::clock::Nanos;
 use crate::counters::Counters;
 use crate::nat::Nat;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Guard, Snapshot};
 use crate::table::hash::HashTable;
 use crate::table::prefetch::prefetch_at;
 
@@ -94,6 +101,10 @@ pub struct Sessions {
     /// Sessions that have ended, for the carriers of their flows.
     ended: std::collections::VecDeque<Ended>,
     top: Top,
+    /// Sessions that may give way when the table is full; of none where that is not wanted.
+    expendable: Expendable,
+    evicted: Option<[Evicted; 2]>,
+    holders: Holders,
     /// Tells what has passed, where somebody wants to know.
     reporter: Option<Box<Reporter>>,
 }
@@ -118,6 +129,13 @@ impl Sessions {
             copies: Copies::default(),
             ended: std::collections::VecDeque::new(),
             top: Top::default(),
+            expendable: Expendable::new(if snapshot.evicts { sessions } else { 0 }),
+            evicted: None,
+            holders: if snapshot.guards.iter().any(Guard::bounds_sessions) {
+                Holders::new(sessions, snapshot.seed)
+            } else {
+                Holders::default()
+            },
             reporter: None,
         }
     }
@@ -145,6 +163,11 @@ impl Sessions {
     /// Whether there is room for no other session.
     pub fn is_full(&self) -> bool {
         self.live as usize == self.slab.capacity()
+    }
+
+    /// Whether there is room for so many more.
+    pub fn has_room(&self, more: usize) -> bool {
+        self.live as usize + more <= self.slab.capacity()
     }
 
     /// Memory of the tables, bytes.
@@ -200,32 +223,35 @@ impl Sessions {
     }
 
     /// Makes a session; the index of its forward flow. `None` if there is no room. A session that holds one of the keys
-    /// gives way.
-    pub fn create<K>(
+    /// gives way, and if the table is full one that can best be missed, where that is wanted.
+    pub fn create<K: SessionKey>(
         &mut self,
         new: &NewSession<K>,
         now: Nanos,
         nat: &mut Nat,
         counters: &mut Counters,
-    ) -> Option<u32>
-    where
-        K: Into<FlowKey> + Copy,
-    {
-        let keys: [FlowKey; 2] = new.keys.map(Into::into);
-        let hashes = [0, 1].map(|i: usize| self.hash(&keys[i]));
+    ) -> Option<u32> {
+        let hashes = [0, 1].map(|i: usize| new.keys[i].hash(self));
+        self.create_hashed(new, hashes, now, nat, counters)
+    }
+
+    /// As [`create`](Self::create), for a caller that has the hashes of the keys.
+    pub fn create_hashed<K: SessionKey>(
+        &mut self,
+        new: &NewSession<K>,
+        hashes: [u64; 2],
+        now: Nanos,
+        nat: &mut Nat,
+        counters: &mut Counters,
+    ) -> Option<u32> {
+        let keys = &new.keys;
         for (key, hash) in keys.iter().zip(hashes) {
-            if self.is_absent(key, hash) {
-                continue;
+            if key.choose(hash, self) != NONE {
+                self.clear((*key).into(), hash, nat, counters);
             }
-            let found = self.find_hashed(key, hash);
-            if let Some(flow) = found.and_then(|index| self.flow(key.family(), index)) {
-                let (session, is_copy) = (flow.session(), flow.is_copy());
-                if is_copy {
-                    self.remove_copy(session);
-                } else {
-                    self.end(session, nat, counters);
-                }
-            }
+        }
+        if self.is_full() {
+            self.make_room(nat, counters);
         }
         let index = self.free.pop().or_else(|| {
             let fresh = self.slab.len() < self.slab.capacity();
@@ -253,7 +279,7 @@ impl Sessions {
             // A packet whose reply has the very same tuple (a host that talks to itself) has one flow.
             if direction == 0 || keys[1] != keys[0] {
                 let (key, hash) = (&keys[direction], hashes[direction]);
-                flows[direction] = self.insert_hashed(key, hash, flow).unwrap_or(NONE);
+                flows[direction] = key.insert(hash, flow, self).unwrap_or(NONE);
             }
         }
         let generation = self.slab[index as usize].generation.wrapping_add(1);
@@ -274,6 +300,7 @@ impl Sessions {
             },
             created: ticks(now),
             looked: ticks(now),
+            holder: NONE,
             policy: self.policy,
             ..Session::default()
         };
@@ -282,9 +309,24 @@ impl Sessions {
         if !new.inbound {
             nat.seen_outbound(new.binding, ticks(now));
         }
+        self.expendable.set(index, true);
         self.live += 1;
         counters.sessions_created += 1;
         Some(flows[0])
+    }
+
+    /// Ends the session that holds a key, if there is one.
+    #[cold]
+    fn clear(&mut self, key: FlowKey, hash: u64, nat: &mut Nat, counters: &mut Counters) {
+        let found = self.find_hashed(&key, hash);
+        if let Some(flow) = found.and_then(|index| self.flow(key.family(), index)) {
+            let (session, is_copy) = (flow.session(), flow.is_copy());
+            if is_copy {
+                self.remove_copy(session);
+            } else {
+                self.end(session, nat, counters);
+            }
+        }
     }
 
     /// Ends a session, and gives up its NAT binding.
@@ -311,6 +353,8 @@ impl Sessions {
         }
         nat.release(session.binding, session.permit);
         self.forget_due(index);
+        self.expendable.set(index, false);
+        self.holders.leave(session.holder);
         self.free.push(index);
         self.live -= 1;
         counters.sessions_ended += 1;
@@ -329,6 +373,10 @@ impl Sessions {
             }
         }
         self.slab[index as usize] = session;
+        match session.state() {
+            State::Opening => {}
+            state => self.expendable.set(index, state == State::Closing),
+        }
         // It may have less time to live now.
         self.look_at(index, self.sweep.now());
     }

@@ -5,14 +5,18 @@ use crate::arena::FramePool;
 use crate::clock::Nanos;
 use crate::counters::Counters;
 use crate::crossing::Crossing;
+use crate::firsts::Firsts;
 use crate::local::neighbor::Neighbors;
 use crate::local::{self, Local};
 use crate::nat::Nat;
 use crate::port::Outbox;
 use crate::session::{Batch, Key4, Key6, Sessions};
 use crate::snapshot::Snapshot;
+use crate::stage::FirstPackets;
+use crate::stage::sources::SourceRates;
 use crate::stage::syn::HeldSyns;
 use crate::stage::{fragment::Fragments, police::Limiters, shape::Shapers};
+use crate::trace::Tracer;
 
 /// How many frames wait for one port at most, beyond what its own ring holds.
 const OUTBOX: usize = 512;
@@ -27,10 +31,14 @@ pub struct Shard {
     pub batch4: Box<Batch<Key4>>,
     /// Look-ups of IPv6 flows under way.
     pub batch6: Box<Batch<Key6>>,
+    /// What is decided about the first packets of a burst; not here while that is done.
+    pub first: Option<Box<FirstPackets>>,
     /// NAT bindings and the external ports in use.
     pub nat: Nat,
     /// Token buckets of the limits.
     pub limiters: Limiters,
+    /// What sources have sent.
+    pub sources: SourceRates,
     /// Packets that wait before they leave by a port with a shaper.
     pub shapers: Shapers,
     /// What first fragments said.
@@ -49,6 +57,10 @@ pub struct Shard {
     pub crossing: Option<Box<Crossing>>,
     /// The configuration that was adopted last, while there are sessions from before it.
     pub transition: Option<Box<Adoption>>,
+    /// A sample of first packets.
+    pub firsts: Firsts,
+    /// While somebody traces packets.
+    pub tracer: Option<Box<Tracer>>,
 }
 
 impl Shard {
@@ -59,8 +71,10 @@ impl Shard {
             sessions: Sessions::new(snapshot),
             batch4: Box::default(),
             batch6: Box::default(),
+            first: Some(Box::default()),
             nat: Nat::new(snapshot),
             limiters: Limiters::new(snapshot),
+            sources: SourceRates::new(snapshot),
             shapers: Shapers::new(snapshot, 1),
             fragments: Fragments::new(snapshot),
             neighbors: Neighbors::new(snapshot),
@@ -70,6 +84,8 @@ impl Shard {
             syns: HeldSyns::new(snapshot),
             crossing: None,
             transition: None,
+            firsts: Firsts::default(),
+            tracer: None,
         }
     }
 

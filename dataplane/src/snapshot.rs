@@ -2,10 +2,13 @@
 //! `ports`, `interfaces`, `rules` and `limits` is the order of their counters.
 
 mod egress;
+pub mod guard;
+pub mod lists;
+mod places;
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use sluice_pkt::ethernet::Mac;
@@ -22,6 +25,9 @@ use crate::table::meter::Rate;
 use crate::table::tcm::model::{Figures, Model};
 
 pub use self::egress::{Class, ClassMatch, ClassRate, Codel, HostKey, Over, Overhead, Period, Quota, Shaper};
+pub use self::guard::{Guard, ReversePath};
+pub use self::lists::Lists;
+pub use self::places::Places;
 
 /// "None" where an index is stored in 16 bits.
 pub const NONE16: u16 = u16::MAX;
@@ -77,6 +83,8 @@ pub struct Interface {
     pub v6: Vec<(Ipv6Addr, u8)>,
     /// Index into [`Snapshot::acls`] of the rules for packets that come in here.
     pub acl: Option<u16>,
+    /// Index into [`Snapshot::guards`] of what packets that come in here are refused for.
+    pub guard: Option<u16>,
 }
 
 /// What a local address is there for.
@@ -554,14 +562,18 @@ pub struct Snapshot {
     pub weights: Vec<u16>,
     /// The routes in service, where they are followed: then those above are in it, and nobody looks at them.
     pub fib: Option<Arc<Fib>>,
-    /// The route table for people: prefix, and index into `routes`.
-    pub route_list: Vec<(String, u32)>,
+    /// The route table for people: address and length of a prefix, and index into `routes`.
+    pub route_list: Vec<(IpAddr, u8, u32)>,
     /// ACLs.
     pub acls: Vec<Acl>,
     /// The rules of all ACLs.
     pub rules: Vec<RuleInfo>,
-    /// For each rule, the line of the configuration that it stands in; 0 for those that stand in none.
-    pub rule_lines: Vec<u32>,
+    /// Where all of it stands in the configuration's file.
+    pub places: Places,
+    /// What packets are refused for, by interface.
+    pub guards: Vec<Guard>,
+    /// Lists of prefixes that guards go by.
+    pub lists: Lists,
     /// Pools for source NAT.
     pub pools: Vec<Pool>,
     /// Source NAT, first match wins.
@@ -594,6 +606,8 @@ pub struct Snapshot {
     pub timeouts: Timeouts,
     /// Table sizes.
     pub sizes: Sizes,
+    /// Whether sessions without an answer give way to new ones when as many are live as may be.
+    pub evicts: bool,
     /// Seed of the hash functions and of random choices; fixed in a replay.
     pub seed: u64,
     /// Whether no packet takes the fast path, as tests want it. What becomes of each is the same either way.

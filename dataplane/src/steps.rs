@@ -5,7 +5,7 @@
 use crate::burst::Burst;
 use crate::local::neighbor::Egress;
 use crate::probe::Probe;
-use crate::session::FlowAction;
+use crate::session::{FlowAction, NONE};
 use crate::snapshot::NONE16;
 use crate::stage::{Decision, FirstPackets};
 use crate::verdict::Verdict;
@@ -27,7 +27,9 @@ pub struct Step {
     pub decision: Option<Decision>,
     /// The link that it leaves by, once known.
     pub egress: Option<Egress>,
-    /// Its bytes; none once it is on its way out.
+    /// Whether it belongs to a session, as far as has been looked.
+    pub known: bool,
+    /// Its first bytes; none once it is on its way out.
     pub bytes: Vec<u8>,
 }
 
@@ -45,6 +47,7 @@ impl Steps {
             action: burst.actions[0],
             decision,
             egress: burst.ready.has(0).then_some(burst.egress[0]),
+            known: stage != "parse" && stage != "fragment" && burst.flows[0] != NONE,
             bytes: burst.bytes(0).to_vec(),
         });
     }
@@ -52,12 +55,15 @@ impl Steps {
 
 impl Probe for Steps {
     fn did(&mut self, stage: &'static str, burst: &Burst) {
-        self.note(stage, burst, None);
+        // It takes all stages.
+        if stage != "forward" {
+            self.note(stage, burst, None);
+        }
     }
 
-    fn decided(&mut self, stage: &'static str, i: usize, burst: &Burst, first: &FirstPackets) {
-        if i == 0 {
-            self.note(stage, burst, Some(*first.decision()));
+    fn decided(&mut self, stage: &'static str, burst: &Burst, first: &FirstPackets) {
+        if let Some(decision) = first.decision(0) {
+            self.note(stage, burst, Some(*decision));
         }
     }
 }

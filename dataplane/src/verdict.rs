@@ -154,6 +154,34 @@ drop_reasons! {
     FragmentOverlap = "fragment_overlap",
     /// Too many datagrams in fragments at once, or one in too many pieces.
     FragmentTableFull = "fragment_table_full",
+    /// A source address that the Internet has not.
+    Bogon = "bogon",
+    /// A source address to which no route leads back that way (RFC 3704).
+    ReversePath = "reverse_path",
+    /// One address as source and destination.
+    Land = "land",
+    /// TCP flags that exclude each other, or none where there must be one.
+    TcpFlags = "tcp_flags",
+    /// TCP or UDP from port 0.
+    PortZero = "port_zero",
+    /// A fragment so small, or at such a place, that it serves to hide what it belongs to (RFC 1858, RFC 3128).
+    FragmentTiny = "fragment_tiny",
+    /// UDP from a port of services that answer, and nobody has asked.
+    UnaskedAnswer = "unasked_answer",
+    /// From or to a prefix of a blocklist.
+    Blocklisted = "blocklisted",
+    /// From a prefix of a blocklist; the XDP program dropped it.
+    BlocklistedXdp = "blocklisted_xdp",
+    /// Its source sends more than a source may.
+    SourceRate = "source_rate",
+    /// Its source sends more to that service than a source may.
+    ServiceRate = "service_rate",
+    /// More ICMP than the interface's guard lets in.
+    IcmpRate = "icmp_rate",
+    /// Its source opens more sessions a second than a source may.
+    SourceNewSessions = "source_new_sessions",
+    /// Its source has as many sessions as a source may.
+    SourceSessions = "source_sessions",
     /// An ACL says no.
     AclDeny = "acl_deny",
     /// As many sessions as the table holds are live.
@@ -166,6 +194,8 @@ drop_reasons! {
     NatFiltered = "nat_filtered",
     /// A TCP SYN to an external port of NAT that belongs to no session.
     SynUnsolicited = "syn_unsolicited",
+    /// The interface whose address NAT would give has none yet, or no longer.
+    NatNoAddress = "nat_no_address",
     /// No free port on any address of the pool.
     NatPortsExhausted = "nat_ports_exhausted",
     /// The inside address has as many external ports as it may, or all of its blocks are in use.

@@ -2,6 +2,8 @@
 //!
 //! Whoever drives it hands the time in: the thread of a live gateway from its clock, a replay from the captures.
 
+mod handover;
+
 use std::sync::Arc;
 
 use crate::adopt::{self, Adopter, Adoptions};
@@ -10,10 +12,10 @@ use crate::burst::{BURST, Burst};
 use crate::clock::{MILLISECOND, Nanos};
 use crate::counters::{Counters, Publisher, Reader, channel};
 use crate::crossing::{self, Crossing, Heartbeat, Offered, Statuses};
+use crate::firsts::Firsts;
 use crate::inspect::{self, Inspected, Inspector};
 use crate::local::mirror::{self, MirrorControl};
 use crate::nat::EventReader;
-use crate::pipeline;
 use crate::port::{Port, Refused};
 use crate::probe::Probe;
 use crate::recorder::Recorder;
@@ -23,8 +25,13 @@ use crate::shard::Shard;
 use crate::snapshot::Snapshot;
 use crate::stage::fragment;
 use crate::stage::owner::Owners;
+use crate::stage::sources::SourceRates;
 use crate::stage::{port_control, shape, syn};
+use crate::trace::{self, Origin};
 use crate::verdict::DropReason;
+
+use self::handover::Aside;
+pub use self::handover::HandOverError;
 
 /// How often it is looked in a poll for what comes in again.
 const AGAIN: usize = 3;
@@ -49,6 +56,8 @@ pub struct Worker {
     statuses: Statuses,
     /// When it began to drain.
     draining: Option<Nanos>,
+    /// What waited when it was handed over.
+    aside: Vec<Aside>,
 }
 
 /// How long a worker that ends waits for its frames that others have.
@@ -68,14 +77,16 @@ impl Worker {
     pub fn new(snapshot: Arc<Snapshot>, ports: Vec<Box<dyn Port>>, pool: FramePool) -> Self {
         let mut shard = Shard::new(&snapshot, pool);
         shard.counters.recorder = Recorder::new();
+        shard.firsts = Firsts::new();
         let counters = channel(&shard.counters);
-        let (adoptions, adopter) = adopt::channel(&snapshot, &shard);
+        let (adoptions, adopter) = adopt::channel(&snapshot, &shard, counters.1.clone());
         let (inspected, inspector) = inspect::channel();
         let statuses = crossing::statuses(1);
         Self {
             index: 0,
             statuses,
             draining: None,
+            aside: Vec::new(),
             snapshot,
             ports,
             shard,
@@ -91,6 +102,13 @@ impl Worker {
         }
     }
 
+    /// Makes it none of a gateway's, but one that tries something with a configuration of one that runs: nobody waits for what it
+    /// reads there.
+    #[must_use]
+    pub fn apart(self) -> Self {
+        Self { index: usize::MAX, ..self }
+    }
+
     /// Makes it one of several.
     pub(crate) fn join(
         &mut self,
@@ -102,12 +120,14 @@ impl Worker {
         wants: Offered,
     ) {
         let (shard, snapshot) = (&mut self.shard, &self.snapshot);
+        let workers = owners.workers();
         shard.sessions.share(snapshot);
         shard.nat.share(index as u8, &owners);
         shard.fragments.share(index as u8, owners.workers());
         shard.neighbors.share(index as u8, owners);
         shard.limiters.share(index, offered);
         shard.shapers.share(index, wants, snapshot);
+        shard.sources = SourceRates::of(snapshot, workers);
         shard.local.share(snapshot, index, owners.workers());
         shard.crossing = Some(crossing);
         (self.index, self.statuses) = (index, statuses);
@@ -195,6 +215,9 @@ impl Worker {
         self.shard.counters.recorder.begin(now, self.snapshot.generation);
         probe.stage("upkeep", || self.keep(now));
         let mut work = usize::from(self.adopt(now));
+        if !self.aside.is_empty() {
+            self.go_on(now, probe);
+        }
         if self.shard.crossing.is_some() {
             self.cross(now, probe);
         }
@@ -222,16 +245,16 @@ impl Worker {
         crossing::take_notices(shard, snapshot, now);
         burst.now = now;
         while crossing::take_answers(burst, shard) {
-            pipeline::resume(burst, shard, snapshot, probe);
+            trace::resume(burst, shard, snapshot, probe);
             burst.clear();
         }
         while crossing::is_ready(shard) {
             crossing::release(burst, shard);
-            pipeline::run(burst, shard, snapshot, probe);
+            trace::run(burst, shard, snapshot, Origin::Released, probe);
             burst.clear();
         }
         while crossing::take_questions(burst, shard) {
-            pipeline::decide(burst, shard, snapshot);
+            trace::decide(burst, shard, snapshot);
             crossing::answer(burst, shard);
             burst.clear();
         }
@@ -286,7 +309,7 @@ impl Worker {
             if let Some(tap) = &mut shard.counters.recorder.tap {
                 tap.received(burst, snapshot.generation);
             }
-            pipeline::run(burst, shard, snapshot, probe);
+            trace::run(burst, shard, snapshot, Origin::Received, probe);
             burst.clear();
         }
         self.release(now);
@@ -303,7 +326,7 @@ impl Worker {
             } else {
                 shard.fragments.release(burst);
             }
-            pipeline::run(burst, shard, snapshot, &mut ());
+            trace::run(burst, shard, snapshot, Origin::Released, &mut ());
             burst.clear();
         }
     }
@@ -321,7 +344,7 @@ impl Worker {
                 for frame in shard.outboxes[port].take(BURST) {
                     burst.push(frame).unwrap_or_else(|frame| shard.pool.give(frame));
                 }
-                pipeline::run(burst, shard, snapshot, probe);
+                trace::run(burst, shard, snapshot, Origin::Again, probe);
                 burst.clear();
             }
         }
@@ -353,8 +376,9 @@ impl Worker {
     /// Takes another configuration in, between two bursts. Returns whether there are sessions left from before it.
     fn adopt(&mut self, now: Nanos) -> bool {
         let Self { adoptions, shard, snapshot, counters, .. } = self;
-        if adoptions.take_in(shard, snapshot, counters, now) {
+        if let Some(begun) = adoptions.take_in(shard, snapshot, counters, now) {
             self.publish(now);
+            self.adoptions.has_adopted(&self.snapshot, begun);
         }
         self.adoptions.go_on(&mut self.shard, &self.snapshot, now)
     }
@@ -364,14 +388,21 @@ impl Worker {
         self.shard.neighbors.held()
             + self.shard.fragments.held()
             + self.shard.syns.len() as u64
+            + self.aside.len() as u64
             + self.shard.shapers.held()
             + self.shard.crossing.as_ref().map_or(0, |crossing| crossing.held())
             + self.shard.outboxes.iter().map(|outbox| outbox.len() as u64).sum::<u64>()
     }
 
-    /// Publishes the counters as they are.
+    /// Publishes the counters as they are; of very many rules, the hits of some.
     pub fn publish(&mut self, now: Nanos) {
         self.published = now;
+        self.complete();
+        self.counters.0.publish(&mut self.shard.counters);
+    }
+
+    /// Adds to the counters what is counted elsewhere.
+    fn complete(&mut self) {
         let held = self.held();
         let shard = &mut self.shard;
         shard.counters.held = held;
@@ -386,7 +417,6 @@ impl Worker {
         for (published, count) in shard.counters.limits.iter_mut().zip(shard.limiters.counts()) {
             *published = count;
         }
-        self.counters.0.publish(&mut shard.counters);
     }
 
     /// Hands what waits to the ports.
@@ -427,11 +457,15 @@ impl Worker {
         shard.sessions.report_all();
         crossing::close(shard);
         shape::close(now, shard);
-        while let Some(frame) = shard.neighbors.drain().or_else(|| shard.fragments.drain()) {
+        while let Some((_, frame)) = shard.neighbors.drain().or_else(|| shard.fragments.drain()) {
             shard.counters.dropped(DropReason::Shutdown, 1);
             shard.pool.give(frame);
         }
-        while let Some(frame) = shard.syns.drain() {
+        for Aside { frame, .. } in self.aside.drain(..) {
+            shard.counters.dropped(DropReason::Shutdown, 1);
+            shard.pool.give(frame);
+        }
+        while let Some((_, frame)) = shard.syns.drain() {
             shard.counters.dropped(DropReason::Shutdown, 1);
             shard.pool.give(frame);
         }
@@ -445,7 +479,9 @@ impl Worker {
             port.close(&mut shard.pool);
         }
         let closed = Closed { frames: shard.pool.count(), home: shard.pool.free() as u32 };
-        self.publish(now);
+        self.published = now;
+        self.complete();
+        self.counters.0.publish_all(&mut self.shard.counters);
         (self.shard.counters.clone(), closed)
     }
 }

@@ -9,7 +9,7 @@ use crate::checksum::{is_plain_ipv4_sum, pseudo_ipv4, pseudo_ipv6};
 use crate::translation::Translation;
 use crate::{ethernet, ipv4, ipv6, tcp, udp};
 
-const OPENS_OR_ENDS: u8 = tcp::SYN | tcp::FIN | tcp::RST;
+const USUAL: u8 = tcp::ACK | tcp::SYN | tcp::FIN | tcp::RST;
 
 /// A family's plain packets. They are handed over from their IP header on.
 pub trait Plain {
@@ -22,7 +22,7 @@ pub trait Plain {
 
     /// The words of the packet that begins with `packet`, which may be the first piece of several, and ends within
     /// `len` bytes. `None` if it is not plain, if [`parse`](crate::parse) would refuse it, if it cannot be sent on as its
-    /// TTL or hop limit is used up, or if it carries SYN, FIN or RST.
+    /// TTL or hop limit is used up, or if its TCP carries SYN, FIN or RST, or no ACK.
     fn check(packet: &[u8], len: usize) -> Option<Self::Words>;
 
     /// Bytes of a plain packet with its IP header.
@@ -57,7 +57,8 @@ const fn half(word: u64, at: u32) -> u16 {
 }
 
 /// Whether the transport header fits, of a packet of `len` bytes whose header of `header` bytes is followed by `ports`, the
-/// first eight bytes of the transport's, and whether TCP neither opens nor ends.
+/// first eight bytes of the transport's, and whether TCP neither opens nor ends, and
+/// acknowledges.
 #[inline(always)]
 fn fits(packet: &[u8], header: usize, ports: u64, protocol: u8, len: usize) -> bool {
     if protocol == ipv4::UDP {
@@ -67,7 +68,7 @@ fn fits(packet: &[u8], header: usize, ports: u64, protocol: u8, len: usize) -> b
     let tcp = packet.get(header + tcp::DATA_OFFSET..).and_then(<[u8]>::first_chunk);
     let Some(&[offset, flags]) = tcp.filter(|_| protocol == ipv4::TCP) else { return false };
     let tcp_header = usize::from(offset >> 4) * 4;
-    flags & OPENS_OR_ENDS == 0
+    flags & USUAL == tcp::ACK
         && tcp_header >= tcp::LEN
         && header + tcp_header <= len
         && header + tcp_header <= packet.len()

@@ -1,16 +1,18 @@
-//! The answering end: one thread for all connections, and two that wait for the workers' listings. A client that says or
-//! takes nothing costs a descriptor for five seconds, and delays nobody.
+//! The answering end: one thread for all connections, and some that wait for the data plane's answers. A client that says or
+//! takes nothing costs a descriptor for five seconds, and delays nobody (`places.rs`).
 
-use std::io;
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use axum::body::Bytes;
 use axum::extract::{Path as Place, Query as Asked, State as Of};
 use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
@@ -22,22 +24,21 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 use tokio_io_timeout::TimeoutStream;
 use utoipa::OpenApi;
 
+use super::places::{self, LISTINGS, Places, STRANGER, Turns};
 use super::{ApiError, TopBy};
 use crate::commit::{self, api::Peer};
 use crate::link::DataPlane;
+use crate::lists;
 use crate::nat_query::Query;
 use crate::state::Topic;
+use crate::{capture, diff, trace, upgrade};
 
-/// Clients that are served at once; more are sent away.
-const CLIENTS: usize = 512;
 /// How long a client may take to ask, and to take the next piece of its answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Listings that are made at once. The workers are asked one after the other in any case.
-const LISTINGS: usize = 2;
 /// The longest request.
 const LONGEST: usize = 16 << 10;
 /// What is said to a client for whom there is no place.
@@ -63,7 +64,17 @@ struct Api;
 
 /// The API's description (OpenAPI 3.1).
 pub fn openapi() -> Value {
-    let whole = Api::openapi().merge_from(commit::api::Described::openapi());
+    let mut whole = Api::openapi();
+    for part in [
+        commit::api::Described::openapi(),
+        capture::api::Described::openapi(),
+        trace::api::Described::openapi(),
+        diff::api::Described::openapi(),
+        lists::api::Described::openapi(),
+        upgrade::api::Described::openapi(),
+    ] {
+        whole.merge(part);
+    }
     serde_json::to_value(whole).unwrap_or_default()
 }
 
@@ -111,12 +122,17 @@ pub fn serve_with(
         .map_err(failed)?;
     let (stop, stopped) = oneshot::channel::<()>();
     let all = async move {
-        let places = Arc::new(Semaphore::new(CLIENTS));
+        let (places, turns) = (Arc::new(Places::default()), Turns::new());
         let local = tokio::net::UnixListener::from_std(listener)?;
-        tokio::spawn(accept_local(local, routes(gateway.clone()).merge(more), places.clone()));
+        let all = with_turns(routes(gateway.clone()), &turns).merge(more);
+        tokio::spawn(accept(local, all, places.clone()));
         if let Some(metrics) = metrics {
             let remote = tokio::net::TcpListener::from_std(metrics)?;
-            tokio::spawn(accept_remote(remote, metrics_route(gateway), places));
+            tokio::spawn(accept(
+                remote,
+                metrics_route(gateway).layer(from_fn_with_state(turns, places::wait)),
+                places,
+            ));
         }
         // Its sender says nothing; it is dropped.
         let _ = stopped.await;
@@ -138,7 +154,6 @@ fn routes(gateway: Gateway) -> Router {
         .route("/v1/nat/who", get(nat_who))
         .route("/v1/nat/where", get(nat_where))
         .route("/v1/explain", get(explained))
-        .route("/v1/openapi.json", get(|| async { Json(openapi()) }))
         .route("/metrics", get(metrics_page))
         .fallback(|| async { error(StatusCode::NOT_FOUND, "there is no such path; see /v1/openapi.json") })
         .method_not_allowed_fallback(|| async {
@@ -154,39 +169,71 @@ fn metrics_route(gateway: Gateway) -> Router {
         .with_state(gateway)
 }
 
-async fn accept_local(listener: tokio::net::UnixListener, routes: Router, places: Arc<Semaphore>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => match places.clone().try_acquire_owned() {
-                Ok(place) => {
-                    let peer = stream.peer_cred().map_or(u32::MAX, |peer| peer.uid());
-                    talk(stream, routes.clone().layer(Extension(Peer(peer))), place);
-                }
-                Err(_) => drop(stream.try_write(BUSY)),
-            },
-            Err(_) => out_of_descriptors().await,
-        }
+/// What needs the data plane has to wait for its turn.
+fn with_turns(routes: Router, turns: &Turns) -> Router {
+    let described = Bytes::from(serde_json::to_vec(&openapi()).unwrap_or_default());
+    let description = move || {
+        let described = described.clone();
+        async move { ([(header::CONTENT_TYPE, "application/json")], described) }
+    };
+    routes.layer(from_fn_with_state(turns.clone(), places::wait)).route("/v1/openapi.json", get(description))
+}
+
+/// Where clients come in.
+trait Door: Send + 'static {
+    type Client: AsyncRead + AsyncWrite + Send + 'static;
+
+    /// The next one, and who it is.
+    fn next(&self) -> impl Future<Output = io::Result<(Self::Client, Peer)>> + Send;
+
+    /// Says something to a client without waiting.
+    fn say(client: &Self::Client, words: &[u8]) -> io::Result<usize>;
+}
+
+impl Door for tokio::net::UnixListener {
+    type Client = tokio::net::UnixStream;
+
+    async fn next(&self) -> io::Result<(Self::Client, Peer)> {
+        let (stream, _) = self.accept().await?;
+        let user = stream.peer_cred().map_or(STRANGER, |peer| Peer(peer.uid()));
+        Ok((stream, user))
+    }
+
+    fn say(client: &Self::Client, words: &[u8]) -> io::Result<usize> {
+        client.try_write(words)
     }
 }
 
-async fn accept_remote(listener: tokio::net::TcpListener, routes: Router, places: Arc<Semaphore>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => match places.clone().try_acquire_owned() {
-                Ok(place) => talk(stream, routes.clone(), place),
-                Err(_) => drop(stream.try_write(BUSY)),
-            },
-            Err(_) => out_of_descriptors().await,
-        }
+impl Door for tokio::net::TcpListener {
+    type Client = tokio::net::TcpStream;
+
+    async fn next(&self) -> io::Result<(Self::Client, Peer)> {
+        self.accept().await.map(|(stream, _)| (stream, STRANGER))
+    }
+
+    fn say(client: &Self::Client, words: &[u8]) -> io::Result<usize> {
+        client.try_write(words)
     }
 }
 
-/// Serves a client in a task of its own, for as long as it keeps its place.
-fn talk(stream: impl AsyncRead + AsyncWrite + Send + 'static, routes: Router, place: OwnedSemaphorePermit) {
-    tokio::spawn(async move {
-        converse(stream, routes).await;
-        drop(place);
-    });
+/// Serves each client in a task of its own, for as long as it keeps its place.
+async fn accept<D: Door>(door: D, routes: Router, places: Arc<Places>) {
+    loop {
+        let Ok((client, peer)) = door.next().await else {
+            out_of_descriptors().await;
+            continue;
+        };
+        let Some(place) = places.take(peer) else {
+            // It may have gone already.
+            let _ = D::say(&client, BUSY);
+            continue;
+        };
+        let routes = routes.clone().layer(Extension(peer));
+        tokio::spawn(async move {
+            converse(client, routes).await;
+            drop(place);
+        });
+    }
 }
 
 /// They come back when clients leave.
@@ -202,6 +249,31 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Send + 'static, routes: 
     // How a conversation ends is the client's business.
     let _ =
         connection.serve_connection(TokioIo::new(Box::pin(stream)), TowerToHyperService::new(routes)).await;
+}
+
+/// What a server answers to bytes, whatever they are, from this user; for tests and fuzzing.
+///
+/// # Errors
+/// There is no socket or thread to be had.
+pub fn answer_to(request: &[u8], gateway: Arc<DataPlane>, more: Router, user: u32) -> io::Result<Vec<u8>> {
+    let (mut client, server) = std::os::unix::net::UnixStream::pair()?;
+    server.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let routes = with_turns(routes(gateway), &Turns::new()).merge(more).layer(Extension(Peer(user)));
+    std::thread::scope(|scope| {
+        let answered = scope.spawn(move || {
+            let mut answer = Vec::new();
+            // Who is cut off has said enough.
+            let _ = client.write_all(request).and_then(|()| client.shutdown(Shutdown::Write));
+            let _ = client.read_to_end(&mut answer);
+            answer
+        });
+        runtime.block_on(async {
+            converse(tokio::net::UnixStream::from_std(server)?, routes).await;
+            io::Result::Ok(())
+        })?;
+        answered.join().map_err(|_| io::Error::other("the client's thread has died"))
+    })
 }
 
 fn error(status: StatusCode, words: &str) -> Response {

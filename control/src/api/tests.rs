@@ -103,9 +103,10 @@ fn clients_that_say_or_take_nothing_keep_nobody_waiting() {
 
 #[test]
 fn who_finds_no_place_is_told_so() {
+    crate::service::take_descriptors().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let (path, _server) = server(folder.path());
-    let clients: Vec<_> = (0..600).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let clients: Vec<_> = (0..places::CLIENTS).map(|_| UnixStream::connect(&path).unwrap()).collect();
     let answer = get(&path, "/v1/show/acl");
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -115,6 +116,162 @@ fn who_finds_no_place_is_told_so() {
     while ask(&path, Request::Show(Topic::Acl)).is_err() {
         assert!(Instant::now() < end);
         thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A thousand clients at once: half of them ask and never read, and each of the others gets its answer.
+#[test]
+fn a_thousand_clients_are_served_though_half_of_them_never_read() {
+    crate::service::take_descriptors().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (path, _server) = server(folder.path());
+    let question = "GET /v1/openapi.json HTTP/1.1\r\nhost: s\r\n\r\n";
+    let connect = |times: usize| {
+        let mut stream = UnixStream::connect(&path).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(question.repeat(times).as_bytes()).unwrap();
+        stream
+    };
+    let deaf: Vec<_> = (0..500).map(|_| connect(50)).collect();
+    let mut others: Vec<_> = (0..500).map(|_| connect(1)).collect();
+    for stream in &mut others {
+        let mut begin = [0; 15];
+        stream.read_exact(&mut begin).unwrap();
+        assert_eq!(&begin, b"HTTP/1.1 200 OK");
+    }
+    // All at once there are places for, not for 24 more.
+    assert!(ask(&path, Request::Show(Topic::Counters)).is_ok());
+    drop((deaf, others));
+}
+
+fn whole(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let file = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().path();
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(file).collect();
+    files.sort();
+    files.into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+}
+
+/// A second gateway at the same socket, whose file is a commit of the first that waits to be confirmed, and is late.
+#[test]
+fn a_second_gateway_leaves_the_commits_of_the_first_alone() {
+    use crate::commit::{Entry, Pending, Store};
+
+    let folder = tempfile::tempdir().unwrap();
+    let (path, _server) = server(folder.path());
+    let state = PathBuf::from(format!("{}.state", path.display()));
+    let text = "[interfaces.lan]\ndevice = \"no-such-device\"\naddress = \"192.168.1.1/24\"\n";
+    let file = folder.path().join("c.toml");
+    std::fs::write(&file, text).unwrap();
+    let mut store = Store::open(&state);
+    for text in ["good", text] {
+        store.add(store.next(), text);
+    }
+    assert_eq!(store.last().map(|Entry { id, .. }| *id), Some(2));
+    store.set_pending(Some(Pending { id: 2, back_to: 1, deadline: 1 }));
+    assert!(store.complaints().is_empty());
+    drop(store);
+    let before = whole(&state);
+    let refused = crate::gateway::run(&file, Some(path.clone()));
+    assert!(matches!(refused, Err(crate::gateway::RunError::Api(ApiError::InUse(_)))), "{refused:?}");
+    assert_eq!(whole(&state), before);
+    assert!(ask(&path, Request::Show(Topic::Counters)).is_ok());
+}
+
+/// Answers as somebody else than root, and with a keeper that refuses all.
+fn answer(request: &[u8], user: u32) -> String {
+    let snapshot = Arc::new(Snapshot::default());
+    let cores = [Core { id: 0, node: 0, silicon: 0, isolated: false }];
+    let plan = plan::plan(&Workers::default(), &[], &cores).unwrap();
+    let (_, counters) = counters::channel(&Counters::new(&snapshot));
+    let ends = Ends { counters, inspector: None };
+    let state = State::new(snapshot, [ends], Vec::new(), plan, Watch::new(Clock::Virtual(0), []));
+    let gateway = Arc::new(DataPlane::within(Arc::new(state)).unwrap());
+    let (desk, jobs) = std::sync::mpsc::channel::<crate::commit::Job>();
+    thread::spawn(move || {
+        let refusal = || crate::commit::Refusal::Conflict("as the test wants it".into());
+        jobs.iter().for_each(|job| (job.reply)(Err(refusal())));
+    });
+    let more = crate::commit::api::routes(desk).merge(crate::capture::api::routes(gateway.clone()));
+    String::from_utf8_lossy(&answer_to(request, gateway, more, user).unwrap()).into_owned()
+}
+
+fn post(path: &str, body: &str) -> Vec<u8> {
+    format!(
+        "POST {path} HTTP/1.1\r\nhost: s\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+#[test]
+fn who_may_only_look_is_told_so() {
+    let file = r#"{"file":"c.toml","text":""}"#;
+    for (path, body) in [
+        ("/v1/config/commit", file),
+        ("/v1/config/confirm", "{}"),
+        ("/v1/config/rollback", "{}"),
+        ("/v1/capture", "{}"),
+        ("/v1/capture/1/stop", "{}"),
+    ] {
+        let said = answer(&post(path, body), 12_345);
+        assert!(said.starts_with("HTTP/1.1 403 "), "{path}: {said}");
+        assert!(
+            said.contains("user 12345 may") && said.contains("root and the gateway's own user"),
+            "{said}"
+        );
+        let said = answer(&post(path, body), 0);
+        assert!(!said.starts_with("HTTP/1.1 403 "), "{path}: {said}");
+    }
+    // To look is for both.
+    for user in [0, 12_345] {
+        assert!(answer(&post("/v1/config/diff", file), user).starts_with("HTTP/1.1 409 "));
+        assert!(
+            answer(b"GET /v1/show/counters HTTP/1.1\r\nhost: s\r\nconnection: close\r\n\r\n", user)
+                .starts_with("HTTP/1.1 200 ")
+        );
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_in_words() {
+    for (path, body) in [
+        ("/v1/config/commit", ""),
+        ("/v1/config/commit", "[]"),
+        ("/v1/config/commit", "{\"file\":1}"),
+        ("/v1/config/commit", "{\"file\":\"c\",\"text\":\"\\ud800\"}"),
+        ("/v1/config/diff", "{\"file\":\"c\""),
+        ("/v1/config/rollback", "{\"to\":-1}"),
+        ("/v1/capture", "{"),
+        ("/v1/capture", "{\"match\":7}"),
+    ] {
+        let said = answer(&post(path, body), 0);
+        let (head, body) = said.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 400 "), "{path}: {said}");
+        assert!(serde_json::from_str::<Value>(body).unwrap()["error"].is_string(), "{path}: {said}");
+    }
+    // A body that is cut off, lengths that cannot be, and two of them.
+    for request in [
+        &b"POST /v1/config/diff HTTP/1.1\r\nhost: s\r\ncontent-length: 9\r\n\r\n{"[..],
+        b"POST /v1/config/diff HTTP/1.1\r\nhost: s\r\ncontent-length: -9\r\n\r\n{}",
+        b"POST /v1/config/diff HTTP/1.1\r\nhost: s\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}",
+        b"POST /v1/config/diff HTTP/1.1\r\nhost: s\r\ntransfer-encoding: chunked\r\n\r\nffffffffffffffffff\r\n{}",
+        b"POST /v1/config/diff HTTP/1.1\r\nhost: s\r\ncontent-length: 999999999999\r\n\r\n{}",
+    ] {
+        let said = answer(request, 0);
+        assert!(said.is_empty() || said.starts_with("HTTP/1.1 4"), "{said}");
+    }
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { failure_persistence: None, ..proptest::test_runner::Config::with_cases(60) })]
+
+    #[test]
+    fn any_request_is_answered_or_cut_off(
+        request in "(GET|POST|PUT| |/v1/config/diff|/v1/capture|/v1/show/routes\\?within=|/metrics| HTTP/1.1\r\n|host: s\r\n|content-length: 2\r\n|\r\n|\\{\\}|%|.){1,12}",
+        user in 0..2u32,
+    ) {
+        let said = answer(format!("{request}\r\n\r\n").as_bytes(), user);
+        proptest::prop_assert!(said.is_empty() || said.starts_with("HTTP/1.1 "), "{said}");
     }
 }
 
@@ -161,10 +318,16 @@ fn the_description_names_every_path() {
         paths,
         [
             "/metrics",
+            "/v1/block",
+            "/v1/block/remove",
+            "/v1/capture",
+            "/v1/capture/{id}",
+            "/v1/capture/{id}/stop",
             "/v1/config",
             "/v1/config/commit",
             "/v1/config/confirm",
             "/v1/config/diff",
+            "/v1/config/diff/live",
             "/v1/config/history",
             "/v1/config/rollback",
             "/v1/explain",
@@ -172,7 +335,10 @@ fn the_description_names_every_path() {
             "/v1/nat/who",
             "/v1/show/{topic}",
             "/v1/top/flows",
-            "/v1/top/hosts"
+            "/v1/top/hosts",
+            "/v1/trace",
+            "/v1/trace/clear",
+            "/v1/upgrade"
         ]
     );
 }

@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use sluice_dataplane::clock::SECOND;
+use sluice_dataplane::snapshot::guard::{AMPLIFIERS, SourceLimits};
+use sluice_dataplane::snapshot::lists::{Lists, PrefixSets};
 use sluice_dataplane::snapshot::{
-    Acl, AclAction, Allocation, Class, ClassMatch, ClassRate, ColorAction, HostKey, Interface, Limit,
-    LocalUse, Mark, NONE16, Over, Overhead, Per, Policer, Pool, PortBlocks, PortConfig, Quota, Route,
-    RuleInfo, Shaper, Sizes, Snapshot, SourceNat, Tags,
+    Acl, AclAction, Allocation, Class, ClassMatch, ClassRate, ColorAction, Guard, HostKey, Interface, Limit,
+    LocalUse, Mark, NONE16, Over, Overhead, Per, Policer, Pool, PortBlocks, PortConfig, Quota, ReversePath,
+    Route, RuleInfo, Shaper, Sizes, Snapshot, SourceNat, Tags,
 };
 use sluice_dataplane::table::classifier::{Classifier, PortRange, Rule};
 use sluice_dataplane::table::lpm::Lpm;
@@ -116,6 +119,9 @@ pub(super) fn snapshot(options: &PipelineOptions) -> Snapshot {
     if options.has(Feature::Nat) {
         add_source_nat(&mut snapshot, options, sessions);
     }
+    if options.has(Feature::Guard) {
+        add_guard(&mut snapshot, options);
+    }
     if options.has(Feature::Police) {
         snapshot.limits.push(Limit {
             name: "inside".into(),
@@ -133,6 +139,40 @@ pub(super) fn snapshot(options: &PipelineOptions) -> Snapshot {
         add_shaper(&mut snapshot, options);
     }
     snapshot
+}
+
+/// All that a guard can do but for bogons, as the traffic is of private addresses.
+fn add_guard(snapshot: &mut Snapshot, options: &PipelineOptions) {
+    let limits = SourceLimits {
+        packets: 1_000_000_000,
+        bits: RATE.bits_per_second / 100,
+        new_sessions: 10_000_000,
+        prefix: [32, 64],
+        most: options.flows.clamp(16, 1 << 22),
+        ..SourceLimits::default()
+    };
+    snapshot.guards.push(Guard {
+        reverse_path: ReversePath::Strict,
+        land: true,
+        tcp_flags: true,
+        port_zero: true,
+        tiny_fragments: true,
+        answers: AMPLIFIERS.iter().map(|&(port, _)| port).collect(),
+        block: 1,
+        per_source: Some(limits),
+        ..Guard::default()
+    });
+    // Spread over the unicast addresses that are neither the hosts' nor the servers'.
+    let prefixes = (0..options.blocklist).map(|n| {
+        let spread = n.wrapping_mul(0x9e37_79b1) >> 8;
+        (Ipv4Addr::from_bits((32 << 24) + spread % (0x00a0_0000) * 256).into(), 24, 0)
+    });
+    snapshot.lists = Lists {
+        names: vec!["blocked".into()],
+        fixed: Arc::new(PrefixSets::new(prefixes).expect("prefixes of IPv4")),
+        added: Arc::default(),
+    };
+    snapshot.interfaces[usize::from(LAN)].guard = Some(0);
 }
 
 /// A shaper at the outside port, with a class for each of the servers' ports and one for the rest.
@@ -213,6 +253,7 @@ fn interface(name: &str, port: u16, mac: Mac, v4: (Ipv4Addr, u8), v6: (Ipv6Addr,
         v4: vec![v4],
         v6: vec![v6],
         acl: None,
+        guard: None,
         mss: [0; 2],
     }
 }

@@ -5,6 +5,7 @@
 
 mod churn;
 mod gateway;
+mod observed;
 mod options;
 mod report;
 mod run;

@@ -32,6 +32,8 @@ pub enum Feature {
     Nat,
     /// A limit on the ingress interface, too high to drop anything.
     Police,
+    /// A guard on the ingress interface: all that it can refuse, a blocklist, limits for each source; nothing is refused.
+    Guard,
     /// A shaper with a class for each of the servers' ports at the outside port, too fast to keep anything waiting.
     Shape,
 }
@@ -106,12 +108,15 @@ pub struct PipelineOptions {
     /// Size of each frame as RFC 2544 counts it, with the FCS: 64 is a frame of 60 bytes in memory
     #[arg(long, value_name = "BYTES", default_value_t = 64)]
     pub frame_size: u16,
-    /// What the gateway does: route, and any of acl, nat, police, shape
+    /// What the gateway does: route, and any of acl, nat, police, guard, shape
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "route")]
     pub features: Vec<Feature>,
     /// Rules in the ACL; only the last one matches
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub acl_rules: u32,
+    /// Prefixes of the guard's blocklist, none of which the traffic has
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub blocklist: u32,
     /// What the limit is made of
     #[arg(long, value_name = "KIND", default_value = "bucket")]
     pub meters: Meters,
@@ -140,6 +145,9 @@ pub struct PipelineOptions {
     /// 10 million packets a second
     #[arg(long, value_name = "N")]
     pub new_flows_per_second: Option<u32>,
+    /// Have all watched that can be: IPFIX, sFlow (one packet of 1000), the log of NAT, and how the worker's loop goes
+    #[arg(long)]
+    pub observed: bool,
     /// Seed of addresses, ports, order and hash functions
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
@@ -210,6 +218,7 @@ impl fmt::Display for Feature {
             Self::Acl => "acl",
             Self::Nat => "nat",
             Self::Police => "police",
+            Self::Guard => "guard",
             Self::Shape => "shape",
         })
     }

@@ -56,6 +56,8 @@ pub struct Report {
     pub protocol: Protocol,
     /// Whether every second burst was of replies.
     pub both_directions: bool,
+    /// Whether all was watched that can be.
+    pub observed: bool,
     /// What pages the packet buffers lie in: huge, transparent or ordinary.
     pub frame_pages: &'static str,
     /// What new sessions cost, with `--new-flows-per-second`.
@@ -78,6 +80,9 @@ impl fmt::Display for Report {
         write!(f, "{features}")?;
         if self.acl_rules > 0 {
             write!(f, " ({} ACL rules)", self.acl_rules)?;
+        }
+        if self.observed {
+            write!(f, ", watched in every way")?;
         }
         writeln!(f, "; core {}, TSC {:.3} GHz", self.core, self.tsc_hz as f64 / 1e9)?;
         if cfg!(debug_assertions) {

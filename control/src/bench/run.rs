@@ -13,6 +13,7 @@ use sluice_dataplane::worker::Worker;
 
 use super::churn::{self, PLACES};
 use super::gateway::{self, LAN, WAN};
+use super::observed::Observed;
 use super::options::{Feature, PipelineOptions};
 use super::report::Report;
 use super::stages::{Stages, median};
@@ -77,7 +78,12 @@ fn measure(options: &PipelineOptions, core: usize) -> Result<Report, BenchError>
         templates: [Arc::new(traffic::templates(options)), Arc::default()],
         stride: options.headers_len(),
         frame_len: options.frame_len().into(),
+        observed: None,
+        is_whole: true,
     };
+    if options.observed {
+        bench.observed = Some(Observed::new(&mut bench.worker, options.seed));
+    }
     // Records lie in the order in which sessions were made, so that measuring in the same order would flatter caches.
     let flows = u64::from(options.flows);
     let room = flows + churn::room(options);
@@ -89,6 +95,7 @@ fn measure(options: &PipelineOptions, core: usize) -> Result<Report, BenchError>
         warming = bench.pass("replies", traffic::sequence(options), 2 * flows, &mut (), |_, _| ()).packets;
     }
     let measured = bench.pass("measuring", traffic::order(options), options.packets, &mut (), |_, _| ());
+    bench.is_whole = false;
     let mut stages = Stages::new();
     let staged = options.packets.min(STAGED);
     let staged = bench.pass("stages", traffic::order(options), staged, &mut stages, Stages::end_piece);
@@ -132,6 +139,7 @@ fn measure(options: &PipelineOptions, core: usize) -> Result<Report, BenchError>
         family: options.family,
         protocol: options.protocol,
         both_directions: options.both_directions,
+        observed: options.observed,
         frame_pages,
         new_flows,
         drops,
@@ -151,6 +159,9 @@ pub(super) struct Bench {
     templates: [Arc<Vec<u8>>; 2],
     stride: usize,
     frame_len: usize,
+    observed: Option<Observed>,
+    /// Whether it is not timed by stages.
+    is_whole: bool,
 }
 
 /// What one way through the traffic took, in cycles per packet.
@@ -173,7 +184,13 @@ impl Bench {
     /// The worker's next poll.
     pub(super) fn poll(&mut self, probe: &mut impl Probe) {
         let now = self.virtual_now.unwrap_or_else(|| self.clock.now());
-        self.worker.poll_probed(now, probe);
+        match &mut self.observed {
+            Some(Observed { meter, .. }) if self.is_whole => {
+                let work = self.worker.poll_probed(now, meter);
+                meter.turn(work > 0);
+            }
+            _ => _ = self.worker.poll_probed(now, probe),
+        }
     }
 
     /// Lets virtual time pass.
@@ -243,6 +260,9 @@ impl Bench {
             cycles.push(taken as f64 / packets as f64);
             generator.push(making as f64 / packets as f64);
             piece_done(probe, packets);
+            if let Some(observed) = &mut self.observed {
+                observed.take();
+            }
             progress.show(piece * 100 / pieces);
         }
         let packets = made();

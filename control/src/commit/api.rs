@@ -16,31 +16,39 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::{Answer, Ask, Desk, Job, Refusal};
+use crate::config::LARGEST_FILE;
 
-/// The longest request: a file of the largest size, with every line end escaped.
-const LONGEST: usize = 40 << 20;
-/// Requests with a file that are taken in at once.
-const AT_ONCE: usize = 2;
+/// The longest request: a file of the largest size, with what is escaped in it.
+const LONGEST: usize = LARGEST_FILE as usize / 2 * 5;
 /// How long a client may take to send one.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Who asks: the user's number, as the kernel says (SO_PEERCRED).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer(pub u32);
 
 #[derive(Clone)]
 struct Office {
     desk: Desk,
-    places: Arc<Semaphore>,
+    /// Where a file is taken in: one at a time of those who may change what runs, and one of those who may look, so that these
+    /// cannot keep the others from it.
+    places: [Arc<Semaphore>; 2],
+}
+
+impl Office {
+    fn places(&self, peer: Peer) -> &Semaphore {
+        let [change, look] = &self.places;
+        if may_change(peer) { change } else { look }
+    }
 }
 
 /// A configuration file.
 #[derive(Deserialize, utoipa::ToSchema)]
-struct Candidate {
+pub(crate) struct Candidate {
     /// Its name, for messages and the history.
-    file: String,
+    pub(crate) file: String,
     /// What is in it.
-    text: String,
+    pub(crate) text: String,
     /// Of a commit: why.
     comment: Option<String>,
     /// Of a commit: it is undone after so many seconds, unless it is confirmed before.
@@ -61,7 +69,7 @@ pub(crate) struct Described;
 
 /// `/v1/config` and what is under it.
 pub fn routes(desk: Desk) -> Router {
-    let office = Office { desk, places: Arc::new(Semaphore::new(AT_ONCE)) };
+    let office = Office { desk, places: [(); 2].map(|()| Arc::new(Semaphore::new(1))) };
     Router::new()
         .route("/v1/config", get(running))
         .route("/v1/config/history", get(history))
@@ -90,7 +98,7 @@ async fn history(Of(office): Of<Office>, Extension(peer): Extension<Peer>) -> Re
     (status = 422, description = "The file is wrong")
 ))]
 async fn diff(Of(office): Of<Office>, Extension(peer): Extension<Peer>, body: Body) -> Response {
-    match read(&office, body).await {
+    match read(office.places(peer), body).await {
         Ok(Candidate { file, text, .. }) => answer(&office, peer, Ask::Diff { file, text }).await,
         Err(response) => response,
     }
@@ -107,7 +115,7 @@ async fn commit(Of(office): Of<Office>, Extension(peer): Extension<Peer>, body: 
     if let Some(refusal) = forbids(peer) {
         return refusal;
     }
-    match read(&office, body).await {
+    match read(office.places(peer), body).await {
         Ok(Candidate { file, text, comment, confirm_seconds: confirm }) => {
             answer(&office, peer, Ask::Commit { file, text, comment, confirm }).await
         }
@@ -139,7 +147,7 @@ async fn rollback(Of(office): Of<Office>, Extension(peer): Extension<Peer>, body
     if let Some(refusal) = forbids(peer) {
         return refusal;
     }
-    match read(&office, body).await {
+    match read(office.places(peer), body).await {
         Ok(Back { to }) => answer(&office, peer, Ask::Rollback(to)).await,
         Err(response) => response,
     }
@@ -149,19 +157,24 @@ fn error(status: StatusCode, words: &str) -> Response {
     (status, Json(json!({ "error": words }))).into_response()
 }
 
-fn forbids(Peer(uid): Peer) -> Option<Response> {
-    let own = nix::unistd::geteuid().as_raw();
+/// Whether a user may change what runs.
+pub(crate) fn may_change(Peer(uid): Peer) -> bool {
+    uid == 0 || uid == nix::unistd::geteuid().as_raw()
+}
+
+pub(crate) fn forbids(peer: Peer) -> Option<Response> {
     let words = || {
+        let (Peer(uid), own) = (peer, nix::unistd::geteuid());
         format!("user {uid} may look, and not change: that is for root and the gateway's own user ({own})")
     };
-    (uid != 0 && uid != own).then(|| error(StatusCode::FORBIDDEN, &words()))
+    (!may_change(peer)).then(|| error(StatusCode::FORBIDDEN, &words()))
 }
 
 /// The body, from a client that sends it in time.
-async fn read<T: DeserializeOwned>(office: &Office, body: Body) -> Result<T, Response> {
+pub(crate) async fn read<T: DeserializeOwned>(places: &Semaphore, body: Body) -> Result<T, Response> {
     let late = |_| error(StatusCode::REQUEST_TIMEOUT, "the request did not come in time");
     let taken = tokio::time::timeout(PATIENCE, async {
-        let place = office.places.acquire().await;
+        let place = places.acquire().await;
         let bytes = to_bytes(body, LONGEST).await;
         drop(place);
         bytes

@@ -30,6 +30,9 @@ pub struct DiffArgs {
     /// Compare with this file, not with what runs; wants no gateway
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
+    /// Say what would become of the sessions there are, and of packets that came last
+    #[arg(long, conflicts_with = "from")]
+    live: bool,
     #[command(flatten)]
     whom: Whom,
 }
@@ -99,7 +102,16 @@ pub fn diff(args: &DiffArgs) -> Result<(bool, String), String> {
         }
     };
     let diff: Diff = serde_json::from_value(value.clone()).map_err(|error| error.to_string())?;
-    let shown = if args.whom.json { format!("{value:#}\n") } else { diff.to_string() };
+    if !args.live {
+        let shown = if args.whom.json { format!("{value:#}\n") } else { diff.to_string() };
+        return Ok((!diff.is_empty(), shown));
+    }
+    let body = json!({ "file": file, "text": text });
+    let live = said(api::post(&args.whom.socket, "/v1/config/diff/live", &body))?;
+    let shown = match args.whom.json {
+        true => format!("{:#}\n", json!({ "diff": value, "live": live })),
+        false => format!("{diff}{}", diff::live::render(&live)),
+    };
     Ok((!diff.is_empty(), shown))
 }
 

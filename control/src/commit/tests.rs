@@ -22,7 +22,7 @@ impl Adopts for Plane {
         }
         self.adopted.push(text.to_owned());
         let generation = u32::try_from(self.adopted.len()).unwrap();
-        self.settled = Some(Outcome { generation, kept: 7, ended: 1, milliseconds: 3 });
+        self.settled = Some(Outcome { generation, kept: 7, ended: 1, milliseconds: 3, adopt_nanoseconds: 9 });
         Ok(Vec::new())
     }
 

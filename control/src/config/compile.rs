@@ -1,7 +1,10 @@
 //! From a valid [`Config`] to the data plane's [`Snapshot`]: lists multiplied out, names gone, subnets in the route table.
 
+mod guards;
 mod limits;
 mod shapers;
+
+pub use self::guards::lists_with;
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -14,14 +17,16 @@ use sluice_dataplane::snapshot::{
     self, AclAction, LocalUse, NatFiltering, NatMapping, PortConfig, RuleInfo, Snapshot, Tags,
 };
 use sluice_dataplane::table::classifier::{self, Classifier, Rule};
+use sluice_dataplane::table::lpm::Lpm;
 use sluice_pkt::ethernet::Mac;
 use sluice_pkt::nat64::Embedding;
 use sluice_pkt::nptv6::PrefixPair;
 
 use super::model::{
     Action, Allocation, Checksum, Config, Filtering, Host, Interface, Link, Mapping, Match, MssClamp,
-    NatRecords, PortChoice, PortRange, Prefix, PrefixNat, SourceNat, Target,
+    NatRecords, PortChoice, PortRange, Prefix, PrefixNat, SourceNat, Target, is_stand_in,
 };
+use super::net::first_alike;
 use super::protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name};
 
 /// What only the device itself can tell of a port.
@@ -54,14 +59,22 @@ pub fn compile(config: &Config, devices: &[DeviceFacts]) -> Snapshot {
             fragments: config.tables.fragments,
             frames: config.tables.frames,
         },
+        evicts: config.tables.evict,
         ..Snapshot::default()
     };
     interfaces(config, devices, &mut snapshot);
     routes(config, &mut snapshot);
     acls(config, &mut snapshot);
+    snapshot.guards = config.guards.iter().map(|guard| guards::compile(guard, &config.lists)).collect();
+    // Those of files are for who may read files.
+    snapshot.lists = lists_with(&config.lists, []);
     nat(config, &mut snapshot);
     snapshot.prefixes = prefixes(config);
     snapshot.limits = config.limits.iter().map(limits::compile).collect();
+    snapshot.places.file.clone_from(&config.places.file);
+    snapshot.places.interfaces.clone_from(&config.places.interfaces);
+    snapshot.places.prefixes.clone_from(&config.places.prefixes);
+    snapshot.places.limits.clone_from(&config.places.limits);
     shapers::compile(config, &mut snapshot);
     snapshot
 }
@@ -143,6 +156,7 @@ fn compile_interface(interface: &Interface, port: u16, mac: Mac, tags: Tags) -> 
         v4,
         v6,
         acl: interface.acl.map(index),
+        guard: interface.guard.map(index),
         mss: mss(interface),
     }
 }
@@ -164,19 +178,21 @@ fn link_local(Mac([a, b, c, d, e, f]): Mac) -> Ipv6Addr {
 
 /// The routes that the file makes: the interfaces' subnets, and static ones with one way or several each.
 pub fn file_routes(config: &Config) -> Vec<(Prefix, Vec<Way>)> {
-    let mut listed: Vec<(Prefix, Vec<Way>)> = Vec::new();
-    let mut places = HashMap::new();
+    let ways = |ways: Vec<(Way, u32)>| ways.into_iter().map(|(way, _)| way).collect();
+    routes_and_lines(config).into_iter().map(|(prefix, listed)| (prefix, ways(listed))).collect()
+}
+
+/// [`file_routes`], each way with its line in the file.
+fn routes_and_lines(config: &Config) -> Vec<(Prefix, Vec<(Way, u32)>)> {
+    let line = |lines: &[u32], number: usize| lines.get(number).copied().unwrap_or(0);
+    let mut all = Vec::with_capacity(config.interfaces.len() + config.routes.len());
     for (number, interface) in config.interfaces.iter().enumerate() {
-        for prefix in interface.addresses.iter().map(|prefix| prefix.network()) {
-            // A further address in a subnet adds no route.
-            let route = snapshot::Route::Connected { interface: index(number) };
-            places.entry(prefix).or_insert_with(|| {
-                listed.push((prefix, vec![Way { route, weight: 1 }]));
-                listed.len() - 1
-            });
-        }
+        let way = Way { route: snapshot::Route::Connected { interface: index(number) }, weight: 1 };
+        let line = line(&config.places.interfaces, number);
+        all.extend(interface.addresses.iter().map(|prefix| (prefix.network(), (way, line))));
     }
-    for route in &config.routes {
+    let connected = all.len();
+    all.extend(config.routes.iter().enumerate().map(|(number, route)| {
         let compiled = match route.target {
             Target::Connected(interface) => snapshot::Route::Connected { interface: index(interface) },
             Target::Via { address: IpAddr::V4(gateway), interface } => {
@@ -188,47 +204,60 @@ pub fn file_routes(config: &Config) -> Vec<(Prefix, Vec<Way>)> {
             Target::Blackhole => snapshot::Route::Blackhole,
             Target::Unreachable => snapshot::Route::Unreachable,
         };
-        let place = *places.entry(route.to).or_insert_with(|| {
-            listed.push((route.to, Vec::new()));
-            listed.len() - 1
-        });
-        if let Some((_, ways)) = listed.get_mut(place) {
-            ways.push(Way { route: compiled, weight: route.weight });
+        let line = line(&config.places.routes, number);
+        (route.to, (Way { route: compiled, weight: route.weight }, line))
+    }));
+    let firsts = first_alike(all.iter().map(|(prefix, _)| *prefix));
+    let mut listed: Vec<(Prefix, Vec<(Way, u32)>)> = Vec::with_capacity(all.len());
+    // Where each one is listed that is the first to its prefix.
+    let mut places = vec![0; all.len()];
+    for ((at, (prefix, way)), first) in all.into_iter().enumerate().zip(firsts) {
+        if first == at {
+            places[at] = listed.len();
+            listed.push((prefix, vec![way]));
+        } else if let Some((_, ways)) = listed.get_mut(places[first]).filter(|_| at >= connected) {
+            // A further address in a subnet adds no route.
+            ways.push(way);
         }
     }
     listed
 }
 
 fn routes(config: &Config, snapshot: &mut Snapshot) {
-    for (prefix, ways) in file_routes(config) {
+    let (mut v4, mut v6) = (Vec::new(), Vec::new());
+    for (prefix, ways) in routes_and_lines(config) {
         let number = snapshot.routes.len() as u32;
-        let inserted = match prefix.address {
-            IpAddr::V4(address) => snapshot.routes4.insert(address.octets(), prefix.length, number),
-            IpAddr::V6(address) => snapshot.routes6.insert(address.octets(), prefix.length, number),
-        };
-        debug_assert!(inserted.is_ok(), "a valid prefix fits the table");
+        match prefix.address {
+            IpAddr::V4(address) => v4.push((address.octets(), prefix.length, number)),
+            IpAddr::V6(address) => v6.push((address.octets(), prefix.length, number)),
+        }
         let first = number + u32::from(ways.len() > 1);
         if ways.len() > 1 {
             snapshot.routes.push(snapshot::Route::Several { first, count: index(ways.len()) });
             snapshot.weights.push(1);
+            snapshot.places.routes.push(0);
         }
-        for (number, way) in (first..).zip(ways) {
+        for (number, (way, line)) in (first..).zip(ways) {
             snapshot.routes.push(way.route);
             snapshot.weights.push(way.weight);
-            snapshot.route_list.push((prefix.to_string(), number));
+            snapshot.places.routes.push(line);
+            snapshot.route_list.push((prefix.address, prefix.length, number));
         }
     }
+    // A valid configuration has no prefix, and no number of them, that the tables refuse.
+    (snapshot.routes4, snapshot.routes6) =
+        (Lpm::build(v4).unwrap_or_default(), Lpm::build(v6).unwrap_or_default());
 }
 
 fn acls(config: &Config, snapshot: &mut Snapshot) {
-    for acl in &config.acls {
+    for (number, acl) in config.acls.iter().enumerate() {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for (number, rule) in acl.rules.iter().enumerate() {
             let result = snapshot.rules.len();
             let established = rule.established.then_some(true);
             v4.extend(expand::<u32>(&rule.matches, established, result));
             v6.extend(expand::<u128>(&rule.matches, established, result));
-            snapshot.rule_lines.push(rule.line);
+            snapshot.places.rules.push(rule.line);
             snapshot.rules.push(RuleInfo {
                 acl: acl.name.clone(),
                 name: rule.name.clone().unwrap_or_else(|| format!("rule {}", number + 1)),
@@ -237,7 +266,7 @@ fn acls(config: &Config, snapshot: &mut Snapshot) {
             });
         }
         let default = index(snapshot.rules.len());
-        snapshot.rule_lines.push(0);
+        snapshot.places.rules.push(config.places.defaults.get(number).copied().unwrap_or(0));
         snapshot.rules.push(RuleInfo {
             acl: acl.name.clone(),
             name: "default".to_owned(),
@@ -275,9 +304,12 @@ fn nat(config: &Config, snapshot: &mut Snapshot) {
         most: config.port_rest.most,
     };
     let mut pools = HashMap::new();
+    let mut lines = config.places.sources.iter().copied();
     for rule in &config.source_nat {
+        let line = lines.next().unwrap_or(0);
         let pool = *pools.entry((rule.pool.clone(), rule.ports, behavior(rule))).or_insert_with(|| {
-            let addresses = rule.pool.iter().flat_map(|range| range.first.to_bits()..=range.last.to_bits());
+            let known = rule.pool.iter().filter(|range| !is_stand_in(range.first));
+            let addresses = known.flat_map(|range| range.first.to_bits()..=range.last.to_bits());
             let addresses = addresses.map(Ipv4Addr::from_bits).collect();
             snapshot.pools.push(snapshot::Pool {
                 addresses,
@@ -294,6 +326,7 @@ fn nat(config: &Config, snapshot: &mut Snapshot) {
         match rule.prefix.and_then(embedding) {
             Some(embedding) => {
                 let from = rule.from.iter().filter_map(|&prefix| u128::mask(prefix)).collect();
+                snapshot.places.nat64.push(line);
                 snapshot.nat64.push(snapshot::Nat64 { out, embedding, from, pool });
             }
             None => {
@@ -301,6 +334,7 @@ fn nat(config: &Config, snapshot: &mut Snapshot) {
                 if rule.port_control {
                     snapshot.port_control.rules.push(index(snapshot.source_nat.len()));
                 }
+                snapshot.places.source_nat.push(line);
                 snapshot.source_nat.push(snapshot::SourceNat { out, from, pool });
             }
         }
@@ -309,7 +343,12 @@ fn nat(config: &Config, snapshot: &mut Snapshot) {
         }
     }
     statics(config, snapshot);
-    for forward in &config.forwards {
+    for (number, forward) in config.forwards.iter().enumerate() {
+        if is_stand_in(forward.address) {
+            continue;
+        }
+        let line = config.places.forwards.get(number).copied().unwrap_or(0);
+        snapshot.places.forwards.extend(forward.protocols.iter().map(|_| line));
         snapshot.local4.entry(forward.address).or_insert((index(forward.interface), LocalUse::Nat));
         snapshot.forwards.extend(forward.protocols.iter().map(|&protocol| snapshot::Forward {
             interface: index(forward.interface),
@@ -328,6 +367,10 @@ fn statics(config: &Config, snapshot: &mut Snapshot) {
         Some(StaticNat { interface: index(entry.out), inside, outside, mask })
     });
     let entries: Vec<StaticNat> = entries.collect();
+    let with_lines = entries.iter().zip(&config.places.statics);
+    let places = with_lines.map(|(entry, &line)| (entry.interface, entry.inside, entry.outside, line));
+    snapshot.places.statics = places.collect();
+    snapshot.places.exemptions.clone_from(&config.places.exemptions);
     for entry in &entries {
         let addresses = entry.outside..=entry.outside | !entry.mask;
         let uses = addresses.map(|bits| (Ipv4Addr::from_bits(bits), (entry.interface, LocalUse::Nat)));

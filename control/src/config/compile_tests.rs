@@ -107,7 +107,8 @@ fn routes_hold_subnets_and_static_routes() {
     assert_eq!(route("fd00:2::1"), Some(snapshot::Route::Unreachable));
     assert_eq!(route("fd00:1::7"), Some(snapshot::Route::Connected { interface: 0 }));
     assert_eq!(route("2001:db8::1"), None);
-    let listed: Vec<&str> = snapshot.route_list.iter().map(|(prefix, _)| prefix.as_str()).collect();
+    let prefix = |&(address, length, _): &(IpAddr, u8, u32)| Prefix { address, length }.to_string();
+    let listed: Vec<String> = snapshot.route_list.iter().map(prefix).collect();
     assert_eq!(
         listed,
         ["192.168.1.0/24", "fd00:1::/64", "192.168.20.0/24", "203.0.113.0/24", "0.0.0.0/0", "fc00::/7"]

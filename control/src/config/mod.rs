@@ -15,6 +15,8 @@ mod dscp;
 mod model;
 mod net;
 mod per;
+mod places;
+mod plain;
 mod protocol;
 mod reader;
 mod report;
@@ -22,13 +24,15 @@ pub mod schema;
 mod units;
 mod validate;
 
-pub use compile::{DeviceFacts, compile, file_routes};
+pub use compile::{DeviceFacts, compile, file_routes, lists_with};
 pub use dscp::code_point_name;
 pub use model::*;
+pub use places::Places;
 pub use protocol::{ICMP, ICMPV6, TCP, UDP, protocol_name, protocol_number};
 pub use report::{Diagnostic, Place, Related, Report, Severity};
 pub(crate) use units::{Magnitude, magnitude};
 
+pub(crate) use plain::Plain;
 use report::Sink;
 
 /// A time as the configuration has it, such as `5min`.
@@ -36,17 +40,25 @@ pub fn duration(text: &str) -> Option<std::time::Duration> {
     units::duration(text).ok()
 }
 
+/// What the log is like by a configuration that has been found valid.
+pub fn log_of(text: &str) -> Log {
+    let Ok(file) = DeTable::parse(text) else { return Log::default() };
+    validate::log(file.get_ref(), &mut Sink::new("", text))
+}
+
 /// The control socket, where the configuration names no other.
 pub const DEFAULT_SOCKET: &str = "/run/sluice.sock";
 /// Where commits are kept, where it names nothing else.
 pub const DEFAULT_STATE: &str = "/var/lib/sluice";
+/// The list of what is blocked by hand.
+pub const BY_HAND: &str = "by-hand";
 /// Largest configuration file in bytes.
-const LARGEST_FILE: u64 = 16 << 20;
+pub(crate) const LARGEST_FILE: u64 = 128 << 20;
 
 /// Reads and validates a configuration file; with it come the warnings. No file makes it panic or loop.
 ///
 /// # Errors
-/// Everything that is wrong, when the file cannot be read, is larger than 16 MiB, or is not a valid configuration.
+/// Everything that is wrong, when the file cannot be read, is larger than 128 MiB, or is not a valid configuration.
 pub fn load(path: &Path) -> Result<(Config, Vec<Diagnostic>), Report> {
     load_bytes(&path.display().to_string(), &read(path)?)
 }
@@ -54,7 +66,7 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Diagnostic>), Report> {
 /// Reads a configuration file.
 ///
 /// # Errors
-/// When it cannot be read, or is larger than 16 MiB.
+/// When it cannot be read, or is larger than 128 MiB.
 pub fn read(path: &Path) -> Result<Vec<u8>, Report> {
     let name = path.display().to_string();
     let refuse = |message: String| {
@@ -65,7 +77,7 @@ pub fn read(path: &Path) -> Result<Vec<u8>, Report> {
     let mut bytes = Vec::new();
     match File::open(path).and_then(|file| file.take(LARGEST_FILE + 1).read_to_end(&mut bytes)) {
         Err(error) => refuse(format!("cannot read the file: {error}")),
-        Ok(_) if bytes.len() as u64 > LARGEST_FILE => refuse("the file is larger than 16 MiB".into()),
+        Ok(_) if bytes.len() as u64 > LARGEST_FILE => refuse("the file is larger than 128 MiB".into()),
         Ok(_) => Ok(bytes),
     }
 }
@@ -93,9 +105,17 @@ pub fn load_bytes(name: &str, bytes: &[u8]) -> Result<(Config, Vec<Diagnostic>),
 /// # Errors
 /// As for [`load`].
 pub fn load_str(name: &str, text: &str) -> Result<(Config, Vec<Diagnostic>), Report> {
+    let plain = Plain::of_large(text).and_then(|plain| load_plain(name, text, &plain));
+    plain.map_or_else(|| load_slowly(name, text), Ok)
+}
+
+fn load_slowly(name: &str, text: &str) -> Result<(Config, Vec<Diagnostic>), Report> {
     let mut sink = Sink::new(name, text);
     let config = match DeTable::parse(text) {
-        Ok(file) => validate::file(file.get_ref(), &mut sink),
+        Ok(file) => {
+            let config = validate::file(file.get_ref(), None, &mut sink);
+            config.map(|config| Config { places: Places::read(file.get_ref(), name, &sink), ..config })
+        }
         Err(error) => {
             sink.error(&error.span().unwrap_or(0..0), format!("this is not TOML: {}", error.message()));
             None
@@ -105,4 +125,18 @@ pub fn load_str(name: &str, text: &str) -> Result<(Config, Vec<Diagnostic>), Rep
         (Some(config), report) if report.errors == 0 => Ok((config, report.diagnostics)),
         (_, report) => Err(report),
     }
+}
+
+/// A configuration without errors whose routes are all plain.
+fn load_plain(name: &str, text: &str, plain: &Plain<'_>) -> Option<(Config, Vec<Diagnostic>)> {
+    let rest = plain.rest();
+    let file = DeTable::parse(&rest).ok()?;
+    if file.get_ref().contains_key("routes") {
+        return None;
+    }
+    let mut sink = Sink::new(name, text);
+    let mut config = validate::file(file.get_ref(), Some(plain), &mut sink)?;
+    config.places = Places { routes: plain.lines(&sink), ..Places::read(file.get_ref(), name, &sink) };
+    let report = sink.finish();
+    (report.errors == 0).then_some((config, report.diagnostics))
 }

@@ -1,21 +1,25 @@
 //! A valid configuration: names resolved to indices, units to numbers, defaults filled in.
 
 mod export;
+mod guard;
 mod limit;
 mod nat;
 mod shapers;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 pub use self::export::*;
+pub use self::guard::*;
 pub use self::limit::*;
 pub use self::nat::*;
 pub use self::shapers::*;
 pub use super::net::{AddressRange, PortRange, Prefix};
+use super::places::Places;
 pub use super::protocol::IcmpType;
 
 /// Everything that a configuration file says. Interfaces and ACLs are named by their index here.
@@ -23,12 +27,18 @@ pub use super::protocol::IcmpType;
 pub struct Config {
     /// In the order of the file, which is the order of ports everywhere; at least one.
     pub interfaces: Vec<Interface>,
-    /// Static routes; those to the same prefix lead to different next hops; none to an interface's subnet.
-    pub routes: Vec<Route>,
+    /// Static routes; those to the same prefix lead to different next hops; none to an interface's subnet. Shared, as there
+    /// may be a million.
+    #[serde(serialize_with = "each")]
+    pub routes: Arc<[Route]>,
     /// Whether and how the kernel's routes are followed.
     pub kernel_routes: Option<KernelRoutes>,
     /// Access control lists.
     pub acls: Vec<Acl>,
+    /// What packets are refused for; interfaces name them.
+    pub guards: Vec<Guard>,
+    /// Lists of prefixes; guards name them.
+    pub lists: Vec<List>,
     /// Source NAT rules; the first that matches counts.
     pub source_nat: Vec<SourceNat>,
     /// Static NAT; no two share an inside address on an interface, or an external one.
@@ -63,12 +73,55 @@ pub struct Config {
     pub control_access: Access,
     /// The directory in which commits are kept.
     pub state: PathBuf,
+    /// What the log is like.
+    pub log: Log,
     /// Where metrics can be had over TCP.
     pub metrics: Option<SocketAddr>,
     /// The file in which accounts outlive the process.
     pub accounting: Option<PathBuf>,
     /// Where it is told what passes.
     pub export: Export,
+    /// Where all that stands in the file.
+    pub places: Places,
+}
+
+fn each<S: Serializer>(routes: &Arc<[Route]>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(routes.iter())
+}
+
+/// What the log is like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Log {
+    /// How it is written.
+    pub format: LogFormat,
+    /// What is said.
+    pub level: LogLevel,
+}
+
+/// How a log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Lines in words; where the journal takes them, with levels and fields.
+    #[default]
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// What a log says: this, and what is more urgent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// The process cannot go on, or not as configured.
+    Error,
+    /// Something wants to be looked at.
+    Warn,
+    /// What becomes of the process, and of what it was asked for.
+    #[default]
+    Info,
+    /// What goes on between the processes.
+    Debug,
 }
 
 /// Who may use the control socket.
@@ -113,10 +166,14 @@ pub struct Interface {
     pub link: Link,
     /// Its addresses with the length of their subnets; the first of a family is the primary one.
     pub addresses: Vec<Prefix>,
+    /// Whether it also has those that the kernel has on that device, as they come and go.
+    pub from_kernel: bool,
     /// Largest IP packet in bytes.
     pub mtu: u16,
     /// Index of the ACL for packets that come in here.
     pub acl: Option<usize>,
+    /// Index of the guard for packets that come in here.
+    pub guard: Option<usize>,
     /// What is done about the MSS that TCP connections by this interface announce.
     pub mss_clamp: MssClamp,
 }
@@ -134,6 +191,17 @@ impl Interface {
     pub fn primary(&self, like: IpAddr) -> Option<IpAddr> {
         self.addresses.iter().map(|prefix| prefix.address).find(|address| address.is_ipv4() == like.is_ipv4())
     }
+}
+
+/// What stands for the primary IPv4 address of an interface for as long as the kernel has not said which it is. It is of
+/// 0.0.0.0/8, of which nothing can be configured.
+pub fn stand_in(interface: usize) -> Ipv4Addr {
+    Ipv4Addr::from_bits(u32::try_from(interface + 1).map_or(0, |number| number & 0xff_ffff))
+}
+
+/// Whether an address is one that only stands for another.
+pub fn is_stand_in(address: Ipv4Addr) -> bool {
+    address.octets()[0] == 0
 }
 
 /// What is done about the largest segment that TCP connections announce.
@@ -391,6 +459,8 @@ pub enum Poll {
 pub struct Tables {
     /// Sessions, 16 to 16 Mi.
     pub sessions: u32,
+    /// Whether one gives way to a new one when there are so many.
+    pub evict: bool,
     /// Neighbours (ARP, ND), 16 to 65,534.
     pub neighbors: u32,
     /// Datagrams whose fragments are followed, 16 to 1 Mi.

@@ -72,6 +72,22 @@ impl Prefix {
     }
 }
 
+/// For each prefix the place of the first that is the same. Sorted, as a million do not fit the caches of a table.
+pub(crate) fn first_alike(prefixes: impl ExactSizeIterator<Item = Prefix>) -> Vec<usize> {
+    let mut firsts: Vec<usize> = (0..prefixes.len()).collect();
+    let key = |(at, prefix): (usize, Prefix)| (to_bits(prefix.address), prefix.length, prefix.is_ipv4(), at);
+    let mut sorted: Vec<_> = prefixes.enumerate().map(key).collect();
+    sorted.sort_unstable();
+    for alike in sorted.chunk_by(|a, b| (a.0, a.1, a.2) == (b.0, b.1, b.2)) {
+        for (.., at) in alike {
+            if let (Some(first), Some((.., place))) = (firsts.get_mut(*at), alike.first()) {
+                *first = *place;
+            }
+        }
+    }
+    firsts
+}
+
 /// Address as a number; an IPv4 address in the low 32 bits.
 fn to_bits(address: IpAddr) -> u128 {
     match address {
@@ -310,6 +326,13 @@ mod tests {
         for text in ["", "10.0.0.0/33", "10.0.0.0/+8", "fd00::/129", "10.0.0/8", "/8", "10.0.0.0/", "a/b/c"] {
             assert!(prefix(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn prefixes_that_are_alike_are_found() {
+        let prefixes = ["10.0.0.0/8", "::/0", "10.0.0.0/9", "10.0.0.0/8", "0.0.0.0/0", "::/0", "10.0.0.0/8"];
+        let prefixes = prefixes.map(|text| prefix(text).unwrap());
+        assert_eq!(first_alike(prefixes.into_iter()), [0, 1, 2, 0, 4, 1, 0]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::units::Wrong;
 const LONGEST_LIST: usize = 4096;
 
 /// A value and where it stands.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct At<T> {
     pub(crate) value: T,
     pub(crate) span: Span,

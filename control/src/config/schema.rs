@@ -17,6 +17,8 @@ pub const FILE: Section = Section {
         "routes",
         "kernel-routes",
         "acls",
+        "guard",
+        "lists",
         "nat",
         "limits",
         "shapers",
@@ -25,6 +27,7 @@ pub const FILE: Section = Section {
         "tables",
         "timeouts",
         "control",
+        "log",
         "metrics",
         "accounting",
         "export",
@@ -40,6 +43,7 @@ pub const INTERFACE: Section = Section {
         "mtu",
         "mac",
         "acl",
+        "guard",
         "mss-clamp",
         "checksum",
         "xdp",
@@ -67,6 +71,23 @@ pub const RULE: Section = Section {
     name: "a rule of an ACL",
     keys: &["name", "protocol", "from", "to", "from-port", "to-port", "icmp-type", "established", "action"],
 };
+/// `[guard.NAME]`
+pub const GUARD: Section = Section {
+    name: "[guard.NAME]",
+    keys: &["drop", "reverse-path", "answer-ports", "lists", "per-source", "per-service", "icmp"],
+};
+/// `[guard.NAME.per-source]`
+pub const PER_SOURCE: Section = Section {
+    name: "[guard.NAME.per-source]",
+    keys: &["packets", "rate", "new-sessions", "sessions", "ipv4-prefix", "ipv6-prefix", "most"],
+};
+/// `[guard.NAME.per-service]`
+pub const PER_SERVICE: Section = Section {
+    name: "[guard.NAME.per-service]",
+    keys: &["packets", "rate", "new-sessions", "ipv4-prefix", "ipv6-prefix", "most"],
+};
+/// `[lists.NAME]`
+pub const LIST: Section = Section { name: "[lists.NAME]", keys: &["kind", "file", "prefixes"] };
 /// `[nat]`
 pub const NAT: Section = Section {
     name: "[nat]",
@@ -213,7 +234,7 @@ pub const WORKERS: Section = Section {
 };
 /// `[tables]`
 pub const TABLES: Section =
-    Section { name: "[tables]", keys: &["sessions", "neighbors", "fragments", "frames"] };
+    Section { name: "[tables]", keys: &["sessions", "when-full", "neighbors", "fragments", "frames"] };
 /// `[timeouts]`
 pub const TIMEOUTS: Section = Section {
     name: "[timeouts]",
@@ -221,6 +242,8 @@ pub const TIMEOUTS: Section = Section {
 };
 /// `[control]`
 pub const CONTROL: Section = Section { name: "[control]", keys: &["socket", "mode", "group", "state"] };
+/// `[log]`
+pub const LOG: Section = Section { name: "[log]", keys: &["format", "level"] };
 /// `[metrics]`
 pub const METRICS: Section = Section { name: "[metrics]", keys: &["listen"] };
 
@@ -238,13 +261,17 @@ pub const EXPORT_SFLOW: Section =
     Section { name: "[export.sflow]", keys: &["collector", "agent", "sampling", "counters"] };
 
 /// All of them, in the order of the reference.
-pub const SECTIONS: [&Section; 28] = [
+pub const SECTIONS: [&Section; 33] = [
     &FILE,
     &INTERFACE,
     &ROUTE,
     &KERNEL_ROUTES,
     &ACL,
     &RULE,
+    &GUARD,
+    &PER_SOURCE,
+    &PER_SERVICE,
+    &LIST,
     &NAT,
     &SOURCE_NAT,
     &STATIC_NAT,
@@ -262,6 +289,7 @@ pub const SECTIONS: [&Section; 28] = [
     &TABLES,
     &TIMEOUTS,
     &CONTROL,
+    &LOG,
     &METRICS,
     &ACCOUNTING,
     &EXPORT,

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use sluice_dataplane::port::af_xdp;
 
 use super::ethtool::{Channels, Ethtool};
@@ -116,9 +117,23 @@ pub enum ChangeError {
     },
 }
 
-enum Undo {
-    Channels { device: String, before: Channels },
-    Feature { device: String, feature: &'static str },
+/// How a change is taken back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Undo {
+    /// A device gets the channels that it had.
+    Channels {
+        /// The device.
+        device: String,
+        /// Its channels before.
+        before: Channels,
+    },
+    /// An offload is switched on again.
+    Feature {
+        /// The device.
+        device: String,
+        /// The offload's name.
+        feature: String,
+    },
 }
 
 /// Changes in force. Dropped, it takes them back.
@@ -126,7 +141,9 @@ enum Undo {
 pub struct Changes {
     undo: Vec<Undo>,
     /// Sockets that ask for promiscuous mode.
-    _memberships: Vec<OwnedFd>,
+    memberships: Vec<OwnedFd>,
+    /// They are another process's to take back.
+    is_anothers: bool,
 }
 
 impl Changes {
@@ -149,7 +166,7 @@ impl Changes {
         if !filtering.is_empty() {
             let membership = af_xdp::promiscuous(facts.index)
                 .map_err(|source| ChangeError::Promiscuous { device: facts.name.clone(), source })?;
-            self._memberships.push(membership);
+            self.memberships.push(membership);
             lines.push(format!(
                 "{}: promiscuous while in service, as its VLAN filter cannot be switched off",
                 facts.name
@@ -256,7 +273,7 @@ impl Changes {
         if facts.is_stuck_on(feature) || ethtool.set_feature(device, feature, false).is_err() {
             return false;
         }
-        self.undo.push(Undo::Feature { device: device.clone(), feature });
+        self.undo.push(Undo::Feature { device: device.clone(), feature: feature.to_owned() });
         // A driver may say yes and keep it.
         let is_on = |ethtool: &mut Ethtool| {
             ethtool.features(device).is_ok_and(|features| features.get(feature).is_some_and(|f| f.on))
@@ -268,10 +285,34 @@ impl Changes {
         true
     }
 
+    /// What another process needs to take them back in the place of this one, and the descriptors by which some last.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub fn hand_over(&self) -> io::Result<(Vec<Undo>, Vec<OwnedFd>)> {
+        let memberships = self.memberships.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
+        Ok((self.undo.clone(), memberships))
+    }
+
+    /// What another process hands over. It is for that one to take back until this one has to [`own`](Self::own) it.
+    pub fn inherit(undo: Vec<Undo>, memberships: Vec<OwnedFd>) -> Self {
+        Self { undo, memberships, is_anothers: true }
+    }
+
+    /// They are for this process to take back from now on.
+    pub fn own(&mut self) {
+        self.is_anothers = false;
+    }
+
+    /// They are for another process to take back from now on.
+    pub fn leave(&mut self) {
+        self.is_anothers = true;
+    }
+
     /// Takes everything back, the last first. Returns a line for what could not be.
     pub fn take_back(&mut self) -> Vec<String> {
         let undo: Vec<Undo> = self.undo.drain(..).rev().collect();
-        if undo.is_empty() {
+        if undo.is_empty() || self.is_anothers {
             return Vec::new();
         }
         let mut ethtool = match Ethtool::open() {

@@ -10,7 +10,7 @@ use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
 use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
 use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
 use netlink_sys::protocols::NETLINK_GENERIC;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::netlink::{Netlink, NetlinkError};
 
@@ -52,7 +52,7 @@ pub struct XdpSupport {
 }
 
 /// Queues of a device: now, and at most. A combined channel is a queue of each direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Channels {
     /// Receive-only queues.
     pub rx: u32,

@@ -13,7 +13,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use super::netlink::{LARGEST_DATAGRAM, NetlinkError, messages};
 use super::route::Rtnetlink;
 
-// linux/rtnetlink.h
+// linux/rtnetlink.h: links; addresses and routes of IPv4, then of IPv6.
 const GROUPS: [u32; 5] = [1, 5, 7, 9, 11];
 const NEW_LINK: u16 = 16;
 const DEL_LINK: u16 = 17;
@@ -245,12 +245,25 @@ impl RouteMonitor {
     /// # Errors
     /// What the system answers.
     pub fn open() -> Result<Self, NetlinkError> {
+        let monitor = Self::of(&GROUPS)?;
+        // Without the right to more, what the system gives by itself has to do.
+        let _ = setsockopt(&monitor.0, sockopt::RcvBufForce, &RECEIVE_BUFFER);
+        Ok(monitor)
+    }
+
+    /// Listens from now on for devices and addresses alone.
+    ///
+    /// # Errors
+    /// What the system answers.
+    pub fn without_routes() -> Result<Self, NetlinkError> {
+        Self::of(&[GROUPS[0], GROUPS[1], GROUPS[3]])
+    }
+
+    fn of(groups: &[u32]) -> Result<Self, NetlinkError> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
-        // Without the right to more, what the system gives by itself has to do.
-        let _ = setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER);
-        for group in GROUPS {
-            socket.add_membership(group)?;
+        for group in groups {
+            socket.add_membership(*group)?;
         }
         socket.set_non_blocking(true)?;
         Ok(Self(socket))

@@ -10,6 +10,7 @@ use std::path::Path;
 use serde::Serialize;
 use sluice_dataplane::port::af_xdp;
 
+mod address;
 mod changes;
 mod ethtool;
 mod kernel_routes;
@@ -19,7 +20,8 @@ mod netlink;
 mod route;
 mod session;
 
-pub use changes::{ChangeError, Changes, Wanted};
+pub use address::KernelAddress;
+pub use changes::{ChangeError, Changes, Undo, Wanted};
 pub use ethtool::{Channels, Feature, Features, XdpSupport};
 pub use kernel_routes::{Change, Hop, KernelRoute, Kind, RouteMonitor};
 pub use neighbor::{Event, KernelNeighbor, Monitor};

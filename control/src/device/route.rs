@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
-    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
+    InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
 };
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -18,6 +18,8 @@ pub(super) struct Link {
     pub(super) index: u32,
     pub(super) name: String,
     pub(super) kind: Option<String>,
+    /// The id of the VLAN that it is.
+    pub(super) vlan: Option<u16>,
     pub(super) up: bool,
     pub(super) mac: Vec<u8>,
     pub(super) mtu: u32,
@@ -57,7 +59,10 @@ impl Link {
                 LinkAttribute::Link(index) => lower = Some(*index),
                 LinkAttribute::LinkNetNsId(_) => elsewhere = true,
                 LinkAttribute::Controller(index) => link.controller = Some(*index),
-                LinkAttribute::LinkInfo(infos) => link.kind = infos.iter().find_map(kind),
+                LinkAttribute::LinkInfo(infos) => {
+                    link.kind = infos.iter().find_map(kind);
+                    link.vlan = infos.iter().find_map(vlan);
+                }
                 LinkAttribute::Xdp(xdp) => link.xdp = programs(xdp),
                 _ => {}
             }
@@ -76,6 +81,14 @@ fn kind(info: &LinkInfo) -> Option<String> {
         LinkInfo::Kind(kind) => Some(kind.to_string()),
         _ => None,
     }
+}
+
+fn vlan(info: &LinkInfo) -> Option<u16> {
+    let LinkInfo::Data(InfoData::Vlan(data)) = info else { return None };
+    data.iter().find_map(|entry| match entry {
+        InfoVlan::Id(id) => Some(*id),
+        _ => None,
+    })
 }
 
 fn programs(attributes: &[LinkXdp]) -> Vec<(&'static str, u32)> {
@@ -189,7 +202,7 @@ impl Rtnetlink {
     }
 }
 
-fn address(answer: &RouteNetlinkMessage) -> Option<(u32, IpAddr, u8)> {
+pub(super) fn address(answer: &RouteNetlinkMessage) -> Option<(u32, IpAddr, u8)> {
     let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
     let find = |local: bool| {
         message.attributes.iter().find_map(|attribute| match attribute {

@@ -1,10 +1,14 @@
 //! What another configuration changes, in the words of the file: interfaces, rules, pools, limits, routes; what is added,
 //! removed, changed, or stands in another place.
 
+pub mod api;
+pub mod live;
+mod routes;
 mod tree;
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use toml::de::DeTable;
@@ -14,6 +18,8 @@ use crate::reload;
 
 /// Changes that are written out; more are only counted.
 const MOST_WORDS: usize = 1000;
+/// Characters of a line of a summary, as a whole ACL may be one change.
+const LINE: usize = 400;
 
 /// What becomes of an entry of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,9 +78,17 @@ impl Diff {
         self.count == 0
     }
 
-    /// The first changes, a line each, and how many more there are.
+    /// The first changes, a line of 400 characters at most each, and how many more there are.
     pub fn summary(&self, lines: usize) -> Vec<String> {
-        let mut summary: Vec<String> = self.changes.iter().take(lines).map(ToString::to_string).collect();
+        let line = |change: &Change| {
+            let mut line = change.to_string();
+            if let Some((end, _)) = line.char_indices().nth(LINE) {
+                line.truncate(end);
+                line.push('…');
+            }
+            line
+        };
+        let mut summary: Vec<String> = self.changes.iter().take(lines).map(line).collect();
         if let Some(more) = self.count.checked_sub(summary.len()).filter(|more| *more > 0) {
             summary.push(format!("and {more} more"));
         }
@@ -131,8 +145,10 @@ pub fn between(old: &Loaded, new: &Loaded, socket_of_config: bool) -> Diff {
     if old.text == new.text || means_the_same(&old.config, &new.config) {
         return Diff::default();
     }
-    let (mut changes, mut count) = (Vec::new(), 0);
-    if let (Ok(before), Ok(after)) = (DeTable::parse(&old.text), DeTable::parse(&new.text)) {
+    let left = routes::split([&old.text, &new.text], MOST_WORDS);
+    let (mut changes, mut count) = (Vec::new(), left.as_ref().map_or(0, |left| left.uncounted));
+    let texts = left.as_ref().map_or([&old.text, &new.text], |left| left.texts.each_ref());
+    if let [Ok(before), Ok(after)] = texts.map(|text| DeTable::parse(text)) {
         tree::tables("", before.get_ref(), after.get_ref(), &mut |change| {
             count += 1;
             if changes.len() < MOST_WORDS {
@@ -143,13 +159,20 @@ pub fn between(old: &Loaded, new: &Loaded, socket_of_config: bool) -> Diff {
     Diff { changes, count, restart: wants_restart(&old.config, &new.config, socket_of_config) }
 }
 
+/// All but what may be a million entries.
+fn without_routes(config: &Config) -> Config {
+    let mut config = config.clone();
+    config.routes = Arc::default();
+    config
+}
+
 /// Whether nothing but spelling, comments and lines are others.
 fn means_the_same(old: &Config, new: &Config) -> bool {
     if old.acls.len() != new.acls.len() || old.routes != new.routes {
         return false;
     }
     let without_lines = |config: &Config| {
-        let mut config = Config { routes: Vec::new(), ..config.clone() };
+        let mut config = without_routes(config);
         config.acls.iter_mut().flat_map(|acl| &mut acl.rules).for_each(|rule| rule.line = 0);
         config
     };
@@ -165,7 +188,7 @@ fn wants_restart(old: &Config, new: &Config, socket_of_config: bool) -> Option<S
         }
         // Routes and rules have no part in it.
         let bare = |config: &Config| {
-            let mut config = Config { routes: Vec::new(), ..config.clone() };
+            let mut config = without_routes(config);
             config.acls.iter_mut().for_each(|acl| acl.rules.clear());
             config::compile(&config, &[])
         };

@@ -1,3 +1,8 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use proptest::test_runner::Config as Cases;
+
 use super::*;
 
 const FILE: &str = r#"
@@ -148,4 +153,41 @@ fn many_changes_are_counted() {
     let many = between(&loaded(FILE), &loaded(&format!("{FILE}{routes}")), true);
     assert_eq!((many.count, many.changes.len()), (3000, MOST_WORDS));
     assert_eq!(many.summary(2).last().unwrap(), "and 2998 more");
+}
+
+/// A file with these routes: the number of each is its destination, with its next hop and weight.
+fn with_routes(routes: &BTreeMap<u8, (u8, u8)>, order: bool) -> String {
+    let table = |(to, (via, weight)): (&u8, &(u8, u8))| {
+        let weight = if *weight == 0 { String::new() } else { format!("weight = {weight}\n") };
+        format!("[[routes]]\nto = \"10.{to}.0.0/16\"\nvia = \"192.168.1.{via}\"\n{weight}")
+    };
+    let tables: Vec<String> = routes.iter().map(table).collect();
+    let tables = if order { tables.concat() } else { tables.into_iter().rev().collect() };
+    FILE.replace("[[routes]]\nto = \"10.0.0.0/8\"\nvia = \"192.168.1.9\"\n", &tables)
+}
+
+fn some_routes() -> impl Strategy<Value = (BTreeMap<u8, (u8, u8)>, bool)> {
+    (prop::collection::btree_map(0..20u8, (2..5u8, 0..3u8), 0..12), any::<bool>())
+}
+
+proptest! {
+    #![proptest_config(Cases { failure_persistence: None, ..Cases::with_cases(300) })]
+
+    #[test]
+    fn routes_compared_as_they_stand_differ_as_the_parser_says(old in some_routes(), new in some_routes(), most in 0..30usize) {
+        let texts = [with_routes(&old.0, old.1), with_routes(&new.0, new.1)];
+        let all = |texts: [&str; 2]| {
+            let mut said = Vec::new();
+            let [before, after] = texts.map(|text| DeTable::parse(text).unwrap());
+            tree::tables("", before.get_ref(), after.get_ref(), &mut |change| said.push(change().to_string()));
+            said.sort();
+            said
+        };
+        let want = all(texts.each_ref().map(String::as_str));
+        let left = routes::split(texts.each_ref().map(String::as_str), usize::MAX).unwrap();
+        prop_assert_eq!(left.uncounted, 0);
+        prop_assert_eq!(&all(left.texts.each_ref().map(String::as_str)), &want);
+        let left = routes::split(texts.each_ref().map(String::as_str), most).unwrap();
+        prop_assert_eq!(left.uncounted + all(left.texts.each_ref().map(String::as_str)).len(), want.len());
+    }
 }

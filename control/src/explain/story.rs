@@ -3,178 +3,288 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde_json::{Value, json};
-use sluice_dataplane::snapshot::{AclAction, NONE16, Route, Snapshot};
+use sluice_dataplane::session::{FlowAction, NO_LIMIT};
+use sluice_dataplane::snapshot::{AclAction, NONE16, Snapshot};
 use sluice_dataplane::stage::Decision;
 use sluice_dataplane::stage::prefix::Change;
 use sluice_dataplane::steps::Step;
 use sluice_dataplane::verdict::Verdict;
 
-use super::Packet;
+use super::matched;
 use crate::words;
 
+/// What of a packet the words hang on.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject {
+    /// The interface (index) that it comes in by, or [`NONE16`].
+    pub interface: u16,
+    /// IP protocol.
+    pub protocol: u8,
+    /// Source and destination address; of packets that are not IP none.
+    pub ends: Option<[IpAddr; 2]>,
+    /// Source and destination port of TCP and UDP.
+    pub ports: [u16; 2],
+}
+
+impl Subject {
+    /// The ends of a packet of IPv4.
+    pub(crate) fn ends4(&self) -> Option<[(u32, u16); 2]> {
+        match self.ends? {
+            [IpAddr::V4(source), IpAddr::V4(destination)] => {
+                Some([(source.to_bits(), self.ports[0]), (destination.to_bits(), self.ports[1])])
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What a stage did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// In words.
+    pub what: String,
+    /// Where that which matched stands.
+    pub places: Vec<String>,
+}
+
+impl Line {
+    fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), places: Vec::new() }
+    }
+
+    fn at(mut self, place: Option<String>) -> Self {
+        self.places.extend(place);
+        self
+    }
+
+    /// The places, as one string.
+    pub fn place(&self) -> Option<String> {
+        (!self.places.is_empty()).then(|| self.places.join(", "))
+    }
+}
+
+/// The way of a packet, told step by step.
+pub struct Story<'a> {
+    subject: Subject,
+    snapshot: &'a Snapshot,
+    decided: Option<Decision>,
+    /// Whether it is still under way, and its bytes as the stage before left them.
+    live: bool,
+    bytes: Vec<u8>,
+}
+
 /// Tells the way of a packet; each line is a stage that had something to say.
-pub(super) fn tell(steps: &[Step], packet: &Packet, snapshot: &Snapshot, file: Option<&str>) -> Vec<Value> {
-    let mut lines = Vec::new();
-    let mut decided: Option<Decision> = None;
-    let mut before: Option<&Step> = None;
-    for step in steps {
-        let was_live = before.is_none_or(|before| before.live);
-        let rule = step.decision.map_or(NONE16, |decision| decision.rule);
-        let place = (step.stage == "acl").then(|| place(rule, snapshot, file)).flatten();
+pub(super) fn tell(steps: &[Step], subject: Subject, snapshot: &Snapshot) -> Vec<Value> {
+    let mut story = Story::new(subject, snapshot, &[]);
+    let told = steps.iter().filter_map(|step| {
+        let line = story.step(step)?;
+        Some(json!({ "stage": stage_name(step.stage), "what": line.what, "where": line.place() }))
+    });
+    told.collect()
+}
+
+/// What a stage is called.
+pub fn stage_name(stage: &str) -> String {
+    stage.trim_end_matches("_decide").replace('_', " ")
+}
+
+impl<'a> Story<'a> {
+    /// Of a packet that came in with these bytes.
+    pub fn new(subject: Subject, snapshot: &'a Snapshot, came: &[u8]) -> Self {
+        Self { subject, snapshot, decided: None, live: true, bytes: came.to_vec() }
+    }
+
+    /// What a stage did, if it did something.
+    pub fn step(&mut self, step: &Step) -> Option<Line> {
+        let was_live = std::mem::replace(&mut self.live, step.live);
         let said = match (step.stage, step.decision) {
+            // What the class marks is marked when all else is done.
+            ("mark", _) => self.changes(step).map(Line::new),
             _ if !was_live => None,
-            ("acl", Some(decision)) => Some(acl(&decision, packet, snapshot)),
-            (stage, Some(decision)) => of_decision(stage, decided.as_ref(), &decision, packet, snapshot),
-            ("rewrite" | "mss", None) => before.and_then(|before| changes(&before.bytes, &step.bytes)),
+            ("parse", None) => self.interface(step.interface),
+            ("acl", Some(decision)) => Some(self.acl(&decision)),
+            (_, Some(decision)) => self.of_decision(step.stage, &decision),
+            ("flow", None) if step.known => Some(self.known(&step.action)),
+            ("forward", None) if step.known => {
+                let line = self.known(&step.action);
+                let changed = self.changes(step).map(|changes| format!("; {changes}"));
+                Some(Line { what: line.what + &changed.unwrap_or_default(), ..line })
+            }
+            ("rewrite" | "mss", None) => self.changes(step).map(Line::new),
             _ => None,
         };
+        if !step.bytes.is_empty() {
+            self.bytes.clone_from(&step.bytes);
+        }
+        self.decided = step.decision.or(self.decided);
         // Where it ends, it is said why.
         let end = (was_live && !step.live).then(|| fate(step.verdict)).flatten();
-        let said = match (said, end) {
-            (Some(said), Some(end)) => Some(format!("{said}; {end}")),
-            (said, end) => said.or(end),
+        match (said, end) {
+            (Some(said), Some(end)) => Some(Line { what: format!("{}; {end}", said.what), ..said }),
+            (said, end) => said.or(end.map(Line::new)),
+        }
+    }
+
+    fn interface(&self, interface: u16) -> Option<Line> {
+        let known = self.snapshot.interfaces.get(usize::from(interface))?;
+        let places = &self.snapshot.places;
+        let place = places.of(&places.interfaces, interface.into());
+        Some(Line::new(format!("comes in by {}", known.name)).at(place))
+    }
+
+    fn acl(&self, decision: &Decision) -> Line {
+        match self.snapshot.rules.get(usize::from(decision.rule)) {
+            Some(_) => self.rule(decision.rule),
+            None => Line::new(format!("{} has no ACL", name(self.subject.interface, self.snapshot))),
+        }
+    }
+
+    fn rule(&self, index: u16) -> Line {
+        let places = &self.snapshot.places;
+        let Some(rule) = self.snapshot.rules.get(usize::from(index)) else { return Line::new("no ACL rule") };
+        let verb = match rule.action {
+            AclAction::Accept => "accepts it",
+            AclAction::Drop => "drops it",
+            AclAction::Reject => "rejects it",
         };
-        if let Some(said) = said {
-            let stage = step.stage.trim_end_matches("_decide").replace('_', " ");
-            lines.push(json!({ "stage": stage, "what": said, "where": place }));
-        }
-        decided = step.decision.or(decided);
-        before = Some(step);
+        Line::new(format!("rule {}/{} {verb} ({})", rule.acl, rule.name, rule.text))
+            .at(places.of(&places.rules, index.into()))
     }
-    lines
-}
 
-/// The line of a rule in the configuration.
-fn place(rule: u16, snapshot: &Snapshot, file: Option<&str>) -> Option<String> {
-    let line = snapshot.rule_lines.get(usize::from(rule)).filter(|line| **line > 0)?;
-    Some(file.map_or_else(|| format!("line {line}"), |file| format!("{file}:{line}")))
-}
-
-fn acl(decision: &Decision, packet: &Packet, snapshot: &Snapshot) -> String {
-    match snapshot.rules.get(usize::from(decision.rule)) {
-        Some(rule) => {
-            let verb = match rule.action {
-                AclAction::Accept => "accepts it",
-                AclAction::Drop => "drops it",
-                AclAction::Reject => "rejects it",
-            };
-            format!("rule {}/{} {verb} ({})", rule.acl, rule.name, rule.text)
+    /// What is known of a flow that has a session.
+    fn known(&self, action: &FlowAction) -> Line {
+        let mut line = Line::new("its session is known");
+        if action.rule != NONE16 {
+            let rule = self.rule(action.rule);
+            line.what.push_str(&format!(": {}", rule.what));
+            line.places.extend(rule.places);
         }
-        None => format!("{} has no ACL", name(packet.interface, snapshot)),
+        let limits = action.limits.into_iter().filter(|&limit| limit != NO_LIMIT);
+        for part in [self.limits(limits), self.class(action.class)].into_iter().flatten() {
+            line.what.push_str(&format!("; {}", part.what));
+            line.places.extend(part.places);
+        }
+        line
     }
-}
 
-fn of_decision(
-    stage: &str,
-    old: Option<&Decision>,
-    new: &Decision,
-    packet: &Packet,
-    snapshot: &Snapshot,
-) -> Option<String> {
-    let old_of = |of: fn(&Decision) -> (u32, u16)| old.map(of);
-    let end = |(address, port): (u32, u16)| match port {
-        0 => Ipv4Addr::from_bits(address).to_string(),
-        port => format!("{}:{port}", Ipv4Addr::from_bits(address)),
-    };
-    match stage {
-        "nat_destination" => match new.prefix {
-            Change::Destination(to) => Some(format!("destination becomes {}", Ipv6Addr::from_bits(to))),
-            _ if new.inbound => Some(format!("a NAT binding takes it to {}", end(new.dst))),
-            _ if new.forwarded => Some(format!("destination becomes {}", end(new.dst))),
-            _ => None,
-        },
-        "nat_source" => match new.prefix {
-            Change::Source(to) => Some(format!("source becomes {}", Ipv6Addr::from_bits(to))),
-            _ if packet.ends[0].is_ipv6() => None,
-            _ => {
-                let was = match packet.ends[0] {
-                    IpAddr::V4(source) => (source.to_bits(), packet.ports[0]),
-                    IpAddr::V6(_) => (0, 0),
-                };
-                let changed = new.src.0 != 0 && new.src.0 != was.0 && old_of(|old| old.src) != Some(new.src);
-                let only_now = changed.then(|| {
-                    format!("source becomes {} (a port of now; others are as likely)", end(new.src))
-                });
-                only_now.or_else(|| {
-                    Some("no rule translates its source".to_owned())
-                        .filter(|_| !snapshot.source_nat.is_empty())
-                })
+    fn limits(&self, limits: impl Iterator<Item = u8>) -> Option<Line> {
+        let places = &self.snapshot.places;
+        let mut line = Line::new("");
+        let mut names = Vec::new();
+        for limit in limits.map(usize::from) {
+            if let Some(known) = self.snapshot.limits.get(limit) {
+                names.push(known.name.as_str());
+                line.places.extend(places.of(&places.limits, limit));
             }
-        },
-        "route_decide" if new.egress != NONE16 && old.map(|old| old.egress) != Some(new.egress) => {
-            Some(route(new, packet, snapshot))
         }
-        "class" => {
-            let limits =
-                new.limits[0].of.into_iter().filter_map(|limit| snapshot.limits.get(usize::from(limit)));
-            let limits: Vec<&str> = limits.map(|limit| limit.name.as_str()).collect();
-            let class = snapshot.classes.get(usize::from(new.classes[0]));
-            let limits = (!limits.is_empty()).then(|| format!("limited by {}", limits.join(" and ")));
-            let class = class.map(|class| format!("leaves in class {}", class.name));
-            let said: Vec<String> = limits.into_iter().chain(class).collect();
-            (!said.is_empty()).then(|| said.join("; "))
-        }
-        _ => None,
+        line.what = format!("limited by {}", names.join(" and "));
+        (!names.is_empty()).then_some(line)
     }
-}
 
-/// The route that leads out.
-fn route(decision: &Decision, packet: &Packet, snapshot: &Snapshot) -> String {
-    let to = match (decision.prefix, packet.ends[1]) {
-        (Change::Destination(to), IpAddr::V6(_)) => IpAddr::from(Ipv6Addr::from_bits(to)),
-        (_, IpAddr::V4(_)) if decision.dst.0 != 0 => Ipv4Addr::from_bits(decision.dst.0).into(),
-        (_, other) => other,
-    };
-    let index = match to {
-        IpAddr::V4(to) => snapshot.routes4.lookup(&to.octets()),
-        IpAddr::V6(to) => snapshot.routes6.lookup(&to.octets()),
-    };
-    let via = match index.and_then(|index| snapshot.routes.get(index as usize)) {
-        Some(Route::Via4 { gateway, .. }) => format!(" via {gateway}"),
-        Some(Route::Via6 { gateway, .. }) => format!(" via {gateway}"),
-        Some(Route::Connected { .. }) => " directly".to_owned(),
-        _ => String::new(),
-    };
-    let prefix = snapshot.route_list.iter().filter(|(_, route)| Some(*route) == index);
-    let covers = |(prefix, _): &&(String, u32)| covers(prefix, to);
-    let longest = prefix.filter(covers).max_by_key(|(prefix, _)| length(prefix));
-    let by = longest.map(|(prefix, _)| format!(" by the route to {prefix}")).unwrap_or_default();
-    format!("leaves by {}{via}{by}", name(decision.egress, snapshot))
-}
-
-fn length(prefix: &str) -> u8 {
-    prefix.split_once('/').and_then(|(_, length)| length.parse().ok()).unwrap_or(0)
-}
-
-fn covers(prefix: &str, address: IpAddr) -> bool {
-    let Some((network, _)) = prefix.split_once('/') else { return false };
-    let length = u32::from(length(prefix));
-    match (network.parse(), address) {
-        (Ok(IpAddr::V4(network)), IpAddr::V4(address)) => {
-            (network.to_bits() ^ address.to_bits()).checked_shr(32 - length.min(32)).unwrap_or(0) == 0
-        }
-        (Ok(IpAddr::V6(network)), IpAddr::V6(address)) => {
-            (network.to_bits() ^ address.to_bits()).checked_shr(128 - length.min(128)).unwrap_or(0) == 0
-        }
-        _ => false,
+    fn class(&self, class: u16) -> Option<Line> {
+        let known = self.snapshot.classes.get(usize::from(class))?;
+        let places = &self.snapshot.places;
+        let place = places.of(&places.classes, class.into());
+        Some(Line::new(format!("leaves in class {}", known.name)).at(place))
     }
-}
 
-/// What a stage changed in the packet.
-fn changes(before: &[u8], after: &[u8]) -> Option<String> {
-    let fields = words::diff(before, after);
-    let change = |field: &words::FieldDifference| {
-        let [old, new] = [&field.expected, &field.got].map(|value| value.as_deref().unwrap_or("none"));
-        format!("{} {old} -> {new}", field.field)
-    };
-    // Checksums follow from the rest.
-    let fields = fields.iter().filter(|field| !field.field.contains("checksum"));
-    let said: Vec<String> = fields.map(change).collect();
-    (!said.is_empty()).then(|| said.join(", "))
+    fn of_decision(&self, stage: &str, new: &Decision) -> Option<Line> {
+        let (subject, snapshot, old) = (&self.subject, self.snapshot, self.decided.as_ref());
+        let end = |(address, port): (u32, u16)| match port {
+            0 => Ipv4Addr::from_bits(address).to_string(),
+            port => format!("{}:{port}", Ipv4Addr::from_bits(address)),
+        };
+        match stage {
+            "nat_destination" => match new.prefix {
+                Change::Destination(to) => {
+                    let line = Line::new(format!("destination becomes {}", Ipv6Addr::from_bits(to)));
+                    Some(line.at(matched::prefix(subject.interface, snapshot)))
+                }
+                _ if new.inbound => Some(Line::new(format!("a NAT binding takes it to {}", end(new.dst)))),
+                _ if new.forwarded => {
+                    let line = Line::new(format!("destination becomes {}", end(new.dst)));
+                    Some(line.at(matched::forward(subject, snapshot)))
+                }
+                _ => None,
+            },
+            "nat_source" => self.source(new, old, end),
+            "route_decide" if new.egress != NONE16 && old.map(|old| old.egress) != Some(new.egress) => {
+                let to = match (new.prefix, subject.ends?[1]) {
+                    (Change::Destination(to), IpAddr::V6(_)) => IpAddr::from(Ipv6Addr::from_bits(to)),
+                    (_, IpAddr::V4(_)) if new.dst.0 != 0 => Ipv4Addr::from_bits(new.dst.0).into(),
+                    (_, other) => other,
+                };
+                Some(matched::route(to, new.egress, snapshot))
+            }
+            "class" => {
+                let limits = self.limits(new.limits[0].of.into_iter());
+                match (limits, self.class(new.classes[0])) {
+                    (Some(mut limits), Some(class)) => {
+                        limits.what.push_str(&format!("; {}", class.what));
+                        limits.places.extend(class.places);
+                        Some(limits)
+                    }
+                    (limits, class) => limits.or(class),
+                }
+            }
+            _ => None,
+        }
+    }
+
+    /// What source NAT did.
+    fn source(
+        &self,
+        new: &Decision,
+        old: Option<&Decision>,
+        end: impl Fn((u32, u16)) -> String,
+    ) -> Option<Line> {
+        let (subject, snapshot) = (&self.subject, self.snapshot);
+        match new.prefix {
+            Change::Source(to) => {
+                let line = Line::new(format!("source becomes {}", Ipv6Addr::from_bits(to)));
+                Some(line.at(matched::prefix(new.egress, snapshot)))
+            }
+            _ if new.src.0 != 0 && subject.ends4().is_none() => {
+                let line = Line::new(format!("source becomes {} (NAT64)", end(new.src)));
+                Some(line.at(matched::nat64(subject, new.egress, snapshot)))
+            }
+            _ => {
+                let was = subject.ends4()?[0];
+                let is_changed =
+                    new.src.0 != 0 && new.src.0 != was.0 && old.map(|old| old.src) != Some(new.src);
+                let (place, is_chosen) =
+                    matched::source([was, new.dst], subject.protocol, new.egress, snapshot);
+                if is_changed {
+                    let chance = if is_chosen { " (a port of now; others are as likely)" } else { "" };
+                    return Some(Line::new(format!("source becomes {}{chance}", end(new.src))).at(place));
+                }
+                let has_nat = !snapshot.source_nat.is_empty() || !snapshot.statics.is_empty();
+                let what =
+                    if place.is_some() { "is exempt from NAT" } else { "no rule translates its source" };
+                has_nat.then(|| Line::new(what).at(place))
+            }
+        }
+    }
+
+    /// What a stage changed in the packet.
+    fn changes(&self, step: &Step) -> Option<String> {
+        if self.bytes.is_empty() || step.bytes.is_empty() || self.bytes == step.bytes {
+            return None;
+        }
+        let fields = words::diff(&self.bytes, &step.bytes);
+        let change = |field: &words::FieldDifference| {
+            let [old, new] = [&field.expected, &field.got].map(|value| value.as_deref().unwrap_or("none"));
+            format!("{} {old} -> {new}", field.field)
+        };
+        // Checksums follow from the rest.
+        let fields = fields.iter().filter(|field| !field.field.contains("checksum"));
+        let said: Vec<String> = fields.map(change).collect();
+        (!said.is_empty()).then(|| said.join(", "))
+    }
 }
 
 /// What becomes of a packet that goes no further.
-fn fate(verdict: Verdict) -> Option<String> {
+pub(super) fn fate(verdict: Verdict) -> Option<String> {
     Some(match verdict {
         Verdict::Forward => return None,
         Verdict::Local => "is for the gateway itself".to_owned(),
@@ -198,6 +308,6 @@ fn fate(verdict: Verdict) -> Option<String> {
 }
 
 /// The name of an interface.
-fn name(interface: u16, snapshot: &Snapshot) -> &str {
+pub(super) fn name(interface: u16, snapshot: &Snapshot) -> &str {
     snapshot.interfaces.get(usize::from(interface)).map_or("?", |interface| interface.name.as_str())
 }

@@ -15,6 +15,7 @@ use crate::export::collectors::Sources;
 use crate::host;
 use crate::plan::Plan;
 use crate::routes::Devices;
+use crate::uplink::{self, Look, UplinkError};
 
 fn devices(config: &Config) -> impl Iterator<Item = (&str, &Device)> {
     config.interfaces.iter().filter_map(|interface| match &interface.link {
@@ -82,8 +83,15 @@ pub(super) fn port_specs(config: &Config, facts: &[DeviceFacts], plan: &Plan, fr
         busy_poll: (busy_poll != 0).then_some(BusyPoll { microseconds: busy_poll, budget }),
         apart: false,
         host_is_kernel: device.host == Host::Kernel,
+        has_lists: has_guard(config, &device.device),
     };
     devices(config).zip(facts).enumerate().map(spec).collect()
+}
+
+/// Whether an interface of a device has a guard.
+fn has_guard(config: &Config, device: &str) -> bool {
+    let mut interfaces = config.interfaces.iter().enumerate();
+    interfaces.any(|(index, interface)| interface.guard.is_some() && config.device(index) == Some(device))
 }
 
 fn kernel_match(filter: &KernelFilter) -> KernelMatch {
@@ -141,6 +149,15 @@ pub(super) fn sources(config: &Config, workers: &mut [Worker], seed: u64) -> Sou
         (sflow.clone(), readers.map(|(worker, seed)| worker.samples(sflow.sampling, seed)).collect())
     });
     Sources { flows, samples }
+}
+
+/// What looks for the kernel's addresses, if some interface has them. Its routes are followed as a whole, or not at all.
+pub(super) fn look(config: &Config) -> Result<Option<Look>, UplinkError> {
+    let places = uplink::places(config);
+    if places.is_empty() {
+        return Ok(None);
+    }
+    Look::open(places, config.kernel_routes.is_none()).map(Some)
 }
 
 /// By which of the kernel's devices routes lead to which interface.

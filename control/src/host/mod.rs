@@ -15,9 +15,11 @@ use std::time::Duration;
 use sluice_dataplane::local::mirror::{Known, MirrorControl};
 use sluice_dataplane::port::af_xdp::{HostTable, SharedAddress};
 use sluice_pkt::ethernet::Mac;
+use tracing::warn;
 
 use crate::config::{self, AddressRange, Allocation, Config, Host, Link, PortRange, SourceNat, Target};
 use crate::device::{Event, KernelNeighbor, Monitor, NetlinkError, Rtnetlink};
+use crate::uplink;
 
 mod ports;
 
@@ -42,13 +44,20 @@ pub enum HostError {
         /// The interface's device.
         device: String,
     },
-    /// The interface has no address by which the kernel's device could be found.
+    /// The kernel has no such device.
     #[error(
-        "interfaces.{interface}: with host = \"kernel\" it needs an `address`, which the kernel has, too"
+        "interfaces.{interface}: the kernel has no device for it{}", match .vlan {
+            Some(id) => format!(" on {device}; `ip link add link {device} name {device}.{id} type vlan id {id}`"),
+            None => format!(": {device} is not there"),
+        }
     )]
-    NoAddress {
+    NoDevice {
         /// The interface.
         interface: String,
+        /// What carries it.
+        device: String,
+        /// Its VLAN id.
+        vlan: Option<u16>,
     },
     /// NAT has no port left.
     #[error(
@@ -111,10 +120,15 @@ pub fn plan(config: &mut Config, before: &Narrowed) -> Result<Option<(Plan, Vec<
     if hosted.is_empty() {
         return Ok(None);
     }
-    let kernel = Rtnetlink::open()?.addresses()?;
+    let mut rtnetlink = Rtnetlink::open()?;
+    let kernel = rtnetlink.addresses()?;
     let mut interfaces = Vec::new();
     for &index in &hosted {
-        interfaces.push((index as u16, kernel_device(config, index, &kernel)?));
+        let device = match kernel_device(config, index, &kernel)? {
+            Some(device) => device,
+            None => device_by_name(config, index, &mut rtnetlink)?,
+        };
+        interfaces.push((index as u16, device));
     }
     let hop = |target: &Target| match *target {
         Target::Via { address, interface } => {
@@ -187,10 +201,18 @@ fn is_hosted(config: &Config, index: usize) -> bool {
     matches!(link, Some(Link::Device(device)) if device.host == Host::Kernel)
 }
 
-/// The kernel's device that has the interface's addresses, all of which it must have.
-fn kernel_device(config: &Config, index: usize, kernel: &[(u32, IpAddr, u8)]) -> Result<u32, HostError> {
+/// The kernel's device that has the interface's addresses, all of which it must have. None if they come and go, or there are
+/// none.
+fn kernel_device(
+    config: &Config,
+    index: usize,
+    kernel: &[(u32, IpAddr, u8)],
+) -> Result<Option<u32>, HostError> {
     let interface = &config.interfaces[index];
     let mut device = None;
+    if interface.from_kernel {
+        return Ok(None);
+    }
     for prefix in &interface.addresses {
         let found = kernel.iter().find(|(_, own, _)| *own == prefix.address);
         let (ifindex, _, _) = found.ok_or_else(|| HostError::Address {
@@ -201,7 +223,19 @@ fn kernel_device(config: &Config, index: usize, kernel: &[(u32, IpAddr, u8)]) ->
         })?;
         device.get_or_insert(*ifindex);
     }
-    device.ok_or_else(|| HostError::NoAddress { interface: interface.name.clone() })
+    Ok(device)
+}
+
+/// The kernel's device of an interface, by what the configuration calls it.
+fn device_by_name(config: &Config, index: usize, rtnetlink: &mut Rtnetlink) -> Result<u32, HostError> {
+    let place = uplink::place(config, index);
+    let wanted = place.as_ref().map(|place| (place.device.as_str(), &place.tags[..]));
+    let found = rtnetlink.devices_of(wanted)?.into_iter().next().flatten();
+    found.ok_or_else(|| HostError::NoDevice {
+        interface: config.interfaces[index].name.clone(),
+        device: place.as_ref().map(|place| place.device.clone()).unwrap_or_default(),
+        vlan: place.and_then(|place| place.tags.last().copied()),
+    })
 }
 
 fn kernel_addresses(kernel: &[(u32, IpAddr, u8)]) -> impl Iterator<Item = Ipv4Addr> {
@@ -227,6 +261,7 @@ fn share(shared: &mut Vec<(Ipv4Addr, SharedAddress)>, address: Ipv4Addr) -> &mut
 pub struct Follower {
     plans: Sender<Plan>,
     stop: Arc<AtomicBool>,
+    leaves: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -247,17 +282,24 @@ impl Follower {
         }
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
+        let leaves = Arc::new(AtomicBool::new(false));
+        let left = leaves.clone();
         let body = move || {
             while !stopped.load(Ordering::Relaxed) {
                 work.step();
                 thread::sleep(PAUSE);
             }
-            for (ifindex, address) in &work.plan.next_hops {
+            for (ifindex, address) in work.plan.next_hops.iter().filter(|_| !left.load(Ordering::Relaxed)) {
                 let _ = work.rtnetlink.forget_neighbor(*ifindex, *address);
             }
         };
         let thread = thread::Builder::new().name("sluice-host".into()).spawn(body)?;
-        Ok(Self { plans, stop, thread: Some(thread) })
+        Ok(Self { plans, stop, leaves, thread: Some(thread) })
+    }
+
+    /// The kernel keeps the next hops that it was asked for: another process goes on with them.
+    pub fn leave(&self) {
+        self.leaves.store(true, Ordering::Relaxed);
     }
 
     /// Follows another plan from now on, in which the same interfaces are the kernel's.
@@ -310,13 +352,13 @@ impl Work {
             }
         }
         if addresses {
-            let _ = self.fill();
+            self.fill_or_say();
         }
     }
 
     fn adopt(&mut self, plan: Plan) {
         let before = std::mem::replace(&mut self.plan, plan);
-        let _ = self.fill();
+        self.fill_or_say();
         for (ifindex, address) in &self.plan.next_hops {
             if !before.next_hops.contains(&(*ifindex, *address)) {
                 let _ = self.rtnetlink.use_neighbor(*ifindex, *address, true);
@@ -337,6 +379,12 @@ impl Work {
                 // Without room now, the worker asks again.
                 let _ = mirror.tell(known);
             }
+        }
+    }
+
+    fn fill_or_say(&mut self) {
+        if let Err(error) = self.fill() {
+            warn!("what is the kernel's own is not up to date: {error}; the next change is tried again");
         }
     }
 

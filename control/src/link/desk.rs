@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, Weak};
@@ -10,8 +11,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Ask, Greeting, Pulse, VERSION, encode, lock, receive, send};
+use crate::config::{self, Config, Diagnostic};
 use crate::export::{Batch, Collector};
-use crate::reload::Outcome;
+use crate::reload::{Outcome, Tried};
 use crate::state::State;
 
 /// How long control may take for the next piece of an answer.
@@ -30,8 +32,26 @@ pub enum Errand {
         name: String,
         /// The configuration.
         text: String,
+        /// What it means, with the warnings.
+        loaded: Box<(Config, Vec<Diagnostic>)>,
         /// Where to say so.
         reply: SyncSender<Result<Vec<String>, String>>,
+    },
+    /// Have another program take over, and say which version it is, once it is ready, or why not.
+    Upgrade {
+        /// Its path, if it is not the one that this was started from.
+        program: Option<PathBuf>,
+        /// Where to say so.
+        reply: SyncSender<Result<String, String>>,
+    },
+    /// Say what the workers would go by with a configuration, or why it would not be adopted.
+    TryOut {
+        /// The file's name in messages.
+        name: String,
+        /// The configuration.
+        text: String,
+        /// Where to say so.
+        reply: SyncSender<Result<Tried, String>>,
     },
     /// Come to an end, in order.
     Stop,
@@ -79,6 +99,11 @@ impl Desk {
         if let Some(records) = &self.records {
             lock(records).collect();
         }
+    }
+
+    /// What a control process would be told first.
+    pub fn greeting(&self) -> Greeting {
+        lock(&self.greeting).clone()
     }
 
     /// SIGHUP has come.
@@ -152,7 +177,7 @@ impl Desk {
             }
             Ask::Outcome => encode(&Ok(*lock(&self.outcome))),
             Ask::Stop => encode(&lock(&self.errands).send(Errand::Stop).map_err(|_| ENDING.to_owned())),
-            Ask::Adopt { .. } | Ask::State(_) => return Err(ask),
+            Ask::Adopt { .. } | Ask::Live { .. } | Ask::Upgrade { .. } | Ask::State(_) => return Err(ask),
         })
     }
 
@@ -163,10 +188,34 @@ impl Desk {
                 None => encode::<()>(&Err(ENDING.into())),
             },
             Ask::Adopt { name, text } => {
+                // Here, as it may take its time.
+                let loaded = match config::load_str(&name, &text) {
+                    Ok(loaded) => Box::new(loaded),
+                    Err(report) => {
+                        let words = format!("{name}: not adopted, all stays as it was:\n{report}");
+                        return encode::<()>(&Err(words));
+                    }
+                };
                 let (reply, replied) = sync_channel(1);
-                let sent = lock(&self.errands).send(Errand::Adopt { name, text, reply });
+                let sent = lock(&self.errands).send(Errand::Adopt { name, text, loaded, reply });
                 let answer = sent.ok().and_then(|()| replied.recv().ok());
                 encode(&answer.unwrap_or_else(|| Err(ENDING.into())))
+            }
+            Ask::Upgrade { program } => {
+                let (reply, replied) = sync_channel(1);
+                let sent = lock(&self.errands).send(Errand::Upgrade { program, reply });
+                let answer = sent.ok().and_then(|()| replied.recv().ok());
+                encode(&answer.unwrap_or_else(|| Err(ENDING.into())))
+            }
+            Ask::Live { name, text } => {
+                let (reply, replied) = sync_channel(1);
+                let sent = lock(&self.errands).send(Errand::TryOut { name, text, reply });
+                let tried = sent.ok().and_then(|()| replied.recv().ok());
+                match (tried, self.state.upgrade()) {
+                    (Some(Ok(tried)), Some(state)) => encode(&state.live_diff(tried).map(Ok::<_, String>)),
+                    (Some(Err(words)), _) => encode(&Ok(Err::<(), _>(words))),
+                    _ => encode::<()>(&Err(ENDING.into())),
+                }
             }
             other => self.answer_at_once(other).unwrap_or_default(),
         }

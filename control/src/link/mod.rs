@@ -32,6 +32,8 @@ use crate::export::{Batch, SinkStatus};
 use crate::nat_query::Query;
 use crate::reload::Outcome;
 use crate::state::{State, Topic};
+use crate::trace::{self, Trace};
+use crate::upgrade::Upgraded;
 
 pub use self::desk::{Desk, Errand, serve};
 
@@ -91,8 +93,22 @@ of_state! {
     capture_read(id: u64) -> Piece;
     /// Ends a capture, and returns what was left of it.
     capture_stop(id: u64) -> Piece;
+    /// Begins a trace, whose number is returned; or says what is wrong with the words.
+    trace_add(spec: trace::Spec) -> Result<u64, String>;
+    /// The traces with what they have found.
+    trace_show() -> Vec<Trace>;
+    /// Ends a trace or all of them; or says that there is none such.
+    trace_clear(id: Option<u64>) -> Result<usize, String>;
+    /// All lists of prefixes, and what is blocked by hand.
+    block_show() -> Box<RawValue>;
+    /// Blocks a prefix, for some seconds; or says why not.
+    block_add(prefix: String, seconds: Option<u64>, note: Option<String>) -> Result<Box<RawValue>, String>;
+    /// Blocks it no longer; or says why not.
+    block_remove(prefix: String) -> Result<Box<RawValue>, String>;
     /// Everything that is counted, for Prometheus.
     metrics() -> String;
+    /// How upgrades went.
+    upgraded() -> Upgraded;
 }
 
 /// What control asks.
@@ -108,8 +124,12 @@ enum Ask {
     Records { next: u64, sinks: Vec<SinkStatus> },
     /// Adopt this configuration.
     Adopt { name: String, text: String },
+    /// What this configuration would do to the sessions there are.
+    Live { name: String, text: String },
     /// What came of the configuration adopted last.
     Outcome,
+    /// Have another program take over: that at this path, or the one that this was started from.
+    Upgrade { program: Option<PathBuf> },
     /// Come to an end, in order.
     Stop,
     /// Something of the state.
@@ -146,7 +166,7 @@ fn encode<T: Serialize>(answer: &Result<T, String>) -> Vec<u8> {
     serde_json::to_vec(answer).unwrap_or_else(|error| encode::<()>(&Err(error.to_string())))
 }
 
-fn send(mut stream: &UnixStream, number: u64, body: &[u8]) -> io::Result<()> {
+pub(crate) fn send(mut stream: &UnixStream, number: u64, body: &[u8]) -> io::Result<()> {
     let mut head = [0; 16];
     head[..8].copy_from_slice(&(body.len() as u64).to_le_bytes());
     head[8..].copy_from_slice(&number.to_le_bytes());
@@ -154,7 +174,7 @@ fn send(mut stream: &UnixStream, number: u64, body: &[u8]) -> io::Result<()> {
     stream.write_all(body)
 }
 
-fn receive(mut stream: &UnixStream) -> io::Result<(u64, Vec<u8>)> {
+pub(crate) fn receive(mut stream: &UnixStream) -> io::Result<(u64, Vec<u8>)> {
     let (mut length, mut number) = ([0; 8], [0; 8]);
     stream.read_exact(&mut length)?;
     stream.read_exact(&mut number)?;
@@ -166,6 +186,44 @@ fn receive(mut stream: &UnixStream) -> io::Result<(u64, Vec<u8>)> {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok((u64::from_le_bytes(number), body))
+}
+
+/// Descriptors that go in one message; the kernel takes 253 at most.
+const TOGETHER: usize = 64;
+
+/// Sends descriptors, in their order.
+pub(crate) fn send_descriptors(stream: &UnixStream, descriptors: &[OwnedFd]) -> io::Result<()> {
+    for some in descriptors.chunks(TOGETHER) {
+        let some: Vec<_> = some.iter().map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(TOGETHER))];
+        let mut message = SendAncillaryBuffer::new(&mut space);
+        if !message.push(SendAncillaryMessage::ScmRights(&some)) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        rustix::net::sendmsg(stream, &[IoSlice::new(&[0])], &mut message, SendFlags::empty())?;
+    }
+    Ok(())
+}
+
+/// Takes so many descriptors that [`send_descriptors`] sends.
+pub(crate) fn receive_descriptors(stream: &UnixStream, count: usize) -> io::Result<Vec<OwnedFd>> {
+    let mut descriptors = Vec::new();
+    while descriptors.len() < count {
+        let (mut byte, mut space) = ([0], [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(TOGETHER))]);
+        let mut message = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let received = rustix::net::recvmsg(stream, &mut [IoSliceMut::new(&mut byte)], &mut message, flags)?;
+        let before = descriptors.len();
+        for message in message.drain() {
+            if let RecvAncillaryMessage::ScmRights(some) = message {
+                descriptors.extend(some);
+            }
+        }
+        if received.bytes == 0 || descriptors.len() == before {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    if descriptors.len() == count { Ok(descriptors) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
 /// Sends the sockets that control serves, ahead of everything else.
@@ -319,6 +377,20 @@ impl DataPlane {
     /// What came of the configuration that was adopted last: none while sessions of before are not all decided yet.
     pub fn outcome(&self) -> Result<Option<Outcome>, String> {
         self.ask(&Ask::Outcome)
+    }
+
+    /// Has another program take over. Returns its version, once it is ready to; how it goes on, [`upgraded`](Self::upgraded)
+    /// tells, there.
+    ///
+    /// # Errors
+    /// Why it cannot; then all goes on as it was.
+    pub fn upgrade(&self, program: Option<PathBuf>) -> Result<String, String> {
+        self.ask(&Ask::Upgrade { program })
+    }
+
+    /// What a configuration would do to the sessions there are; or why it would not be adopted.
+    pub fn live_diff(&self, name: String, text: String) -> Result<Result<Box<RawValue>, String>, String> {
+        self.ask(&Ask::Live { name, text })
     }
 
     /// The gateway is to end, in order. That it has, [`pulse`](Self::pulse) tells.

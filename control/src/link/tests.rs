@@ -50,16 +50,19 @@ fn control_takes_over_what_runs() {
     assert_eq!(data_plane.greet().unwrap().sinks, sinks);
 
     thread::scope(|scope| {
-        let adopted = scope.spawn(|| data_plane.adopt("c.toml".into(), "text".into()));
-        let Ok(Errand::Adopt { name, text, reply }) = to_do.recv() else { panic!("no errand") };
-        assert_eq!((name.as_str(), text.as_str()), ("c.toml", "text"));
+        let file = "[interfaces.lan]\ndevice = \"eth1\"\naddress = \"192.168.1.1/24\"\n";
+        let wrong = data_plane.adopt("c.toml".into(), file.replace("lan", "l n")).unwrap_err();
+        assert!(wrong.starts_with("c.toml: not adopted, all stays as it was:\nc.toml:1:"), "{wrong}");
+        let adopted = scope.spawn(|| data_plane.adopt("c.toml".into(), file.into()));
+        let Ok(Errand::Adopt { name, text, reply, .. }) = to_do.recv() else { panic!("no errand") };
+        assert_eq!((name.as_str(), text.as_str()), ("c.toml", file));
         // What is short is answered meanwhile.
         assert_eq!(data_plane.outcome(), Ok(None));
         reply.send(Err("no".into())).unwrap();
         assert_eq!(adopted.join().unwrap(), Err("no".into()));
     });
     desk.adopted("new".into());
-    let outcome = Outcome { generation: 1, kept: 2, ended: 3, milliseconds: 4 };
+    let outcome = Outcome { generation: 1, kept: 2, ended: 3, milliseconds: 4, adopt_nanoseconds: 5 };
     desk.settled(outcome);
     assert_eq!(data_plane.outcome(), Ok(Some(outcome)));
     assert_eq!(data_plane.greet().unwrap().text, "new");
@@ -138,4 +141,25 @@ fn sockets_are_handed_over() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     drop(ours);
     assert!(take_over(&theirs).is_err());
+}
+
+#[test]
+fn descriptors_arrive_in_their_order_however_many() {
+    use std::io::Read;
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let pairs: Vec<_> = (0..150u8).map(|_| UnixStream::pair().unwrap()).collect();
+    let (near, far): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+    let far: Vec<OwnedFd> = far.into_iter().map(OwnedFd::from).collect();
+    send_descriptors(&ours, &far).unwrap();
+    send(&ours, 7, b"behind them").unwrap();
+    let received = receive_descriptors(&theirs, 150).unwrap();
+    for (number, (mut near, far)) in near.into_iter().zip(received).enumerate() {
+        near.write_all(&[number as u8]).unwrap();
+        let mut byte = [0];
+        UnixStream::from(far).read_exact(&mut byte).unwrap();
+        assert_eq!(usize::from(byte[0]), number);
+    }
+    assert_eq!(receive(&theirs).unwrap(), (7, b"behind them".to_vec()));
+    drop(ours);
+    assert!(receive_descriptors(&theirs, 1).is_err());
 }

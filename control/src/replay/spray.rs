@@ -15,7 +15,7 @@ use sluice_dataplane::stage::owner::MOST_WORKERS;
 use sluice_dataplane::table::key::mix;
 use sluice_dataplane::worker::Worker;
 
-use super::{DRAIN, ReplayError, SEED};
+use super::{DRAIN, Pace, ReplayError, SEED};
 
 /// Which worker may receive by which port, for one packet.
 type Turn = Arc<Mutex<Option<(usize, usize)>>>;
@@ -57,6 +57,7 @@ pub(super) fn run(
     snapshot: &Arc<Snapshot>,
     ports: Vec<PcapPort>,
     count: usize,
+    pace: Pace,
 ) -> Result<Counters, ReplayError> {
     let turn = Turn::default();
     let ports: Vec<Shared> = ports.into_iter().map(|port| Arc::new(Mutex::new(port))).collect();
@@ -69,18 +70,20 @@ pub(super) fn run(
         workers.push(Worker::new(snapshot.clone(), parts, FramePool::new(snapshot.sizes.frames, true)?));
     }
     crossing::connect(&mut workers);
-    Ok(drive(workers, &ports, &turn))
+    Ok(drive(workers, &ports, &turn, pace))
 }
 
-fn drive(mut workers: Vec<Worker>, ports: &[Shared], turn: &Turn) -> Counters {
+fn drive(mut workers: Vec<Worker>, ports: &[Shared], turn: &Turn, mut pace: Pace) -> Counters {
     let (mut now, mut packets) = (0, 0u64);
     loop {
         let arrivals = ports.iter().enumerate().filter_map(|(i, port)| Some((lock(port).next_arrival()?, i)));
         let Some((arrival, port)) = arrivals.min() else { break };
         let due = if now == 0 { arrival } else { next_due(&workers).max(now + 1) };
         now = arrival.min(due).max(now);
+        pace.wait(now);
         if arrival <= now {
             packets += 1;
+            pace.took(1);
             let any = mix(packets ^ SEED, 0x9e37_79b9_7f4a_7c15) % workers.len() as u64;
             *lock(turn) = Some((any as usize, port));
         }

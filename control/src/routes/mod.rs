@@ -10,19 +10,18 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
 use sluice_dataplane::fib::{Fib, FibError, MOST_WAYS, Way, Writer};
-use sluice_dataplane::snapshot::{Route, Snapshot};
+use sluice_dataplane::snapshot::Route;
 
 use crate::config::{KernelRoutes, Prefix};
 use crate::device::{Hop, KernelRoute, Kind};
 
 mod follow;
+mod listing;
 
 pub use follow::{Devices, FollowError, RouteFollower, SharedRoutes};
+pub use listing::of_snapshot;
 
-/// Routes that a listing without a prefix has at the most.
-const MOST_LISTED: usize = 1000;
 /// A route of the file.
 const OF_FILE: u8 = 0;
 
@@ -129,6 +128,19 @@ impl RouteTable {
             self.put((prefix.address, prefix.length), entry, |_| false);
         }
         self.publish();
+    }
+
+    /// The best route of each prefix, if these were the file's.
+    pub fn best_with(&self, file: Vec<(Prefix, Vec<Way>)>) -> Vec<(IpAddr, u8, Arc<[Way]>)> {
+        let of_file: HashSet<(IpAddr, u8)> =
+            file.iter().map(|(prefix, _)| (prefix.address, prefix.length)).collect();
+        let of_kernel = self.routes.iter().filter(|(prefix, _)| !of_file.contains(*prefix));
+        let best = of_kernel.filter_map(|((address, length), entries)| {
+            let best = entries.0.iter().find(|entry| entry.rank != OF_FILE)?;
+            Some((*address, *length, best.ways.clone()))
+        });
+        let file = file.into_iter().map(|(prefix, ways)| (prefix.address, prefix.length, ways.into()));
+        file.chain(best).collect()
     }
 
     /// Changes the routes of a prefix, and what workers see of it.
@@ -286,33 +298,6 @@ impl RouteTable {
     pub fn totals(&self) -> ([usize; 2], u64, usize) {
         (self.writer.len(), self.refused, self.writer.bytes())
     }
-
-    /// The routes within a prefix, or by which an address goes; all of them, up to a thousand, without one.
-    pub fn list(&self, within: Option<Prefix>, snapshot: &Snapshot) -> Vec<Value> {
-        let mut rows = Vec::new();
-        match within {
-            Some(prefix) if usize::from(prefix.length) == bits(prefix.address) => {
-                let found = (0..=prefix.length).rev().find_map(|length| {
-                    let key = (masked(prefix.address, length), length);
-                    self.routes.get(&key).map(|entries| (key, entries))
-                });
-                found.into_iter().for_each(|(key, entries)| rows_of(key, entries, snapshot, &mut rows));
-            }
-            Some(prefix) => {
-                for (key, entries) in self.routes.range(range(prefix)) {
-                    if key.1 >= prefix.length {
-                        rows_of(*key, entries, snapshot, &mut rows);
-                    }
-                }
-            }
-            None => {
-                for (key, entries) in self.routes.iter().take(MOST_LISTED) {
-                    rows_of(*key, entries, snapshot, &mut rows);
-                }
-            }
-        }
-        rows
-    }
 }
 
 /// A prefix (`10.0.0.0/8`), or an address as the prefix that it is.
@@ -352,42 +337,6 @@ fn range(prefix: Prefix) -> RangeInclusive<(IpAddr, u8)> {
         IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() | u128::MAX.checked_shr(length).unwrap_or(0)).into()),
     };
     (first, 0)..=(last, u8::MAX)
-}
-
-/// A row for each way of each route.
-fn rows_of((address, length): (IpAddr, u8), entries: &Entries, snapshot: &Snapshot, rows: &mut Vec<Value>) {
-    for (place, entry) in entries.0.iter().enumerate() {
-        for way in entry.ways.iter() {
-            let mut row = route_row(&format!("{address}/{length}"), way, snapshot);
-            if entry.elsewhere {
-                row["kind"] = "elsewhere".into();
-            }
-            let is_connected = entry.rank == OF_FILE && matches!(way.route, Route::Connected { .. });
-            row["protocol"] = match entry.rank {
-                OF_FILE if is_connected => "connected".into(),
-                OF_FILE => "file".into(),
-                _ => protocol_name(entry.protocol).into(),
-            };
-            row["metric"] = entry.metric.into();
-            row["age_seconds"] = entry.since.elapsed().as_secs().into();
-            row["used"] = (place == 0).into();
-            rows.push(row);
-        }
-    }
-}
-
-/// One way of a route, for people.
-pub fn route_row(to: &str, way: &Way, snapshot: &Snapshot) -> Value {
-    let name = |interface: u16| snapshot.interfaces.get(usize::from(interface)).map(|i| i.name.clone());
-    let (kind, via, interface) = match way.route {
-        Route::Connected { interface } => ("connected", None, name(interface)),
-        Route::Via4 { interface, gateway } => ("via", Some(gateway.to_string()), name(interface)),
-        Route::Via6 { interface, gateway } => ("via", Some(gateway.to_string()), name(interface)),
-        Route::Blackhole => ("blackhole", None, None),
-        Route::Unreachable | Route::Several { .. } => ("unreachable", None, None),
-        Route::Prohibited => ("prohibited", None, None),
-    };
-    json!({ "to": to, "kind": kind, "via": via, "interface": interface, "weight": way.weight })
 }
 
 /// `/etc/iproute2/rt_protos`, as far as routing daemons are in it.

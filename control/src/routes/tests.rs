@@ -1,3 +1,7 @@
+use std::net::Ipv4Addr;
+
+use sluice_dataplane::snapshot::Snapshot;
+
 use super::*;
 
 fn table() -> RouteTable {
@@ -46,7 +50,7 @@ fn the_file_wins_then_the_table_then_the_metric() {
     let prefix = Prefix { address: [10, 0, 0, 0].into(), length: 8 };
     table.set_file(vec![(prefix, vec![Way { route: Route::Blackhole, weight: 1 }])]);
     assert_eq!(seen(&table), Some(Route::Blackhole));
-    assert_eq!(table.list(None, &Snapshot::default()).len(), 4);
+    assert_eq!(table.list(None, &Snapshot::default())["routes"].as_array().unwrap().len(), 4);
     table.set_file(Vec::new());
     table.remove(&route(10, &[hop(8, 2)]));
     assert_eq!(seen(&table), Some(via(0, 1)));
@@ -69,7 +73,7 @@ fn ways_that_are_dead_or_not_ours_are_left_out() {
     table.add(&route(0, &[hop(99, 3)]));
     assert_eq!(seen(&table), Some(Route::Unreachable));
     let rows = table.list(None, &Snapshot::default());
-    assert_eq!(rows[0]["kind"], "elsewhere");
+    assert_eq!(rows["routes"][0]["kind"], "elsewhere");
     table.add(&KernelRoute { kind: Kind::Prohibit, ..route(0, &[]) });
     assert_eq!(seen(&table), Some(Route::Prohibited));
 }
@@ -83,9 +87,45 @@ fn listings_are_of_a_prefix_or_the_way_to_an_address() {
     }
     let listed = |address: [u8; 4], length| {
         let rows = table.list(Some(Prefix { address: address.into(), length }), &Snapshot::default());
-        rows.iter().map(|row| row["to"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        rows["routes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["to"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
     };
     assert_eq!(listed([10, 1, 0, 0], 16), ["10.1.0.0/16", "10.1.2.0/24"]);
     assert_eq!(listed([10, 1, 3, 3], 32), ["10.1.0.0/16"]);
     assert_eq!(listed([12, 0, 0, 1], 32), [""; 0]);
+}
+
+#[test]
+fn a_listing_says_that_there_is_more() {
+    let settings = KernelRoutes { tables: vec![254], protocols: Vec::new(), most: [2000, 1000] };
+    let mut table = RouteTable::new(&settings, 0).unwrap();
+    table.begin_reading(vec![(7, 0), (8, 1)]);
+    let mut snapshot = Snapshot { routes: vec![via(0, 1)], ..Snapshot::default() };
+    for number in 0..1500u32 {
+        let to = Ipv4Addr::from_bits(0x0a00_0000 + (number << 8));
+        table.add(&KernelRoute { to: to.into(), length: 24, ..route(0, &[hop(7, 1), hop(8, 2)]) });
+        snapshot.route_list.extend([(to.into(), 24, 0), (to.into(), 24, 0)]);
+    }
+    let within = |length| Some(Prefix { address: [10, 0, 0, 0].into(), length });
+    let address = Some(Prefix { address: [10, 5, 3, 77].into(), length: 32 });
+    for (within, want) in [
+        (None, (1500, true, 2000)),
+        (within(8), (1500, true, 2000)),
+        (within(16), (256, false, 512)),
+        (address, (1, false, 2)),
+    ] {
+        for listing in [table.list(within, &snapshot), of_snapshot(within, &snapshot)] {
+            let said = (&listing["total"], &listing["truncated"]);
+            assert_eq!(said, (&want.0.into(), &want.1.into()));
+            assert_eq!(listing["routes"].as_array().unwrap().len(), want.2);
+        }
+    }
+    let text = crate::table::render_topic(crate::state::Topic::Routes, &table.list(None, &snapshot));
+    assert!(text.ends_with(
+        "and more: there are 1500 prefixes; `sluice show routes 198.51.100.0/24` lists those within one\n"
+    ));
 }

@@ -9,7 +9,7 @@ use crate::stage::police::Kept;
 
 /// For each old rule the new one, or [`NONE16`]. A rule that is what it was is the same; so is one with its name in its ACL,
 /// and one without a name that says the same at another place.
-pub(super) fn rules(old: &[RuleInfo], new: &[RuleInfo]) -> Vec<u16> {
+pub(crate) fn rules(old: &[RuleInfo], new: &[RuleInfo]) -> Vec<u16> {
     let mut of = vec![None; old.len()];
     let mut is_free = vec![true; new.len()];
     pair(old, new, &mut of, &mut is_free, |rule| {
@@ -33,6 +33,11 @@ pub(super) fn limits(old: &[Limit], new: &[Limit]) -> Vec<u8> {
     let mut of = vec![None; old.len()];
     pair(old, new, &mut of, &mut vec![true; new.len()], |limit| Some(&limit.name));
     of.into_iter().map(|index| index.map_or(NO_LIMIT, |index| index as u8)).collect()
+}
+
+/// For each old list the new one of its name, or [`usize::MAX`].
+pub(super) fn lists(old: &[String], new: &[String]) -> Vec<usize> {
+    old.iter().map(|name| new.iter().position(|other| other == name).unwrap_or(usize::MAX)).collect()
 }
 
 /// The limits of which there is one of the same name.

@@ -124,6 +124,6 @@ impl Pending {
 
     /// Takes out any frame.
     pub(super) fn drain(&mut self) -> Option<Frame> {
-        self.holds.drain()
+        self.holds.drain().map(|(_, frame)| frame)
     }
 }

@@ -133,6 +133,7 @@ mod tests {
             v4: v4.iter().map(|(a, l)| (a.parse().unwrap(), *l)).collect(),
             v6: v6.iter().map(|(a, l)| (a.parse().unwrap(), *l)).collect(),
             acl: None,
+            guard: None,
             mss: [0; 2],
         }
     }

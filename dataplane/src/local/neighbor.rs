@@ -17,6 +17,7 @@
 mod hop;
 mod list;
 mod room;
+mod saved;
 mod shared;
 
 use std::collections::VecDeque;
@@ -371,7 +372,7 @@ impl Neighbors {
     }
 
     /// Takes out any held frame, for a shutdown.
-    pub fn drain(&mut self) -> Option<Frame> {
+    pub fn drain(&mut self) -> Option<(u16, Frame)> {
         self.holds.drain()
     }
 

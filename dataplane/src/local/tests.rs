@@ -44,6 +44,7 @@ fn interface(port: u16, tags: Tags, mac: [u8; 6], v4: (Ipv4Addr, u8), v6: Vec<(I
         v4: vec![v4],
         v6,
         acl: None,
+        guard: None,
         mss: [0; 2],
     }
 }

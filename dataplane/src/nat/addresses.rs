@@ -44,7 +44,7 @@ impl Nat {
                     subscriber,
                     ..Binding::default()
                 };
-                self.insert(key, binding, &of.allocation)
+                self.insert(self.name(key), binding, &of.allocation)
             });
         if bound.is_err() {
             self.leave(subscriber);

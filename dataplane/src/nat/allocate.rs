@@ -13,7 +13,7 @@ use crate::table::key::mix;
 use crate::verdict::DropReason;
 
 /// An external port that was found for a binding.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Found {
     /// Place of its address.
     pub(super) slot: u32,

@@ -3,7 +3,7 @@
 use sluice_pkt::ipv4;
 
 use crate::snapshot::{NatFiltering, NatMapping};
-use crate::table::hash::{HashTable, hash_words};
+use crate::table::hash::{HashTable, Secret};
 
 /// What has a binding: an inside address and port (or echo identifier), with the pool and protocol that it is for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,8 +67,8 @@ impl Binding {
         space(self.protocol).is_some()
     }
 
-    pub(super) fn external_hash(external: (u32, u16), protocol: u8, seed: u64) -> u64 {
-        hash_words(&[u64::from(external.0) << 32 | u64::from(external.1) << 8 | u64::from(protocol)], seed)
+    pub(super) fn external_hash(external: (u32, u16), protocol: u8, secret: &Secret) -> u64 {
+        secret.hash(&[u64::from(external.0) << 32 | u64::from(external.1) << 8 | u64::from(protocol)])
     }
 }
 

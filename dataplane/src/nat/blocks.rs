@@ -54,6 +54,15 @@ impl Grid {
         self.numbers.get(self.free).copied()
     }
 
+    /// Takes this free block. False if it is not free, or not a worker's own.
+    fn take_number(&mut self, number: u16) -> bool {
+        let free = self.numbers.get(..self.free).unwrap_or_default();
+        let Some(at) = free.iter().position(|&other| other == number) else { return false };
+        self.free -= 1;
+        self.numbers.swap(at, self.free);
+        true
+    }
+
     fn give(&mut self, number: u16) {
         if let Some(place) = self.numbers.get_mut(self.free) {
             *place = number;
@@ -84,10 +93,29 @@ pub(super) struct Block {
     older: u32,
     newer: u32,
     /// Since when no port has been in use.
-    since: Nanos,
+    pub(super) since: Nanos,
 }
 
 impl Block {
+    /// A whole one, of a subscriber, ahead of that one's others.
+    fn new((slot, address): (u32, Ipv4Addr), cut: &Cut, number: u16, (subscriber, next): (u32, u32)) -> Self {
+        let first = u32::from(cut.first) + u32::from(number) * cut.size;
+        Self {
+            slot,
+            address,
+            ports: (first as u16, (first + cut.size - 1) as u16),
+            subscriber,
+            next,
+            in_use: 0,
+            number,
+            cut: cut.since,
+            rest: cut.rest,
+            older: NONE,
+            newer: NONE,
+            since: 0,
+        }
+    }
+
     /// Whether its address is still cut like this.
     pub(super) fn is_of(&self, slot: &Slot) -> bool {
         let is_cut = matches!(slot.way, Way::Blocks(cut) if cut.since == self.cut);
@@ -147,7 +175,7 @@ impl Blocks {
         &mut self,
         (place, slot): (u32, &Slot),
         grid: &mut Grid,
-        (subscriber, next): (u32, u32),
+        list: (u32, u32),
         draw: u64,
     ) -> Option<u32> {
         let Way::Blocks(cut) = slot.way else { return None };
@@ -155,21 +183,40 @@ impl Blocks {
             return None;
         }
         let number = grid.take(draw)?;
-        let first = u32::from(cut.first) + u32::from(number) * cut.size;
-        let block = Block {
-            slot: place,
-            address: slot.address,
-            ports: (first as u16, (first + cut.size - 1) as u16),
-            subscriber,
-            next,
-            in_use: 0,
-            number,
-            cut: cut.since,
-            rest: cut.rest,
-            older: NONE,
-            newer: NONE,
-            since: 0,
-        };
+        self.keep(Block::new((place, slot.address), &cut, number, list))
+    }
+
+    /// Takes the block with these ports again, as [`take`](Self::take): one without a port in use, since this time.
+    pub(super) fn take_again(
+        &mut self,
+        (place, slot): (u32, &Slot),
+        grid: &mut Grid,
+        list: (u32, u32),
+        ports: (u16, u16),
+        since: Nanos,
+    ) -> Option<u32> {
+        let Way::Blocks(cut) = slot.way else { return None };
+        let offset = u32::from(ports.0).checked_sub(u32::from(cut.first))?;
+        let number = offset.checked_div(cut.size)?;
+        let is_one = offset % cut.size == 0 && u32::from(ports.1) + 1 == u32::from(ports.0) + cut.size;
+        let has_room = !self.spare.is_empty() || self.slab.len() < self.slab.capacity();
+        if !is_one || number >= cut.count || !has_room || !grid.take_number(number as u16) {
+            return None;
+        }
+        let index = self.keep(Block::new((place, slot.address), &cut, number as u16, list))?;
+        // It rests until a port of it is held.
+        self.release_port(index, since);
+        Some(index)
+    }
+
+    /// Indices of those that are taken, those that have rested longest first.
+    pub(super) fn by_age(&self) -> Vec<u32> {
+        let mut all: Vec<u32> = (0..self.slots()).filter(|&index| self.get(index).is_some()).collect();
+        all.sort_by_key(|&index| self.get(index).map(|block| block.since));
+        all
+    }
+
+    fn keep(&mut self, block: Block) -> Option<u32> {
         match self.spare.pop() {
             Some(index) => {
                 *self.slab.get_mut(index as usize)? = block;
@@ -180,6 +227,19 @@ impl Blocks {
                 Some(self.slab.len() as u32 - 1)
             }
         }
+    }
+
+    /// Takes the block of an address that a port lies in, whether or not it is free.
+    pub(super) fn put(
+        &mut self,
+        (place, slot): (u32, &Slot),
+        port: u16,
+        (subscriber, next): (u32, u32),
+    ) -> Option<u32> {
+        let Way::Blocks(cut) = slot.way else { return None };
+        let number = u32::from(port).checked_sub(cut.first.into())?.checked_div(cut.size)?;
+        let mut one = Grid { numbers: vec![u16::try_from(number).ok()?], free: 1 };
+        (number < cut.count).then(|| self.take((place, slot), &mut one, (subscriber, next), 0)).flatten()
     }
 
     /// Counts a port that is in use.

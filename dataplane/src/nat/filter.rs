@@ -3,7 +3,7 @@
 use super::binding::Inside;
 use crate::arena::{HugePages, HugeVec};
 use crate::session::NONE;
-use crate::table::hash::hash_words;
+use crate::table::hash::Secret;
 use crate::table::index::Index;
 use crate::table::prefetch::{prefetch, prefetch_at};
 
@@ -15,9 +15,9 @@ struct Permit {
 }
 
 impl Permit {
-    fn hash(&self, seed: u64) -> u64 {
+    fn hash(&self, secret: &Secret) -> u64 {
         let [a, b] = self.inside.key();
-        hash_words(&[a, b ^ u64::from(self.remote) << 32], seed)
+        secret.hash(&[a, b ^ u64::from(self.remote) << 32])
     }
 }
 
@@ -27,7 +27,7 @@ pub(super) struct Permits {
     index: Index,
     slab: HugeVec<Permit>,
     free: HugeVec<u32>,
-    seed: u64,
+    secret: Secret,
 }
 
 impl Permits {
@@ -37,7 +37,7 @@ impl Permits {
             index: Index::with_capacity(capacity),
             slab: HugeVec::with_capacity_in(capacity as usize, HugePages),
             free: HugeVec::with_capacity_in(capacity as usize, HugePages),
-            seed,
+            secret: Secret::new(seed),
         }
     }
 
@@ -53,7 +53,7 @@ impl Permits {
 
     /// Starts to fetch what [`add_one`](Self::add_one) looks at.
     pub(super) fn prefetch(&self, inside: Inside, remote: u32) {
-        self.index.prefetch(Permit { inside, remote, sessions: 0 }.hash(self.seed));
+        self.index.prefetch(Permit { inside, remote, sessions: 0 }.hash(&self.secret));
         if let Some(&free) = self.free.last() {
             prefetch_at(&self.slab, free as usize);
         }
@@ -62,7 +62,7 @@ impl Permits {
     /// Starts to fetch a permit that will be dropped; what finds it, if `is_near` says that it has been fetched.
     pub(super) fn prefetch_drop(&self, at: u32, is_near: bool) {
         match self.slab.get(at as usize) {
-            Some(permit) if is_near => self.index.prefetch(permit.hash(self.seed)),
+            Some(permit) if is_near => self.index.prefetch(permit.hash(&self.secret)),
             Some(permit) => prefetch(permit),
             None => {}
         }
@@ -71,14 +71,14 @@ impl Permits {
     /// Whether the inside endpoint has a session with the remote address.
     pub(super) fn has(&self, inside: Inside, remote: u32) -> bool {
         let wanted = Permit { inside, remote, sessions: 0 };
-        self.find(&wanted, wanted.hash(self.seed)).is_some()
+        self.find(&wanted, wanted.hash(&self.secret)).is_some()
     }
 
     /// Counts a session of the inside endpoint with the remote address; for [`drop_one`](Self::drop_one). [`NONE`] if there
     /// is no room.
     pub(super) fn add_one(&mut self, inside: Inside, remote: u32) -> u32 {
         let permit = Permit { inside, remote, sessions: 1 };
-        let hash = permit.hash(self.seed);
+        let hash = permit.hash(&self.secret);
         if let Some(at) = self.find(&permit, hash) {
             self.slab[at as usize].sessions += 1;
             return at;
@@ -104,8 +104,8 @@ impl Permits {
         let Some(permit) = self.slab.get_mut(at as usize) else { return };
         permit.sessions = permit.sessions.saturating_sub(1);
         if permit.sessions == 0 {
-            let (hash, slab, seed) = (permit.hash(self.seed), &self.slab, self.seed);
-            self.index.remove(hash, at, |other| slab.get(other as usize).map_or(0, |p| p.hash(seed)));
+            let (hash, slab, secret) = (permit.hash(&self.secret), &self.slab, &self.secret);
+            self.index.remove(hash, at, |other| slab.get(other as usize).map_or(0, |p| p.hash(secret)));
             self.free.push(at);
         }
     }

@@ -5,6 +5,7 @@ use super::binding::{Binding, space};
 use super::external::Wish;
 use super::{Nat, Wanted};
 use crate::clock::{Nanos, SECOND};
+use crate::saved::{Record, Writer};
 use crate::session::NONE;
 use crate::snapshot::{Allocation, Pool, PortChoice, Snapshot};
 use crate::table::hash::HashTable;
@@ -60,7 +61,7 @@ impl Filters {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Lease {
+pub(super) struct Lease {
     until: Nanos,
     nonce: Nonce,
     filters: Filters,
@@ -70,6 +71,19 @@ struct Lease {
     next: u32,
     /// The configuration under which it was last looked at.
     generation: u32,
+}
+
+impl Lease {
+    /// One that [`Leases::save`] has written, with the index that its binding had.
+    pub(super) fn read(record: &mut Record<'_>, generation: u32) -> (u32, Self) {
+        let (binding, until) = (record.u32(), record.u64());
+        let nonce = std::array::from_fn(|_| record.u8());
+        let mut filters = Filters::default();
+        for _ in 0..record.u8() {
+            filters.add(Peers { address: record.u32(), mask: record.u32(), port: record.u16() });
+        }
+        (binding, Self { until, nonce, filters, next: NONE, generation })
+    }
 }
 
 /// What a host has.
@@ -116,12 +130,26 @@ impl Leases {
         self.of(binding).is_some_and(|lease| lease.until > now && lease.filters.admit(remote))
     }
 
+    /// Writes a section's records.
+    pub(super) fn save(&self, writer: &mut Writer) {
+        for (_, &binding, lease) in self.table.iter() {
+            writer.record(|fields| {
+                fields.u32(binding).u64(lease.until);
+                lease.nonce.iter().for_each(|&byte| _ = fields.u8(byte));
+                fields.u8(lease.filters.count);
+                for Peers { address, mask, port } in lease.filters.peers() {
+                    fields.u32(*address).u32(*mask).u16(*port);
+                }
+            });
+        }
+    }
+
     fn count_of(&self, inside: u32) -> u32 {
         self.holders.find(&inside).and_then(|at| self.holders.value(at)).map_or(0, |holder| holder.count)
     }
 
     /// Adds a lease. False if there is no room.
-    fn insert(&mut self, binding: u32, inside: u32, mut lease: Lease) -> bool {
+    pub(super) fn insert(&mut self, binding: u32, inside: u32, mut lease: Lease) -> bool {
         let holder = match self.holders.find(&inside) {
             Some(holder) => holder,
             None => match self.holders.insert(inside, Holder { first: NONE, count: 0 }) {
@@ -230,10 +258,12 @@ impl Nat {
     /// # Errors
     /// See [`Refusal`]; then all is as it was.
     pub fn lease(&mut self, ask: &Ask, of: &Pool) -> Result<(u32, u16), Refusal> {
-        let mut known = self.known(ask.pool, ask.inside, (0, 0), ask.protocol);
+        let Ask { pool, inside, protocol, .. } = *ask;
+        let wanted = Wanted { pool, of, inside, remote: (0, 0), protocol };
+        let mut known = self.known(&wanted);
         if let Some(over) = known.filter(|&index| self.lease_left(index) == Some(0)) {
             self.end_lease(over);
-            known = self.known(ask.pool, ask.inside, (0, 0), ask.protocol);
+            known = self.known(&wanted);
         }
         let held = known.and_then(|index| self.leases.of(index)).copied();
         // What keeps a conversation's is no mapping of its own: another may take its place.
@@ -251,7 +281,7 @@ impl Nat {
         }
         let index = match known {
             Some(index) => index,
-            None => self.bind_for(ask, (0, 0), of)?,
+            None => self.bind_for_lease(ask, &wanted)?,
         };
         let external = self.get(index).map_or((0, 0), |binding| binding.external);
         let (address, port) = ask.suggested;
@@ -275,10 +305,12 @@ impl Nat {
         remote: (u32, u16),
         of: &Pool,
     ) -> Result<((u32, u16), Nanos), Refusal> {
-        let mut known = self.known(ask.pool, ask.inside, remote, ask.protocol);
+        let Ask { pool, inside, protocol, .. } = *ask;
+        let wanted = Wanted { pool, of, inside, remote, protocol };
+        let mut known = self.known(&wanted);
         if let Some(over) = known.filter(|&index| self.lease_left(index) == Some(0)) {
             self.end_lease(over);
-            known = self.known(ask.pool, ask.inside, remote, ask.protocol);
+            known = self.known(&wanted);
         }
         let before = known.and_then(|index| self.leases.of(index)).copied();
         if before.is_none() && self.leases.count_of(ask.inside.0) >= ask.most {
@@ -286,7 +318,7 @@ impl Nat {
         }
         let index = match known {
             Some(index) => index,
-            None => self.bind_for(ask, remote, of)?,
+            None => self.bind_for_lease(ask, &wanted)?,
         };
         let external = self.get(index).map_or((0, 0), |binding| binding.external);
         let (address, port) = ask.suggested;
@@ -336,12 +368,10 @@ impl Nat {
         Ok(())
     }
 
-    fn bind_for(&mut self, ask: &Ask, remote: (u32, u16), of: &Pool) -> Result<u32, Refusal> {
+    fn bind_for_lease(&mut self, ask: &Ask, wanted: &Wanted<'_>) -> Result<u32, Refusal> {
         let port = if ask.suggested.1 == 0 { ask.inside.1 } else { ask.suggested.1 };
         let wish = Wish::new(PortChoice::Preserve, port, ask.protocol);
-        let Ask { pool, inside, protocol, .. } = *ask;
-        let wanted = Wanted { pool, of, inside, remote, protocol };
-        self.bind_new(&wanted, &wish, false).map_err(|reason| match reason {
+        self.bind_new(wanted, &wish, false).map_err(|reason| match reason {
             DropReason::NatPortLimit | DropReason::NatSessionLimit => Refusal::Quota,
             _ => Refusal::NoRoom,
         })

@@ -2,7 +2,7 @@
 
 use super::binding::{Inside, key, rename, space};
 use super::layout::{PoolLayout, Way};
-use super::{Change, Nat};
+use super::{Change, Name, Nat, Wanted};
 use crate::session::NONE;
 use crate::snapshot::{Allocation, NONE16};
 
@@ -60,30 +60,30 @@ impl Nat {
     }
 
     /// The binding that an inside endpoint has in a pool, also if it is from the time of another configuration.
-    pub(super) fn known(
-        &mut self,
-        pool: u16,
-        inside: (u32, u16),
-        remote: (u32, u16),
-        protocol: u8,
-    ) -> Option<u32> {
-        let pool = self.layout.pools.get(usize::from(pool))?;
-        let endpoint = |pool| Inside { address: inside.0, port: inside.1, pool, protocol };
-        let key_in = |name| key(endpoint(name), pool.behavior.mapping, remote);
-        let now = key_in(pool.id);
-        if let Some(index) = self.bindings.find(&now) {
+    pub(super) fn known(&mut self, wanted: &Wanted<'_>) -> Option<u32> {
+        let pool = self.layout.pools.get(usize::from(wanted.pool))?;
+        let name = self.name(key(wanted.endpoint(pool.id), pool.behavior.mapping, wanted.remote));
+        self.known_by(wanted, &name)
+    }
+
+    /// As [`known`](Self::known), by its name.
+    pub(super) fn known_by(&mut self, wanted: &Wanted<'_>, name: &Name) -> Option<u32> {
+        let pool = self.layout.pools.get(usize::from(wanted.pool))?;
+        let key_in = |was| key(wanted.endpoint(was), pool.behavior.mapping, wanted.remote);
+        if let Some(index) = self.bindings.find_hashed(&name.key, name.hash) {
             if self.is_in(index, pool) {
                 return Some(index);
             }
             // Its sessions are about to end; the endpoint gets another one.
-            let nobodys = [endpoint(NONE16).key()[0], u64::from(index) << 8 | u64::from(protocol)];
+            let nobodys =
+                [wanted.endpoint(NONE16).key()[0], u64::from(index) << 8 | u64::from(wanted.protocol)];
             rename(&mut self.bindings, index, nobodys);
         }
         let index = pool
             .was
             .iter()
             .find_map(|&was| self.bindings.find(&key_in(was)).filter(|&index| self.is_in(index, pool)))?;
-        rename(&mut self.bindings, index, now);
+        rename(&mut self.bindings, index, name.key);
         let pool = pool.index;
         self.account_for(index, pool);
         Some(index)

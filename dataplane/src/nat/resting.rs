@@ -78,6 +78,14 @@ impl Resting {
         oldest
     }
 
+    /// Those that rest, oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (End, Rest)> + '_ {
+        self.queue.iter().filter_map(|&(end, until)| {
+            let rest = self.ports.value(self.ports.find(&key(end))?)?;
+            (rest.until == until).then_some((end, *rest))
+        })
+    }
+
     fn is_due(&self, now: Nanos) -> bool {
         self.queue.front().is_some_and(|&(_, until)| until <= now)
     }
@@ -134,7 +142,7 @@ impl Nat {
         }
     }
 
-    fn end_rest(&mut self, (address, port): End, rest: &Rest) {
+    pub(super) fn end_rest(&mut self, (address, port): End, rest: &Rest) {
         // Another configuration may have put another address there, or let a forward have the port, or a new binding.
         let is_taken = self.layout.is_reserved(rest.slot, UDP, port)
             || self.find_external((address, port), ipv4::UDP).is_some();

@@ -90,6 +90,11 @@ impl Subscribers {
         self.0.slots()
     }
 
+    /// By [`Opener`]: the time up to which the share of new sessions is spent.
+    pub(super) fn spent(&self, index: u32) -> Option<[Nanos; 2]> {
+        self.0.value(index).map(|subscriber| subscriber.spent)
+    }
+
     pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut Subscriber> {
         self.0.value_mut(index)
     }

@@ -148,6 +148,20 @@ pub struct Sent {
     pub bytes: u64,
 }
 
+/// Where a port stands, for the process that takes it over.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PortState {
+    /// Chunks of packet memory that the kernel has, a bit each.
+    pub lent: Vec<u64>,
+    /// By queue that it receives from: chunks that are to be put into the fill ring.
+    pub wanted: Vec<u32>,
+    /// By the same: a packet in several parts that has not all come, as its bytes so far and one; 0 if there is none. It is
+    /// refused, as if it were too long.
+    pub midway: Vec<u64>,
+    /// Frames that may be transmitted beside those under way.
+    pub room: u32,
+}
+
 /// An attached interface, as one worker sees it: its receive and transmit queues there.
 ///
 /// Calls are made once per burst, never per packet, so that a worker may hold ports of several kinds behind `dyn`.
@@ -168,6 +182,14 @@ pub trait Port: Send {
     fn next_arrival(&mut self) -> Option<Nanos> {
         None
     }
+
+    /// What another process needs, besides the descriptors, to go on with the port where it stands. Nothing of it changes.
+    fn state(&self) -> PortState {
+        PortState::default()
+    }
+
+    /// Goes on where another process has left the port, which nobody has used here yet.
+    fn go_on(&mut self, _: &PortState) {}
 
     /// A descriptor that becomes readable when frames arrive, for a worker that sleeps when idle.
     fn descriptors(&self) -> &[std::os::fd::RawFd] {

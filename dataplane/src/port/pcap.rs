@@ -1,4 +1,4 @@
-//! Captures as ports: classic pcap and pcapng in, classic pcap with nanoseconds out.
+//! Captures as ports: classic pcap and pcapng in, also gzip or Zstandard of them, classic pcap with nanoseconds out.
 //!
 //! The files come from anywhere, so nothing in them is believed: every length is held against a bound before it is
 //! used, and whatever is wrong becomes a [`PcapError`] that names the file, the byte and the fault.
@@ -8,6 +8,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+mod open;
 mod pcapng;
 mod port;
 mod reader;
@@ -76,9 +77,6 @@ pub enum Fault {
     /// The file begins like no capture does.
     #[error("neither a pcap nor a pcapng capture (the file begins with {})", hex(.0))]
     NotACapture([u8; 4]),
-    /// A gzip file.
-    #[error("compressed with gzip; unpack it first")]
-    Compressed,
     /// A version of the format that is not known.
     #[error("version {0}.{1} of {2} is not known")]
     Version(u16, u16, &'static str),

@@ -161,6 +161,9 @@ impl Sessions {
                 }
             }
         }
+        if session.packets[1] > 0 && session.protocol != ipv4::TCP {
+            self.expendable.set(index, false);
+        }
         self.rank(index, &mut session, moved, now);
         self.slab[index as usize] = session;
         if self.reporter.is_some() {

@@ -71,6 +71,12 @@ impl<K: Key> Batch<K> {
         table.choose(self.hashes[i]) == NONE
     }
 
+    /// The key of packet `i`, which has begun, and its hash.
+    #[inline]
+    pub fn key(&self, i: usize) -> (K, u64) {
+        (self.keys[i], self.hashes[i])
+    }
+
     /// Fetches the record of packet `i`, which has a candidate.
     #[inline(always)]
     pub fn fetch(&self, i: usize, table: &HashTable<K, Flow>) {

@@ -1,6 +1,6 @@
 //! Sessions that go from one IP family to the other (NAT64): a flow in each table.
 
-use super::{Family, Flow, FlowKey, Key4, Key6, KeyFacts, NONE, Session, Sessions};
+use super::{Family, Flow, FlowKey, Key4, Key6, KeyFacts, Session, Sessions};
 use crate::table::hash::Full;
 
 /// What an IPv4 packet's ends become when it leaves as IPv6; its action has no room for them.
@@ -23,6 +23,83 @@ impl From<Key4> for FlowKey {
 impl From<Key6> for FlowKey {
     fn from(key: Key6) -> Self {
         Self::V6(key)
+    }
+}
+
+/// A key by which a new session's flows are put in: of one family, or of either.
+pub trait SessionKey: Copy + PartialEq + Into<FlowKey> {
+    /// The table that its flow is in.
+    fn family(&self) -> Family;
+    /// Its hash there.
+    fn hash(&self, sessions: &Sessions) -> u64;
+    /// The likely record of its flow, or [`NONE`](super::NONE): most often its bucket alone says so.
+    fn choose(&self, hash: u64, sessions: &Sessions) -> u32;
+    /// Puts a flow in.
+    fn insert(&self, hash: u64, flow: Flow, sessions: &mut Sessions) -> Result<u32, Full>;
+}
+
+impl SessionKey for Key4 {
+    #[inline(always)]
+    fn family(&self) -> Family {
+        Family::V4
+    }
+
+    #[inline(always)]
+    fn hash(&self, sessions: &Sessions) -> u64 {
+        sessions.v4.hash(self)
+    }
+
+    #[inline(always)]
+    fn choose(&self, hash: u64, sessions: &Sessions) -> u32 {
+        sessions.v4.choose(hash)
+    }
+
+    #[inline(always)]
+    fn insert(&self, hash: u64, flow: Flow, sessions: &mut Sessions) -> Result<u32, Full> {
+        sessions.v4.insert_hashed(*self, hash, flow)
+    }
+}
+
+impl SessionKey for Key6 {
+    #[inline(always)]
+    fn family(&self) -> Family {
+        Family::V6
+    }
+
+    #[inline(always)]
+    fn hash(&self, sessions: &Sessions) -> u64 {
+        sessions.v6.hash(self)
+    }
+
+    #[inline(always)]
+    fn choose(&self, hash: u64, sessions: &Sessions) -> u32 {
+        sessions.v6.choose(hash)
+    }
+
+    #[inline(always)]
+    fn insert(&self, hash: u64, flow: Flow, sessions: &mut Sessions) -> Result<u32, Full> {
+        sessions.v6.insert_hashed(*self, hash, flow)
+    }
+}
+
+impl SessionKey for FlowKey {
+    fn family(&self) -> Family {
+        FlowKey::family(self)
+    }
+
+    fn hash(&self, sessions: &Sessions) -> u64 {
+        sessions.hash(self)
+    }
+
+    fn choose(&self, hash: u64, sessions: &Sessions) -> u32 {
+        match self {
+            Self::V4(key) => key.choose(hash, sessions),
+            Self::V6(key) => key.choose(hash, sessions),
+        }
+    }
+
+    fn insert(&self, hash: u64, flow: Flow, sessions: &mut Sessions) -> Result<u32, Full> {
+        sessions.insert_hashed(self, hash, flow)
     }
 }
 
@@ -57,16 +134,6 @@ impl Sessions {
             FlowKey::V4(key) => self.v4.hash(key),
             FlowKey::V6(key) => self.v6.hash(key),
         }
-    }
-
-    /// Whether there is certainly no flow with a key: most often its bucket alone says so.
-    #[inline]
-    pub(super) fn is_absent(&self, key: &FlowKey, hash: u64) -> bool {
-        let candidate = match key {
-            FlowKey::V4(_) => self.v4.choose(hash),
-            FlowKey::V6(_) => self.v6.choose(hash),
-        };
-        candidate == NONE
     }
 
     pub(super) fn find_hashed(&self, key: &FlowKey, hash: u64) -> Option<u32> {

@@ -54,6 +54,8 @@ pub struct Session {
     pub policy: u32,
     /// What its binding's filter knows of it, or [`NONE`].
     pub(super) permit: u32,
+    /// On whose account it is where sources have bounds, or [`NONE`].
+    pub(super) holder: u32,
     pub(super) tcp: Connection,
 }
 

@@ -28,6 +28,8 @@ pub enum EndReason {
     Finished = 3,
     /// The gateway ended it: another configuration, a session that took its place, or the end of the gateway.
     Forced = 4,
+    /// It gave way to another, as the table was full.
+    LackOfResources = 5,
 }
 
 /// An address and a port at each end.
@@ -126,6 +128,16 @@ impl Sessions {
         if let Some(seen) = self.reporter.as_mut().and_then(|reporter| reporter.seen.get_mut(index as usize))
         {
             *seen = Reported { since: now, ..Reported::default() };
+        }
+    }
+
+    /// What a session has counted so far was reported by others.
+    pub(super) fn reported_up_to_now(&mut self, index: u32) {
+        let now = self.sweep.now();
+        let Some(&Session { packets, bytes, .. }) = self.slab.get(index as usize) else { return };
+        let seen = self.reporter.as_mut().and_then(|reporter| reporter.seen.get_mut(index as usize));
+        if let Some(seen) = seen {
+            *seen = Reported { packets, bytes, since: now };
         }
     }
 

@@ -51,6 +51,16 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// What it is made of: what was seen, a sequence number of each side, and how much had passed then.
+    pub(super) const fn parts(&self) -> (u16, [u32; 2], [u32; 2]) {
+        (self.seen, self.sequence, self.at)
+    }
+
+    /// Of its [parts](Self::parts).
+    pub(super) const fn restored(seen: u16, sequence: [u32; 2], at: [u32; 2]) -> Self {
+        Self { seen, sequence, at }
+    }
+
     const fn has(&self, bits: u16) -> bool {
         self.seen & bits == bits
     }

@@ -76,17 +76,12 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
     for i in first.open(burst) {
         let (bytes, headers, interface) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
         let Some(acl) = acl_of(snapshot, interface) else { continue };
-        let ways = || first.places[i].map(|place| place.interface(snapshot));
         let (rule, action) = match headers.l3 {
             _ if first.classified.has(i) && !tells_established(acl, headers) => first.rules[i],
             L3::Ipv4 => {
                 let mut tuple = first.tuples4[i];
-                if acl.v4.tells_established() {
-                    tuple.established = is_known(&shard.sessions.v4, interface, ways(), &tuple, flow4);
-                    let ends = [(tuple.src, tuple.src_port), (tuple.dst, tuple.dst_port)];
-                    tuple.established |= first.places[i][1].is_local4()
-                        && nat::admitted(ends, headers, interface, &shard.nat, snapshot).is_some();
-                }
+                tuple.established =
+                    acl.v4.tells_established() && is_established(burst, i, first, shard, snapshot);
                 match first.known_rule(i, tuple.established) {
                     Some(known) => known,
                     None => decide4(snapshot, interface, &tuple),
@@ -94,15 +89,15 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
             }
             _ => {
                 let mut tuple = tuple(addresses6(bytes, headers), bytes, headers);
-                tuple.established = acl.v6.tells_established()
-                    && is_known(&shard.sessions.v6, interface, ways(), &tuple, flow6);
+                tuple.established =
+                    acl.v6.tells_established() && is_established(burst, i, first, shard, snapshot);
                 match first.known_rule(i, tuple.established) {
                     Some(known) => known,
                     None => decide6(snapshot, interface, &tuple),
                 }
             }
         };
-        first.decision.rule = rule;
+        first.decisions[i].rule = rule;
         if action != AclAction::Accept {
             count(shard, rule, burst.packet_len(i));
             burst.actions[i].rule = rule;
@@ -140,6 +135,27 @@ pub(super) fn flow4(tuple: &Tuple4, interface: u16) -> Key4 {
 pub(super) fn flow6(tuple: &Tuple6, interface: u16) -> Key6 {
     let ports = ports(tuple.src_port, tuple.dst_port);
     key6(tuple.src, tuple.dst, ports, tuple.protocol, interface)
+}
+
+/// Whether a first packet is of a live session all the same, or let in by a NAT binding.
+pub(super) fn is_established(
+    burst: &Burst,
+    i: usize,
+    first: &FirstPackets,
+    shard: &Shard,
+    snapshot: &Snapshot,
+) -> bool {
+    let (bytes, headers, interface) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
+    let ways = first.places[i].map(|place| place.interface(snapshot));
+    if headers.l3 != L3::Ipv4 {
+        let tuple = tuple(addresses6(bytes, headers), bytes, headers);
+        return is_known(&shard.sessions.v6, interface, ways, &tuple, flow6);
+    }
+    let tuple = &first.tuples4[i];
+    let ends = [(tuple.src, tuple.src_port), (tuple.dst, tuple.dst_port)];
+    is_known(&shard.sessions.v4, interface, ways, tuple, flow4)
+        || first.places[i][1].is_local4()
+            && nat::admitted(ends, headers, interface, &shard.nat, snapshot).is_some()
 }
 
 /// Whether a packet that is of no flow where it came in is of a live session all the same.

@@ -17,7 +17,7 @@ use crate::table::classifier::{Address, Rule, Tuple};
 pub fn decide(burst: &Burst, first: &mut FirstPackets, snapshot: &Snapshot) {
     for i in first.open(burst) {
         let (bytes, headers, ingress) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
-        let decision = &mut first.decision;
+        let decision = &mut first.decisions[i];
         // Another configuration may ask for it.
         decision.dscp = dscp(bytes, headers);
         if snapshot.shapers.is_empty() {

@@ -15,8 +15,8 @@ use super::{
 use crate::burst::{Burst, Mask};
 use crate::crossing;
 use crate::session::{
-    Batch, Ends6, Family, Flow, FlowAction, FlowKey, Key4, Key6, NONE, NewSession, Segment, addresses, key4,
-    key6, plain_action, ports, ticks,
+    Batch, Ends6, Evicted, Family, Flow, FlowAction, FlowKey, Key4, Key6, NONE, NewSession, Segment,
+    SessionKey, addresses, key4, key6, plain_action, ports, ticks,
 };
 use crate::shard::Shard;
 use crate::snapshot::{AclAction, NONE16, Snapshot};
@@ -249,11 +249,59 @@ pub fn refresh(burst: &mut Burst, stale: Mask, shard: &mut Shard, snapshot: &Sna
     }
 }
 
+/// Starts to fetch where the flows of the answers are to lie, whose keys are known now.
+pub fn foresee_answers(burst: &Burst, first: &mut FirstPackets, shard: &Shard) {
+    for i in first.open(burst) {
+        let (headers, decision) = (&burst.headers[i], &first.decisions[i]);
+        if decision.cross != nat64::Cross::No {
+            continue;
+        }
+        first.foreseen[i].answers = if headers.l3 == L3::Ipv4 {
+            let table = &shard.sessions.v4;
+            let hash = table.hash(&answers4(decision, headers.protocol));
+            table.prefetch_bucket(hash);
+            hash
+        } else {
+            let table = &shard.sessions.v6;
+            let (src, dst) = decision.prefix.apply(addresses6(burst.bytes(i), headers));
+            let ports = ports(headers.dst_port, headers.src_port);
+            let hash = table.hash(&key6(dst, src, ports, headers.protocol, decision.egress));
+            table.prefetch_bucket(hash);
+            hash
+        };
+    }
+}
+
+/// The key of the flow of the answers to a packet that leaves like this.
+fn answers4(decision: &Decision, protocol: u8) -> Key4 {
+    let (src, dst) = (decision.src, decision.dst);
+    key4(addresses(dst.0, src.0), ports(dst.1, src.1), protocol, decision.egress)
+}
+
+/// Where as many sessions are live as may be, has one give way to that of a first packet, if sessions may: before NAT takes
+/// anything for it, which has no more room than the sessions. One that comes to a binding takes nothing; and the one that gives
+/// way might be all that holds the binding.
+pub fn make_room(burst: &mut Burst, first: &FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
+    if !snapshot.evicts || !shard.sessions.is_full() {
+        return;
+    }
+    for i in first.open(burst) {
+        if sessionless(&burst.headers[i]) || first.decisions[i].inbound {
+            continue;
+        }
+        let Shard { sessions, nat, counters, .. } = shard;
+        sessions.make_room(nat, counters);
+        if let Some(evicted) = sessions.take_evicted() {
+            forget(burst, evicted);
+        }
+    }
+}
+
 /// Makes a session for each first packet that has come through; those that open none get an action of their own.
 pub fn install(burst: &mut Burst, first: &FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
     for i in first.open(burst) {
         let headers = burst.headers[i];
-        let decision = &first.decision;
+        let decision = &first.decisions[i];
         if decision.cross != nat64::Cross::No {
             install64(burst, i, decision, shard, snapshot);
         } else if sessionless(&headers) {
@@ -261,7 +309,13 @@ pub fn install(burst: &mut Burst, first: &FirstPackets, shard: &mut Shard, snaps
         } else if headers.l3 == L3::Ipv4 {
             install4(burst, i, first, shard, snapshot);
         } else {
-            install6(burst, i, decision, shard, snapshot);
+            install6(burst, i, first, shard, snapshot);
+        }
+        if let Some(source) = first.decisions[i].holder {
+            if let Some(flow) = flow_mut(shard, &headers, burst.flows[i]) {
+                let session = flow.session();
+                shard.sessions.hold_for(session, source);
+            }
         }
         if first.asked {
             // Whose next hop is not looked up yet.
@@ -274,10 +328,11 @@ pub fn install(burst: &mut Burst, first: &FirstPackets, shard: &mut Shard, snaps
 }
 
 fn install4(burst: &mut Burst, i: usize, first: &FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
-    let (original, decision) = (&first.tuples4[i], &first.decision);
-    let key = acl::flow4(original, burst.interfaces[i]);
+    let (original, decision) = (&first.tuples4[i], &first.decisions[i]);
+    let (key, hash) = shard.batch4.key(i);
     let remote = if decision.inbound { decision.src.0 } else { decision.dst.0 };
-    create(burst, i, compile4(key, original, decision, snapshot), remote, shard);
+    let new = compile4(key, original, decision, snapshot);
+    create(burst, i, new, [hash, first.foreseen[i].answers], (remote, decision.permit), shard);
 }
 
 /// What a decision about a packet with this key and tuple makes of its session.
@@ -304,9 +359,8 @@ pub(super) fn compile4(
         ..plain_action(NONE16)
     }
     .limited(decision.limits[1]);
-    let ports = ports(returning.src_port, returning.dst_port);
     NewSession {
-        keys: [key, key4(addresses(returning.src, returning.dst), ports, protocol, decision.egress)],
+        keys: [key, answers4(decision, protocol)],
         actions: [forward, reply],
         protocol,
         binding: decision.binding,
@@ -320,11 +374,12 @@ fn ends(tuple: &Tuple4) -> [End; 2] {
     [(tuple.src.into(), tuple.src_port), (tuple.dst.into(), tuple.dst_port)]
 }
 
-fn install6(burst: &mut Burst, i: usize, decision: &Decision, shard: &mut Shard, snapshot: &Snapshot) {
-    let (bytes, headers, ingress) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
-    let key = key_of6(bytes, headers, ingress);
+fn install6(burst: &mut Burst, i: usize, first: &FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
+    let (bytes, headers) = (burst.bytes(i), &burst.headers[i]);
+    let (key, hash) = shard.batch6.key(i);
     let original = tuple(addresses6(bytes, headers), bytes, headers);
-    create(burst, i, compile6(key, &original, decision, snapshot), 0, shard);
+    let new = compile6(key, &original, &first.decisions[i], snapshot);
+    create(burst, i, new, [hash, first.foreseen[i].answers], (0, None), shard);
 }
 
 /// As [`compile4`].
@@ -365,12 +420,15 @@ fn install64(burst: &mut Burst, i: usize, decision: &Decision, shard: &mut Shard
             let key = key_of4(bytes, headers, ingress);
             let original = tuple(addresses4(bytes, headers), bytes, headers);
             let new = compile46(key, &original, burst.ends6[i], decision, snapshot);
-            create(burst, i, new, decision.src.0, shard);
+            let hashes = new.keys.map(|key| key.hash(&shard.sessions));
+            create(burst, i, new, hashes, (decision.src.0, None), shard);
         }
         _ => {
             let key = key_of6(bytes, headers, ingress);
             let original = tuple(addresses6(bytes, headers), bytes, headers);
-            create(burst, i, compile64(key, &original, decision, snapshot), decision.dst.0, shard);
+            let new = compile64(key, &original, decision, snapshot);
+            let hashes = new.keys.map(|key| key.hash(&shard.sessions));
+            create(burst, i, new, hashes, (decision.dst.0, None), shard);
         }
     }
 }
@@ -435,10 +493,15 @@ pub(super) fn compile46(
     }
 }
 
-fn create<K>(burst: &mut Burst, i: usize, mut new: NewSession<K>, remote: u32, shard: &mut Shard)
-where
-    K: Into<FlowKey> + Copy,
-{
+/// Makes a packet's session. Where its binding does not count it yet, `remote` is with whom it is.
+fn create<K: SessionKey>(
+    burst: &mut Burst,
+    i: usize,
+    mut new: NewSession<K>,
+    hashes: [u64; 2],
+    (remote, permit): (u32, Option<u32>),
+    shard: &mut Shard,
+) {
     // A session may take the place of one whose answers are the same packets, as that is the same conversation by another
     // way; but one that is not translated never that of one which is: it is forged, or goes past NAT.
     let goes_past = || {
@@ -447,12 +510,16 @@ where
         let rival = rival.and_then(|flow| shard.sessions.flow(answers.family(), flow));
         rival.is_some_and(|flow| flow.action.is(FlowAction::NAT))
     };
-    if !new.actions[0].is(FlowAction::NAT) && goes_past() {
+    let may_be_taken = new.keys[1].choose(hashes[1], &shard.sessions) != NONE;
+    if !new.actions[0].is(FlowAction::NAT) && may_be_taken && goes_past() {
         return burst.drop(i, DropReason::SessionConflict);
     }
-    new.permit = shard.nat.hold(new.binding, remote, new.inbound);
-    match shard.sessions.create(&new, burst.now, &mut shard.nat, &mut shard.counters) {
+    new.permit = permit.unwrap_or_else(|| shard.nat.hold(new.binding, remote, new.inbound));
+    match shard.sessions.create_hashed(&new, hashes, burst.now, &mut shard.nat, &mut shard.counters) {
         Some(flow) => {
+            if let Some(evicted) = shard.sessions.take_evicted() {
+                forget(burst, evicted);
+            }
             burst.flows[i] = flow;
             burst.actions[i] = new.actions[0];
             follow_tcp(burst, i, shard);
@@ -460,6 +527,17 @@ where
         None => {
             shard.nat.release(new.binding, new.permit);
             full(burst, i, new.binding);
+        }
+    }
+}
+
+/// Packets of a session that has just given way go as it was decided; its records are others' from now on.
+#[cold]
+fn forget(burst: &mut Burst, evicted: [Evicted; 2]) {
+    for (flow, headers) in burst.flows.iter_mut().zip(&burst.headers) {
+        let family = if headers.l3 == L3::Ipv4 { Family::V4 } else { Family::V6 };
+        if evicted.iter().any(|evicted| evicted.is(family, *flow)) {
+            *flow = NONE;
         }
     }
 }

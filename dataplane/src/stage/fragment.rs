@@ -47,7 +47,7 @@ fn datagram(bytes: &[u8], headers: &Headers, interface: u16) -> DatagramKey {
 }
 
 /// Where a fragment lies in its datagram.
-fn piece(bytes: &[u8], headers: &Headers) -> Option<Piece> {
+pub(super) fn piece(bytes: &[u8], headers: &Headers) -> Option<Piece> {
     let (at, offset, more) = if headers.l3 == L3::Ipv4 {
         let ip = ipv4::Header::at(bytes, headers.l3_offset.into())?;
         (usize::from(headers.l3_offset) + ip.header_len(), ip.fragment_offset(), ip.more_fragments())

@@ -51,7 +51,7 @@ pub fn run(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snaps
             burst.drop(i, DropReason::IcmpChecksum);
             continue;
         }
-        first.end();
+        first.end(i);
         if action.is(FlowAction::DENY | FlowAction::REJECT) {
             acl::count(shard, action.rule, burst.packet_len(i));
             burst.drop(i, DropReason::AclDeny);

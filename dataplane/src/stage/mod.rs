@@ -1,7 +1,6 @@
 //! The stages, one file each: plain functions over a burst. Their order is in [`crate::pipeline`].
 
 pub mod acl;
-pub mod ahead;
 mod choice;
 pub mod class;
 pub mod fastpath;
@@ -10,6 +9,7 @@ pub mod fragment;
 pub mod guard;
 pub mod hairpin;
 pub mod icmp_error;
+pub mod lists;
 pub mod mark;
 pub mod mss;
 pub mod nat;
@@ -23,14 +23,18 @@ pub mod prefix;
 pub mod redecide;
 pub mod rewrite;
 pub mod route;
+pub mod sanity;
 pub mod shape;
+pub mod sources;
 pub mod syn;
+pub mod together;
 pub mod transmit;
 
 use sluice_pkt::parse::{Flags, Headers};
 use sluice_pkt::{icmpv4, ipv4, ipv6};
 
 use self::route::Place;
+use self::together::Foreseen;
 use crate::burst::{BURST, Burst, Mask};
 use crate::session::{Limits, NONE};
 use crate::snapshot::{AclAction, NONE16, Snapshot};
@@ -55,6 +59,8 @@ pub struct Decision {
     pub rewritten: bool,
     /// The NAT binding of the source, or of the destination if `inbound`, or [`NONE`].
     pub binding: u32,
+    /// What [`Nat::hold`](crate::nat::Nat::hold) said, where the binding counts the session already.
+    pub permit: Option<u32>,
     /// Whether it comes from outside to a NAT binding.
     pub inbound: bool,
     /// Egress interface.
@@ -67,6 +73,8 @@ pub struct Decision {
     pub classes: [u16; 2],
     /// Differentiated services code point of the session's first packet.
     pub dscp: u8,
+    /// On whose account the session is, where a guard bounds how many a source has.
+    pub holder: Option<u64>,
 }
 
 impl Decision {
@@ -79,12 +87,14 @@ impl Decision {
         forwarded: false,
         rewritten: false,
         binding: NONE,
+        permit: None,
         inbound: false,
         egress: NONE16,
         next_hop: NONE16,
         limits: [Limits::NONE; 2],
         classes: [NONE16; 2],
         dscp: 0,
+        holder: None,
     };
 }
 
@@ -94,9 +104,15 @@ impl Decision {
 pub struct FirstPackets {
     /// They came in at another worker, which asks: nothing is done here that belongs to where they leave.
     asked: bool,
-    /// Whose turn it is, if it is one that is to be decided.
-    turn: Option<usize>,
-    decision: Decision,
+    /// Those whose turn it is.
+    group: Mask,
+    /// Those of them that are still to be decided.
+    turn: Mask,
+    /// Those that turned out to belong to a session, since the last turn.
+    found: Mask,
+    decisions: [Decision; BURST],
+    /// What of each is foreseen.
+    foreseen: [Foreseen; BURST],
     /// What rules see of each packet of IPv4.
     tuples4: [Tuple4; BURST],
     /// Where each packet's source and destination lie.
@@ -112,8 +128,11 @@ impl Default for FirstPackets {
     fn default() -> Self {
         Self {
             asked: false,
-            turn: None,
-            decision: Decision::NONE,
+            group: Mask::NONE,
+            turn: Mask::NONE,
+            found: Mask::NONE,
+            decisions: [Decision::NONE; BURST],
+            foreseen: [Foreseen::NOTHING; BURST],
             tuples4: [NO_TUPLE4; BURST],
             places: [[Place::NOWHERE; 2]; BURST],
             classified: Mask::NONE,
@@ -124,26 +143,46 @@ impl Default for FirstPackets {
 }
 
 impl FirstPackets {
-    /// For packets about which another worker asks.
-    pub fn asked() -> Self {
-        Self { asked: true, ..Self::default() }
+    /// Begins with a burst's first packets; `asked` says that another worker asks about them.
+    pub fn begin(&mut self, asked: bool) {
+        (self.asked, self.classified, self.last_hop) = (asked, Mask::NONE, None);
     }
 
-    /// It is this packet's turn; nothing is decided about it yet, if that is to be done at all.
-    pub fn begin(&mut self, i: usize, is_first: bool) {
-        self.turn = is_first.then_some(i);
-        self.decision = Decision::NONE;
+    /// It is the turn of these packets; nothing is decided about them yet.
+    fn turn(&mut self, turn: Mask, found: Mask) {
+        (self.group, self.turn, self.found) = (turn, turn, found);
+        turn.for_each(|i| self.decisions[i] = Decision::NONE);
     }
 
-    /// What has been decided about the packet whose turn it is.
-    pub fn decision(&self) -> &Decision {
-        &self.decision
+    /// What has been decided about a packet whose turn it is, or was last.
+    pub fn decision(&self, i: usize) -> Option<&Decision> {
+        self.group.has(i).then(|| &self.decisions[i])
     }
 
-    /// The packet whose turn it is, if its fate is still open.
+    /// The packets whose turn it is, or was until they were seen to.
+    pub fn group(&self) -> Mask {
+        self.group
+    }
+
+    /// Those that belong to a session that one ahead of them has made, found out since the last turn.
+    pub fn found(&self) -> Mask {
+        self.found
+    }
+
+    /// Whether another worker asks about them.
+    pub fn is_asked(&self) -> bool {
+        self.asked
+    }
+
+    /// Whether it is this packet's turn, and there is something to be decided about it.
+    pub fn is_turn(&self, i: usize) -> bool {
+        self.turn.has(i)
+    }
+
+    /// The packets whose turn it is and whose fate is still open.
     #[inline(always)]
-    fn open(&self, burst: &Burst) -> impl Iterator<Item = usize> + use<> {
-        self.turn.map(|i| i % BURST).filter(|&i| burst.live.has(i)).into_iter()
+    fn open(&self, burst: &Burst) -> Mask {
+        self.turn.and(burst.live)
     }
 
     /// Source and destination of a packet of IPv4, as it came.
@@ -152,9 +191,9 @@ impl FirstPackets {
         (tuple.src, tuple.dst)
     }
 
-    /// The packet whose turn it is has been seen to.
-    fn end(&mut self) {
-        self.turn = None;
+    /// A packet whose turn it is has been seen to.
+    fn end(&mut self, i: usize) {
+        self.turn.remove(i);
     }
 }
 

@@ -11,7 +11,7 @@ use sluice_pkt::tcp::{ACK, FIN, RST, SYN};
 
 use super::{Decision, FirstPackets, hairpin, nat64, portless, prefix, sessionless};
 use crate::burst::Burst;
-use crate::nat::{Binding, Nat, Opener};
+use crate::nat::{Binding, Nat, Opener, Wanted};
 use crate::shard::Shard;
 use crate::snapshot::{Forward, Pool, Snapshot, SourceNat};
 use crate::verdict::{Answer, DropReason, Verdict};
@@ -25,7 +25,7 @@ pub fn destination(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shar
             nat64::destination(burst, i, first, snapshot);
             continue;
         }
-        let (tuple, decision) = (&first.tuples4[i], &mut first.decision);
+        let (tuple, decision) = (&first.tuples4[i], &mut first.decisions[i]);
         decision.src = (tuple.src, headers.src_port);
         decision.dst = (tuple.dst, headers.dst_port);
         let interface = burst.interfaces[i];
@@ -167,28 +167,28 @@ pub(super) fn static_inside(outside: u32, snapshot: &Snapshot) -> Option<(u16, u
 
 /// What becomes of the source of packets that leave by an interface.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Source<'a> {
+pub(super) enum Source {
     /// It stays.
     Kept,
     /// It becomes this address, its port stays.
     Static(u32),
-    /// It becomes an address and port of this rule's pool.
-    Pool(&'a SourceNat),
+    /// It becomes an address and port of this pool, by its index.
+    Pool(u16),
 }
 
-impl Source<'_> {
+impl Source {
     pub(super) const fn is_changed(&self) -> bool {
         !matches!(self, Self::Kept)
     }
 }
 
 /// What becomes of the source of packets between these ends that leave by this interface.
-pub(super) fn source_of(ends: [(u32, u16); 2], protocol: u8, egress: u16, snapshot: &Snapshot) -> Source<'_> {
+pub(super) fn source_of(ends: [(u32, u16); 2], protocol: u8, egress: u16, snapshot: &Snapshot) -> Source {
     let [(src, _), _] = ends;
     let rule = || rule_of(src, egress, snapshot);
     let source = match snapshot.statics.outside_of(egress, src) {
         Some(outside) => Source::Static(outside),
-        None => rule().map_or(Source::Kept, Source::Pool),
+        None => rule().map_or(Source::Kept, |rule| Source::Pool(rule.pool)),
     };
     let is_exempt = || snapshot.exemptions.iter().any(|exemption| exemption.covers(ends, protocol, egress));
     if source.is_changed() && is_exempt() { Source::Kept } else { source }
@@ -209,37 +209,95 @@ pub fn source(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
     if !has_some && snapshot.prefixes.is_empty() && snapshot.nat64.is_empty() {
         return;
     }
+    begin(burst, first, shard, snapshot);
     for i in first.open(burst) {
         let headers = &burst.headers[i];
+        let decision = &mut first.decisions[i];
         if headers.l3 != L3::Ipv4 {
-            match first.decision.cross {
+            match decision.cross {
                 nat64::Cross::ToV4 => nat64::source(burst, i, first, shard, snapshot),
                 _ => prefix::source(burst, i, first, snapshot),
             }
             continue;
         }
-        let decision = &mut first.decision;
         // A session has one binding.
         if decision.inbound {
             continue;
         }
+        let foreseen = &first.foreseen[i];
         let ends = [decision.src, decision.dst];
-        let refused = match source_of(ends, headers.protocol, decision.egress, snapshot) {
-            Source::Kept => None,
+        let source = match foreseen.source {
+            Some((egress, source)) if egress == decision.egress => source,
+            _ => source_of(ends, headers.protocol, decision.egress, snapshot),
+        };
+        match source {
+            Source::Kept => {}
             Source::Static(outside) => {
                 (decision.src.0, decision.rewritten) = (outside, true);
-                unchangeable(headers).map(|reason| (reason, None))
+                if let Some(reason) = unchangeable(headers) {
+                    burst.drop(i, reason);
+                }
             }
-            Source::Pool(rule) => snapshot.pools.get(usize::from(rule.pool)).and_then(|pool| {
-                let reason = bind(rule.pool, pool, headers, decision, shard, snapshot).err()?;
-                Some((reason, is_shortage(reason).then(|| shortage(pool))))
-            }),
-        };
-        match refused {
-            None => {}
-            Some((reason, Some(answer))) => burst.reject(i, reason, answer),
-            Some((reason, None)) => burst.drop(i, reason),
+            Source::Pool(pool) => {
+                let Some(of) = snapshot.pools.get(usize::from(pool)) else { continue };
+                let bound = match (foreseen.begun, foreseen.name) {
+                    (Some(begun), Some(name)) => {
+                        let wanted = wanted(pool, of, headers, decision);
+                        shard.nat.finish(&wanted, &name, begun).map(|binding| take(binding, decision, shard))
+                    }
+                    _ => bind(pool, of, headers, decision, shard, snapshot),
+                };
+                if let Err(reason) = bound {
+                    refuse(burst, i, reason, of);
+                }
+            }
         }
+    }
+}
+
+/// First step for those that are bound together: finds out which external port each gets, and fetches what putting it in
+/// looks at.
+fn begin(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
+    for i in first.open(burst) {
+        let foreseen = &mut first.foreseen[i];
+        let (Some((egress, Source::Pool(pool))), Some(name)) = (foreseen.source, foreseen.name) else {
+            continue;
+        };
+        let decision = &first.decisions[i];
+        let Some(of) = snapshot.pools.get(usize::from(pool)).filter(|_| egress == decision.egress) else {
+            continue;
+        };
+        match shard.nat.begin(&wanted(pool, of, &burst.headers[i], decision), &name) {
+            Ok(begun) => foreseen.begun = Some(begun),
+            Err(reason) => refuse(burst, i, reason, of),
+        }
+    }
+}
+
+fn wanted<'a>(pool: u16, of: &'a Pool, headers: &Headers, decision: &Decision) -> Wanted<'a> {
+    Wanted { pool, of, inside: decision.src, remote: decision.dst, protocol: headers.protocol }
+}
+
+/// The packet's session has this binding, which counts it.
+fn take(binding: u32, decision: &mut Decision, shard: &mut Shard) {
+    decision.binding = binding;
+    decision.src = shard.nat.get(binding).map_or(decision.src, |b| b.external);
+    decision.permit = Some(shard.nat.hold(binding, decision.dst.0, false));
+}
+
+/// A packet finds no binding in a pool.
+fn refuse(burst: &mut Burst, i: usize, reason: DropReason, of: &Pool) {
+    match answer(reason, of) {
+        Some(answer) => burst.reject(i, reason, answer),
+        None => burst.drop(i, reason),
+    }
+}
+
+/// What the sender of a packet is told that gets no external address and port.
+fn answer(reason: DropReason, pool: &Pool) -> Option<Answer> {
+    match reason {
+        DropReason::NatNoAddress => Some(Answer::NoRoute),
+        _ => is_shortage(reason).then(|| shortage(pool)),
     }
 }
 
@@ -271,6 +329,9 @@ fn bind(
     if let Some(reason) = unchangeable(headers) {
         return Err(reason);
     }
+    if of.addresses.is_empty() {
+        return Err(DropReason::NatNoAddress);
+    }
     if portless::is_portless(headers.protocol) {
         let flows = &shard.sessions.v4;
         let external = portless::choose(of, decision, headers.protocol, flows, snapshot)?.to_bits();
@@ -285,8 +346,7 @@ fn bind(
         return Err(if is_tcp { DropReason::TcpNoSession } else { DropReason::NatProtocol });
     }
     let binding = shard.nat.bind(pool, of, decision.src, decision.dst, headers.protocol)?;
-    decision.binding = binding;
-    decision.src = shard.nat.get(binding).map_or(decision.src, |b| b.external);
+    take(binding, decision, shard);
     Ok(())
 }
 

@@ -111,7 +111,7 @@ pub(super) fn destination(burst: &mut Burst, i: usize, first: &mut FirstPackets,
         Some(_) if embedding(src, snapshot).is_some() => burst.drop(i, DropReason::SourceInvalid),
         Some(Err(reason)) => burst.reject(i, reason, Answer::NoRoute),
         Some(Ok(address)) => {
-            let decision = &mut first.decision;
+            let decision = &mut first.decisions[i];
             decision.src = (0, headers.src_port);
             decision.dst = (address, headers.dst_port);
             decision.cross = Cross::ToV4;
@@ -133,7 +133,7 @@ pub(super) fn source(
     snapshot: &Snapshot,
 ) {
     let headers = &burst.headers[i];
-    let decision = &mut first.decision;
+    let decision = &mut first.decisions[i];
     let ends = addresses6(burst.bytes(i), headers);
     let Some(rule) = rule(snapshot, ends, decision.egress) else {
         return burst.reject(i, DropReason::Nat64NoRule, Answer::NoRoute);
@@ -141,6 +141,9 @@ pub(super) fn source(
     let Some(pool) = snapshot.pools.get(usize::from(rule.pool)) else { return };
     if let Some(reason) = untranslatable(headers) {
         return burst.drop(i, reason);
+    }
+    if pool.addresses.is_empty() {
+        return burst.reject(i, DropReason::NatNoAddress, Answer::NoRoute);
     }
     let protocol = protocol4(headers.protocol);
     let bound = shard.nat.host(ends.0).and_then(|host| {

@@ -23,6 +23,7 @@ use crate::table::meter::Meter;
 use crate::verdict::DropReason;
 
 mod metered;
+mod saved;
 mod shares;
 
 use self::metered::Metered;
@@ -166,7 +167,7 @@ pub fn classify(burst: &Burst, first: &mut FirstPackets, snapshot: &Snapshot) {
     }
     for i in first.open(burst) {
         let (bytes, headers, ingress) = (burst.bytes(i), &burst.headers[i], burst.interfaces[i]);
-        let decision = &mut first.decision;
+        let decision = &mut first.decisions[i];
         if decision.cross != nat64::Cross::No {
             choose_crossing(decision, ingress, snapshot, (bytes, headers), burst.ends6[i]);
         } else if headers.l3 == L3::Ipv4 {

@@ -29,7 +29,7 @@ pub fn run(burst: &mut Burst, first: &FirstPackets, shard: &mut Shard, snapshot:
         return;
     }
     for i in first.open(burst) {
-        let (headers, decision) = (&burst.headers[i], &first.decision);
+        let (headers, decision) = (&burst.headers[i], &first.decisions[i]);
         let ends = [decision.src, decision.dst];
         let is_whole = !headers.flags.has(Flags::FRAGMENT) && !decision.forwarded && !decision.inbound;
         let interface = burst.interfaces[i];

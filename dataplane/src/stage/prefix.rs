@@ -118,14 +118,14 @@ pub(super) fn destination(burst: &mut Burst, i: usize, first: &mut FirstPackets,
     }
     let ends = addresses6(burst.bytes(i), &burst.headers[i]);
     match change_in(ends, burst.interfaces[i], snapshot) {
-        Ok(change) => first.decision.prefix = change,
+        Ok(change) => first.decisions[i].prefix = change,
         Err(reason) => burst.reject(i, reason, Answer::NoRoute),
     }
 }
 
 /// Translates the source of a first packet whose destination stays what it is.
 pub(super) fn source(burst: &mut Burst, i: usize, first: &mut FirstPackets, snapshot: &Snapshot) {
-    let decision = &mut first.decision;
+    let decision = &mut first.decisions[i];
     if snapshot.prefixes.is_empty() || decision.prefix != Change::None {
         return;
     }

@@ -16,9 +16,10 @@ use sluice_pkt::{icmpv4, icmpv6, ipv4, ipv6};
 
 use super::choice::Choice;
 use super::nat::Source;
+use super::route::Place;
 use super::{
-    Decision, Tuple4, Tuple6, acl, class, flow, guard, hairpin, local6, nat, nat64, police, portless, prefix,
-    route,
+    Decision, Tuple4, Tuple6, acl, class, flow, guard, hairpin, lists, local6, nat, nat64, police, portless,
+    prefix, route, sanity,
 };
 use crate::burst::{Burst, Mask};
 use crate::local::neighbor::Neighbors;
@@ -123,24 +124,79 @@ pub(super) fn hold_old(burst: &mut Burst, i: usize, shard: &mut Shard, snapshot:
 
 /// Decides a session anew: it goes on under the present configuration, or ends. True if it goes on.
 pub fn session_anew(index: u32, shard: &mut Shard, snapshot: &Snapshot) -> bool {
-    let Some(session) = shard.sessions.get(index).copied() else { return false };
+    reconsider(index, shard, snapshot).is_ok()
+}
+
+/// As [`session_anew`]: how the session goes on, or why it has ended.
+///
+/// # Errors
+/// It ends.
+pub fn reconsider(index: u32, shard: &mut Shard, snapshot: &Snapshot) -> Result<Goes, Why> {
+    let Some(session) = shard.sessions.get(index).copied() else { return Err(Why::Gone) };
     let new = again(index, &session, shard, snapshot, true);
-    let kept = new.is_some_and(|new| {
-        let kept = shard.sessions.renew(index, &new);
-        if kept && new.binding != session.binding {
+    let kept = new.and_then(|(new, way)| {
+        if !shard.sessions.renew(index, &new) {
+            return Err(Why::Answers);
+        }
+        if new.binding != session.binding {
             shard.sessions.unbind(index, &mut shard.nat);
         }
-        kept
+        Ok(Goes { way, answers: new.actions[1] })
     });
-    if !kept {
+    if kept.is_err() {
         shard.sessions.end(index, &mut shard.nat, &mut shard.counters);
         shard.counters.sessions_ended_by_policy += 1;
     }
     if let Some(transition) = &mut shard.transition {
-        transition.count(kept);
+        transition.count(kept.is_ok());
     }
     kept
 }
+
+/// What would come of a session, which stays as it is.
+///
+/// # Errors
+/// It would end.
+pub fn consider(index: u32, shard: &mut Shard, snapshot: &Snapshot) -> Result<Goes, Why> {
+    let session = shard.sessions.get(index).copied().ok_or(Why::Gone)?;
+    let (new, way) = again(index, &session, shard, snapshot, true)?;
+    Ok(Goes { way, answers: new.actions[1] })
+}
+
+/// How a session goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Goes {
+    /// The interface by which it leaves, and its next hop there; none for the destination itself.
+    pub way: (u16, Option<IpAddr>),
+    /// What is done to its answers.
+    pub answers: FlowAction,
+}
+
+/// Why a session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// There is no such session any more.
+    Gone,
+    /// Nobody forwards between its ends.
+    Ends,
+    /// The guard of this interface refuses it.
+    Guard(u16),
+    /// Of several workers, another one owns it.
+    Owner,
+    /// This rule does not let it pass.
+    Denied(u16),
+    /// No route leads to its destination.
+    Route,
+    /// It would lead to another destination, or to the gateway itself.
+    Destination,
+    /// It would leave by this interface with another source, or with another port.
+    Source(u16),
+    /// Its answers could not be told from those of another session.
+    Answers,
+}
+
+/// A session as it would be made now, with its way out.
+type Again = Result<(NewSession<FlowKey>, (u16, Option<IpAddr>)), Why>;
 
 /// The packets that open a session with this key. Only queries open one of ICMP.
 fn opening<A>((src, dst): (A, A), facts: &KeyFacts) -> Tuple<A> {
@@ -161,29 +217,17 @@ fn opening<A>((src, dst): (A, A), facts: &KeyFacts) -> Tuple<A> {
     }
 }
 
-/// The session as its first packet would make it now. `None` if it would make none, or one that leads elsewhere. `ask`
+/// The session as its first packet would make it now, or why it would make none, or one that leads elsewhere. `ask`
 /// whether others count that are as old: they are decided first.
-fn again(
-    index: u32,
-    session: &Session,
-    shard: &mut Shard,
-    snapshot: &Snapshot,
-    ask: bool,
-) -> Option<NewSession<FlowKey>> {
+fn again(index: u32, session: &Session, shard: &mut Shard, snapshot: &Snapshot, ask: bool) -> Again {
     match session.family {
         Family::V4 => again4(index, session, shard, snapshot, ask),
         Family::V6 => again6(index, session, shard, snapshot, ask),
     }
 }
 
-fn again4(
-    index: u32,
-    session: &Session,
-    shard: &mut Shard,
-    snapshot: &Snapshot,
-    ask: bool,
-) -> Option<NewSession<FlowKey>> {
-    let (&key, &Flow { action: old, .. }) = shard.sessions.v4.get(session.flows[0])?;
+fn again4(index: u32, session: &Session, shard: &mut Shard, snapshot: &Snapshot, ask: bool) -> Again {
+    let (&key, &Flow { action: old, .. }) = shard.sessions.v4.get(session.flows[0]).ok_or(Why::Gone)?;
     let ([src, dst], facts) = KeyFacts::of4(key);
     let mut first: Tuple4 = opening((src, dst), &facts);
     // One that hairpins came from ourselves.
@@ -192,16 +236,19 @@ fn again4(
             == Some(facts.interface);
     let are_local = [first.src, first.dst].map(|end| snapshot.local4.contains_key(&Ipv4Addr::from_bits(end)));
     if guard::check4((first.src, first.dst), are_local, hairpins, snapshot) != Verdict::Forward {
-        return None;
+        return Err(Why::Ends);
+    }
+    let ends = [first.src, first.dst].map(|end| Ipv4Addr::from_bits(end).into());
+    if !hairpins && is_refused(ends, &facts, snapshot) {
+        return Err(Why::Guard(facts.interface));
     }
     if let Some(crossing) = &shard.crossing {
         let ends = [(first.src, first.src_port), (first.dst, first.dst_port)];
         let owner = crossing.owners().of_flow4(ends, facts.protocol, facts.interface, snapshot);
         if owner.is_some_and(|owner| owner != crossing.me()) {
-            return None;
+            return Err(Why::Owner);
         }
     }
-    let ends = [first.src, first.dst].map(|end| Ipv4Addr::from_bits(end).into());
     let ends = ends.map(|end| route::expected_interface(end, snapshot));
     let evidence = acl::evidence(facts.interface, ends, &first, acl::flow4);
     first.established = evidence.into_iter().any(|(key, is_answer)| {
@@ -213,9 +260,12 @@ fn again4(
     });
     let inbound = session.is_inbound() && nat::is_given_out(session.binding, &shard.nat, snapshot);
     first.established |= inbound;
+    if !hairpins && !first.established && is_unasked(&facts, snapshot) {
+        return Err(Why::Guard(facts.interface));
+    }
     let (rule, verdict) = acl::decide4(snapshot, facts.interface, &first);
     if verdict != AclAction::Accept {
-        return None;
+        return Err(Why::Denied(rule));
     }
     let mut decision = Decision { rule, ..Decision::NONE };
     decision.src = (first.src, first.src_port);
@@ -232,9 +282,9 @@ fn again4(
         return again46(index, session, key, &first, decision, shard, snapshot);
     } else if inbound {
         if shard.nat.inside6(session.binding).is_some() {
-            return None;
+            return Err(Why::Destination);
         }
-        decision.dst = shard.nat.get(session.binding)?.inside;
+        decision.dst = shard.nat.get(session.binding).ok_or(Why::Destination)?.inside;
         (decision.binding, decision.inbound) = (session.binding, true);
     }
     let is_elsewhere = decision.forwarded || inbound || {
@@ -245,28 +295,32 @@ fn again4(
     if (dst, decision.dst.1) != (old.new.destination(), old.new.destination_port())
         || !is_elsewhere && snapshot.local4.contains_key(&dst)
     {
-        return None;
+        return Err(Why::Destination);
     }
     let current = shard.neighbors.who(old.next_hop);
     let choice = |dst| {
         let src = Ipv4Addr::from_bits(first.src).into();
         Choice::of(src, dst, facts.ports, facts.protocol).staying(current)
     };
-    decision.egress = egress(dst.into(), choice(dst.into()), snapshot)?;
+    let way = egress(dst.into(), choice(dst.into()), snapshot)?;
+    decision.egress = way.0;
+    if lists::refuses(dst.into(), decision.egress, snapshot) {
+        return Err(Why::Guard(decision.egress));
+    }
     if !decision.inbound && !source_again(session, &facts, old, &mut decision, shard, snapshot) {
-        return None;
+        return Err(Why::Source(decision.egress));
     }
     // Another source than before is another session to the far end.
     let is_same = decision.src == (old.new.source().to_bits(), old.new.source_port());
     // Without ports it is by its addresses alone that it is the same: static NAT may go on with what a pool began.
     let needs_none = decision.binding == NONE && portless::is_portless(facts.protocol);
     if session.binding != decision.binding && !needs_none || !is_same || session.crosses {
-        return None;
+        return Err(Why::Source(decision.egress));
     }
     decision.dscp = session.dscp;
     class::choose4(&mut decision, facts.interface, snapshot, first);
     police::choose4(&mut decision, facts.interface, snapshot, first);
-    Some(flow::compile4(key, &first, &decision, snapshot).any())
+    Ok((flow::compile4(key, &first, &decision, snapshot).any(), way))
 }
 
 /// As [`again4`], for one that came from outside to a binding of NAT64.
@@ -278,23 +332,29 @@ fn again46(
     mut decision: Decision,
     shard: &Shard,
     snapshot: &Snapshot,
-) -> Option<NewSession<FlowKey>> {
-    let ends = nat64::inbound(session.binding, decision.src, &shard.nat, snapshot)?.ok()?;
+) -> Again {
+    let ends = nat64::inbound(session.binding, decision.src, &shard.nat, snapshot);
+    let ends = ends.and_then(Result::ok).ok_or(Why::Destination)?;
     decision.cross = nat64::Cross::ToV6;
-    let flow = shard.sessions.v4.value(session.flows[0]).filter(|flow| flow.session() == index)?;
+    let flow = shard.sessions.v4.value(session.flows[0]).filter(|flow| flow.session() == index);
+    let flow = flow.ok_or(Why::Gone)?;
     if shard.sessions.ends6(flow) != Some(ends) {
-        return None;
+        return Err(Why::Destination);
     }
     let (src, dst) = (Ipv4Addr::from_bits(first.src).into(), Ipv6Addr::from_bits(ends.dst).into());
     let facts = KeyFacts::of4(key).1;
     let choice = Choice::of(src, dst, facts.ports, facts.protocol);
-    decision.egress = egress(dst, choice.staying(shard.neighbors.who(flow.action.next_hop)), snapshot)?;
+    let way = egress(dst, choice.staying(shard.neighbors.who(flow.action.next_hop)), snapshot)?;
+    decision.egress = way.0;
+    if lists::refuses(dst, decision.egress, snapshot) {
+        return Err(Why::Guard(decision.egress));
+    }
     (decision.binding, decision.inbound) = (session.binding, true);
     let interface = KeyFacts::of4(key).1.interface;
     decision.dscp = session.dscp;
     class::choose46(&mut decision, interface, snapshot, first, ends);
     police::choose46(&mut decision, interface, snapshot, *first, ends);
-    Some(flow::compile46(key, first, ends, &decision, snapshot).any())
+    Ok((flow::compile46(key, first, ends, &decision, snapshot).any(), way))
 }
 
 /// As [`again4`], for one from inside that leaves as IPv4.
@@ -305,29 +365,34 @@ fn again64(
     rule: u16,
     shard: &mut Shard,
     snapshot: &Snapshot,
-) -> Option<NewSession<FlowKey>> {
-    let &Flow { action: old, .. } = shard.sessions.v6.value(session.flows[0])?;
-    let dst = nat64::target(first.dst, snapshot)?.ok()?;
+) -> Again {
+    let &Flow { action: old, .. } = shard.sessions.v6.value(session.flows[0]).ok_or(Why::Gone)?;
+    let dst = nat64::target(first.dst, snapshot).and_then(Result::ok).ok_or(Why::Destination)?;
     let protocol = nat64::protocol4(first.protocol);
     let mut decision = Decision { rule, dst: (dst, first.dst_port), ..Decision::NONE };
     let address = Ipv4Addr::from_bits(dst);
     if address != old.new.destination() || nat64::is_ours(decision.dst, protocol, snapshot) {
-        return None;
+        return Err(Why::Destination);
     }
     let src = Ipv6Addr::from_bits(first.src).into();
     let facts = KeyFacts::of6(key).1;
     let choice = Choice::of(src, address.into(), facts.ports, facts.protocol);
     let choice = choice.staying(shard.neighbors.who(old.next_hop));
-    decision.egress = egress(address.into(), choice, snapshot)?;
-    let nat64 = nat64::rule(snapshot, (first.src, first.dst), decision.egress)?;
+    let way = egress(address.into(), choice, snapshot)?;
+    decision.egress = way.0;
+    if lists::refuses(address.into(), decision.egress, snapshot) {
+        return Err(Why::Guard(decision.egress));
+    }
+    let nat64 =
+        nat64::rule(snapshot, (first.src, first.dst), decision.egress).ok_or(Why::Source(decision.egress))?;
     let may = shard.nat.keep(session.binding, nat64.pool, decision.dst);
-    let binding = shard.nat.get(session.binding).filter(|_| may)?;
+    let binding = shard.nat.get(session.binding).filter(|_| may).ok_or(Why::Source(decision.egress))?;
     (decision.binding, decision.src) = (session.binding, binding.external);
     let interface = KeyFacts::of6(key).1.interface;
     decision.dscp = session.dscp;
     class::choose64(&mut decision, interface, snapshot, first);
     police::choose64(&mut decision, interface, snapshot, *first);
-    Some(flow::compile64(key, first, &decision, snapshot).any())
+    Ok((flow::compile64(key, first, &decision, snapshot).any(), way))
 }
 
 /// Finds what the source becomes when it leaves, as it would for the first packet. False if it cannot be what it was.
@@ -343,18 +408,18 @@ fn source_again(
     match nat::source_of(ends, facts.protocol, decision.egress, snapshot) {
         Source::Kept => {}
         Source::Static(outside) => (decision.src.0, decision.rewritten) = (outside, true),
-        Source::Pool(rule) if portless::is_portless(facts.protocol) => {
+        Source::Pool(pool) if portless::is_portless(facts.protocol) => {
             let external = old.new.source();
-            let pool = snapshot.pools.get(usize::from(rule.pool));
-            if !pool.is_some_and(|pool| portless::may_keep(external, pool, snapshot)) {
+            let of = snapshot.pools.get(usize::from(pool));
+            if !of.is_some_and(|of| portless::may_keep(external, of, snapshot)) {
                 return false;
             }
-            shard.nat.keep_address(session.binding, rule.pool);
+            shard.nat.keep_address(session.binding, pool);
             (decision.src.0, decision.rewritten) = (external.to_bits(), true);
             decision.binding = session.binding;
         }
-        Source::Pool(rule) => {
-            let may = shard.nat.keep(session.binding, rule.pool, decision.dst);
+        Source::Pool(pool) => {
+            let may = shard.nat.keep(session.binding, pool, decision.dst);
             let Some(binding) = shard.nat.get(session.binding).filter(|_| may) else { return false };
             (decision.binding, decision.src) = (session.binding, binding.external);
         }
@@ -363,23 +428,20 @@ fn source_again(
 }
 
 /// As [`again4`].
-fn again6(
-    index: u32,
-    session: &Session,
-    shard: &mut Shard,
-    snapshot: &Snapshot,
-    ask: bool,
-) -> Option<NewSession<FlowKey>> {
-    let (&key, &Flow { action: old, .. }) = shard.sessions.v6.get(session.flows[0])?;
+fn again6(index: u32, session: &Session, shard: &mut Shard, snapshot: &Snapshot, ask: bool) -> Again {
+    let (&key, &Flow { action: old, .. }) = shard.sessions.v6.get(session.flows[0]).ok_or(Why::Gone)?;
     let ([src, dst], facts) = KeyFacts::of6(key);
     let mut first: Tuple6 = opening((src, dst), &facts);
     let icmp = first.icmp.map(|(kind, _)| kind);
     if guard::check6((first.src, first.dst), icmp, facts.interface, snapshot) != Verdict::Forward
         || local6(snapshot, facts.interface, first.dst)
     {
-        return None;
+        return Err(Why::Ends);
     }
     let ends = [first.src, first.dst].map(|end| Ipv6Addr::from_bits(end).into());
+    if is_refused(ends, &facts, snapshot) {
+        return Err(Why::Guard(facts.interface));
+    }
     let ends = ends.map(|end| route::expected_interface(end, snapshot));
     let evidence = acl::evidence(facts.interface, ends, &first, acl::flow6);
     first.established = evidence.into_iter().any(|(key, is_answer)| {
@@ -389,9 +451,12 @@ fn again6(
         };
         is_still_live(&find, shard, snapshot, ask)
     });
+    if !first.established && is_unasked(&facts, snapshot) {
+        return Err(Why::Guard(facts.interface));
+    }
     let (rule, verdict) = acl::decide6(snapshot, facts.interface, &first);
     if verdict != AclAction::Accept {
-        return None;
+        return Err(Why::Denied(rule));
     }
     let owner = |shard: &Shard| {
         let crossing = shard.crossing.as_ref()?;
@@ -399,32 +464,54 @@ fn again6(
         Some(crossing.owners().of_flow6(ends, facts.protocol, snapshot) == crossing.me())
     };
     if owner(shard) == Some(false) {
-        return None;
+        return Err(Why::Owner);
     }
     if session.crosses {
         return again64(session, key, &first, rule, shard, snapshot);
     }
     if nat64::target(first.dst, snapshot).is_some() {
-        return None;
+        return Err(Why::Destination);
     }
     let ends = (first.src, first.dst);
-    let mut change = prefix::change_in(ends, facts.interface, snapshot).ok()?;
+    let mut change = prefix::change_in(ends, facts.interface, snapshot).map_err(|_| Why::Destination)?;
     let (src, dst) =
         (Ipv6Addr::from_bits(first.src).into(), Ipv6Addr::from_bits(change.apply(ends).1).into());
     let choice = Choice::of(src, dst, facts.ports, facts.protocol);
-    let egress = egress(dst, choice.staying(shard.neighbors.who(old.next_hop)), snapshot)?;
+    let way = egress(dst, choice.staying(shard.neighbors.who(old.next_hop)), snapshot)?;
+    let egress = way.0;
+    if lists::refuses(dst, egress, snapshot) {
+        return Err(Why::Guard(egress));
+    }
     if change == prefix::Change::None {
-        change = prefix::change_out(first.src, egress, snapshot).ok()?;
+        change = prefix::change_out(first.src, egress, snapshot).map_err(|_| Why::Source(egress))?;
     }
     let (new, flags) = change.compile();
     if new != old.new || flags & !old.flags != 0 {
-        return None;
+        return Err(if matches!(change, prefix::Change::Destination(_)) {
+            Why::Destination
+        } else {
+            Why::Source(egress)
+        });
     }
     let mut decision = Decision { rule, egress, prefix: change, ..Decision::NONE };
     decision.dscp = session.dscp;
     class::choose6(&mut decision, facts.interface, snapshot, &first);
     police::choose6(&mut decision, facts.interface, snapshot, &first);
-    Some(flow::compile6(key, &first, &decision, snapshot).any())
+    Ok((flow::compile6(key, &first, &decision, snapshot).any(), way))
+}
+
+/// Whether the guard of its interface refuses a session between these ends.
+fn is_refused(ends: [IpAddr; 2], facts: &KeyFacts, snapshot: &Snapshot) -> bool {
+    !snapshot.guards.is_empty() && {
+        let from = Place::of(ends[0], snapshot);
+        sanity::refuses(ends, facts.protocol, facts.ports.0, facts.interface, &from, snapshot).is_some()
+            || lists::refuses(ends[0], facts.interface, snapshot)
+    }
+}
+
+/// Whether the guard of its interface lets a session in only if it is the answer to another.
+fn is_unasked(facts: &KeyFacts, snapshot: &Snapshot) -> bool {
+    sanity::answers(facts.protocol, facts.ports.0, facts.interface, snapshot)
 }
 
 /// Whether a flow is not this session's own.
@@ -447,12 +534,12 @@ fn is_still_live(
     }
     let session = flow.session();
     let Some(known) = shard.sessions.get(session).copied().filter(|_| ask) else { return false };
-    again(session, &known, shard, snapshot, false).is_some()
+    again(session, &known, shard, snapshot, false).is_ok()
 }
 
-/// The interface by which packets to this address leave, if they do.
-fn egress(dst: IpAddr, choice: Choice, snapshot: &Snapshot) -> Option<u16> {
-    let (egress, neighbor) = route::way(dst, choice, snapshot).ok()?;
+/// The interface and the next hop by which packets to this address leave, if they do.
+fn egress(dst: IpAddr, choice: Choice, snapshot: &Snapshot) -> Result<(u16, Option<IpAddr>), Why> {
+    let (egress, neighbor) = route::way(dst, choice, snapshot).map_err(|_| Why::Route)?;
     let is_broadcast = neighbor.is_some_and(|neighbor| Neighbors::is_broadcast(snapshot, egress, neighbor));
-    (!is_broadcast).then_some(egress)
+    if is_broadcast { Err(Why::Route) } else { Ok((egress, neighbor)) }
 }

@@ -23,7 +23,7 @@ use crate::verdict::{Answer, DropReason, Verdict};
 pub fn decide(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, snapshot: &Snapshot) {
     for i in first.open(burst) {
         let (headers, interface) = (&burst.headers[i], burst.interfaces[i]);
-        let decision = &first.decision;
+        let decision = &first.decisions[i];
         let crosses = decision.cross != nat64::Cross::No;
         let dst = match headers.l3 {
             L3::Ipv4 => match decision.cross {
@@ -67,10 +67,10 @@ pub fn decide(burst: &mut Burst, first: &mut FirstPackets, shard: &mut Shard, sn
                 Verdict::Local
             }
             None if headers.ttl <= 1 => Verdict::Reject(DropReason::TtlExpired, Answer::TimeExceeded),
-            None => match first.hop_to(dst, choice(burst, i, dst), place, snapshot, shard, burst.now) {
+            None => match first.hop_to(dst, || choice(burst, i, dst), place, snapshot, shard, burst.now) {
                 Ok((egress, next_hop)) => {
-                    first.decision.egress = egress;
-                    first.decision.next_hop = next_hop;
+                    let decision = &mut first.decisions[i];
+                    (decision.egress, decision.next_hop) = (egress, next_hop);
                     continue;
                 }
                 Err(verdict) => verdict,
@@ -142,7 +142,7 @@ pub(super) struct Place {
 impl Place {
     pub(super) const NOWHERE: Self = Self { ours: None, local4: None, route: NO_MATCH };
 
-    fn of(address: IpAddr, snapshot: &Snapshot) -> Self {
+    pub(super) fn of(address: IpAddr, snapshot: &Snapshot) -> Self {
         match address {
             IpAddr::V4(v4) => {
                 let route = snapshot.look_up4(&v4.octets());
@@ -182,6 +182,38 @@ impl Place {
             | Route::Via6 { interface, .. } => Some(interface),
             Route::Blackhole | Route::Unreachable | Route::Prohibited | Route::Several { .. } => None,
         })
+    }
+
+    /// As [`interface`](Self::interface), if it is the way of all packets to there.
+    pub(super) fn sole_interface(&self, snapshot: &Snapshot) -> Option<u16> {
+        let is_one = !matches!(snapshot.way(self.route)?.route, Route::Several { .. });
+        self.interface(snapshot).filter(|_| is_one)
+    }
+
+    /// The route, if whatever goes by it has the same next hop.
+    #[inline]
+    fn gateway_route(&self, snapshot: &Snapshot) -> Option<u32> {
+        let route = snapshot.way(self.route)?.route;
+        let is_one = matches!(route, Route::Via4 { .. } | Route::Via6 { .. });
+        (is_one && self.ours.is_none()).then_some(self.route)
+    }
+
+    /// Whether a route leads there: out by this interface, if one is named, be it one of several.
+    pub(super) fn leads_back(&self, interface: Option<u16>, snapshot: &Snapshot) -> bool {
+        let leads = |route: &Route| match *route {
+            Route::Connected { interface: egress }
+            | Route::Via4 { interface: egress, .. }
+            | Route::Via6 { interface: egress, .. } => interface.is_none_or(|interface| interface == egress),
+            Route::Blackhole | Route::Unreachable | Route::Prohibited | Route::Several { .. } => false,
+        };
+        match snapshot.way(self.route).map(|way| way.route) {
+            Some(Route::Several { first, count }) => (first..)
+                .take(count.into())
+                .filter_map(|index| snapshot.way(index))
+                .any(|way| leads(&way.route)),
+            Some(route) => leads(&route),
+            None => false,
+        }
     }
 
     /// Egress interface and address of the next hop to the address, which is `dst`, or the verdict on packets that go there.
@@ -243,6 +275,8 @@ fn neighbor_at(
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Found {
     way: (u16, IpAddr),
+    /// The route by which all go there.
+    by_gateway: Option<u32>,
     next_hop: u16,
     /// As long as indices mean the same.
     epoch: u32,
@@ -258,21 +292,27 @@ impl FirstPackets {
         shard: &mut Shard,
         now: Nanos,
     ) -> Result<(u16, u16), Verdict> {
-        self.hop_to(dst, choice, Place::of(dst, snapshot), snapshot, shard, now)
+        self.hop_to(dst, || choice, Place::of(dst, snapshot), snapshot, shard, now)
     }
 
     /// As [`next_hop`](Self::next_hop), to a destination of which it is known where it lies.
     fn hop_to(
         &mut self,
         dst: IpAddr,
-        choice: Choice,
+        choice: impl FnOnce() -> Choice,
         place: Place,
         snapshot: &Snapshot,
         shard: &mut Shard,
         now: Nanos,
     ) -> Result<(u16, u16), Verdict> {
-        let (egress, neighbor) = place.way(dst, choice, snapshot)?;
         let neighbors = &mut shard.neighbors;
+        let by_gateway = place.gateway_route(snapshot);
+        if let Some(last) = self.last_hop.filter(|_| by_gateway.is_some()) {
+            if last.by_gateway == by_gateway && last.epoch == neighbors.epoch() {
+                return Ok((last.way.0, last.next_hop));
+            }
+        }
+        let (egress, neighbor) = place.way(dst, choice(), snapshot)?;
         if self.asked {
             if neighbor.is_some_and(|neighbor| Neighbors::is_broadcast(snapshot, egress, neighbor)) {
                 return Err(Verdict::Drop(DropReason::Multicast));
@@ -287,7 +327,8 @@ impl FirstPackets {
         }
         let next_hop = neighbor_at((egress, neighbor), dst.is_ipv4(), snapshot, neighbors, now)?;
         let epoch = neighbors.epoch();
-        self.last_hop = neighbor.map(|neighbor| Found { way: (egress, neighbor), next_hop, epoch });
+        self.last_hop =
+            neighbor.map(|neighbor| Found { way: (egress, neighbor), by_gateway, next_hop, epoch });
         Ok((egress, next_hop))
     }
 }

@@ -255,6 +255,13 @@ pub(crate) fn close(now: Nanos, shard: &mut Shard) {
     }
 }
 
+/// Takes out all that waits at a port, whatever its rate, for another process to send.
+pub(crate) fn take_all(port: u16, now: Nanos, shard: &mut Shard, each: impl FnMut(Frame)) {
+    if let Some(Some(shaper)) = shard.shapers.ports.get_mut(usize::from(port)) {
+        shaper.take_all(now, each);
+    }
+}
+
 /// Drops a packet and counts it.
 #[cold]
 fn discard(frame: Frame, reason: DropReason, pool: &mut FramePool, counters: &mut Counters) {

@@ -63,9 +63,9 @@ impl HeldSyns {
         Ok(())
     }
 
-    /// Takes any frame out.
-    pub(crate) fn drain(&mut self) -> Option<Frame> {
-        self.waiting.pop_front().map(|waiting| waiting.frame)
+    /// Takes the oldest frame out, with the port that it came in by.
+    pub(crate) fn drain(&mut self) -> Option<(u16, Frame)> {
+        self.waiting.pop_front().map(|waiting| (waiting.port, waiting.frame))
     }
 }
 

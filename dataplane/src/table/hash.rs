@@ -11,8 +11,7 @@
 
 use crate::arena::{HugePages, HugeVec};
 
-use super::aes;
-pub use super::key::{Key, hash_words, mix};
+pub use super::key::{Key, Secret, hash_words, mix};
 use super::prefetch::{prefetch_at, prefetch_from};
 use super::tags::{LANES, Tags};
 
@@ -52,9 +51,7 @@ pub struct Record<K, V> {
 
 /// A hash table with a fixed number of entries. See the module's description.
 pub struct HashTable<K, V> {
-    seed: u64,
-    /// Whether the CPU does rounds of AES.
-    aes: bool,
+    secret: Secret,
     mask: usize,
     buckets: HugeVec<Bucket>,
     /// Grows within its reserve to the high-water mark, and never past `capacity`.
@@ -89,8 +86,7 @@ impl<K: Key, V> HashTable<K, V> {
         let mut table = HugeVec::with_capacity_in(buckets, HugePages);
         table.resize(buckets, empty);
         Self {
-            seed,
-            aes: aes::is_fast(),
+            secret: Secret::new(seed),
             mask: buckets - 1,
             buckets: table,
             records: HugeVec::with_capacity_in(capacity as usize, HugePages),
@@ -149,7 +145,7 @@ impl<K: Key, V> HashTable<K, V> {
     #[inline(always)]
     #[must_use]
     pub fn hash(&self, key: &K) -> u64 {
-        key.hash_by(self.seed, self.aes)
+        key.hash_with(&self.secret)
     }
 
     /// Starts to fetch the bucket that a search for `hash` reads first.

@@ -12,7 +12,7 @@ struct Chosen {
 }
 
 impl Key for Chosen {
-    fn hash(&self, _: u64) -> u64 {
+    fn hash_with(&self, _: &Secret) -> u64 {
         self.hash
     }
 }

@@ -10,16 +10,43 @@ use core::hash::Hasher;
 
 use super::aes;
 
+/// What keys are hashed with: a seed, and what follows from it, reckoned once.
+#[derive(Clone, Copy, Debug)]
+pub struct Secret {
+    seed: u64,
+    mask: u64,
+    last: u64,
+    /// Whether the CPU does rounds of AES, so that no loop needs to ask.
+    aes: bool,
+}
+
+impl Secret {
+    /// That of a seed, which should be secret and random.
+    #[inline]
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let (mask, last) = secrets(seed);
+        Self { seed, mask, last, aes: aes::is_fast() }
+    }
+
+    /// As [`hash_words`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn hash<const N: usize>(&self, words: &[u64; N]) -> u64 {
+        fold(words, self.seed, (self.mask, self.last))
+    }
+}
+
 /// What a table can be keyed with.
 pub trait Key: Copy + Eq {
-    /// The 64-bit hash of this key under `seed`. Every bit of the result must depend on every bit of the key:
+    /// The 64-bit hash of this key under a secret. Every bit of the result must depend on every bit of the key:
     /// tables take the bucket from the low bits and the tag from the high 16.
-    fn hash(&self, seed: u64) -> u64;
+    fn hash_with(&self, secret: &Secret) -> u64;
 
-    /// The same, told whether the CPU does rounds of AES, so that no loop needs to ask.
+    /// The same under the secret of a seed.
     #[inline(always)]
-    fn hash_by(&self, seed: u64, _aes: bool) -> u64 {
-        self.hash(seed)
+    fn hash(&self, seed: u64) -> u64 {
+        self.hash_with(&Secret::new(seed))
     }
 }
 
@@ -38,10 +65,18 @@ pub const fn mix(a: u64, b: u64) -> u64 {
 /// Hashes a fixed number of words under `seed`: one multiplication for each two words and one to finish.
 #[inline(always)]
 #[must_use]
-pub fn hash_words<const N: usize>(words: &[u64; N], seed: u64) -> u64 {
+pub const fn hash_words<const N: usize>(words: &[u64; N], seed: u64) -> u64 {
     // Functions of the seed alone: hoisted out of any loop over keys.
-    let mask = mix(seed ^ PI[0], PI[1]);
-    let last = mix(seed ^ PI[2], PI[3]);
+    fold(words, seed, secrets(seed))
+}
+
+#[inline(always)]
+const fn secrets(seed: u64) -> (u64, u64) {
+    (mix(seed ^ PI[0], PI[1]), mix(seed ^ PI[2], PI[3]))
+}
+
+#[inline(always)]
+const fn fold<const N: usize>(words: &[u64; N], seed: u64, (mask, last): (u64, u64)) -> u64 {
     let mut state = seed;
     // By index, as the length is known and no check is left.
     let mut at = 0;
@@ -57,24 +92,18 @@ pub fn hash_words<const N: usize>(words: &[u64; N], seed: u64) -> u64 {
 
 impl<const N: usize> Key for [u64; N] {
     #[inline(always)]
-    fn hash(&self, seed: u64) -> u64 {
-        self.hash_by(seed, aes::is_fast())
-    }
-
-    #[inline(always)]
-    fn hash_by(&self, seed: u64, aes: bool) -> u64 {
+    fn hash_with(&self, secret: &Secret) -> u64 {
         if let [a, b] = *self.as_slice() {
-            let secret = [mix(seed ^ PI[0], PI[1]), mix(seed ^ PI[2], PI[3])];
-            return aes::hash([a, b], secret, aes);
+            return aes::hash([a, b], [secret.mask, secret.last], secret.aes);
         }
-        hash_words(self, seed)
+        secret.hash(self)
     }
 }
 
 impl Key for u32 {
     #[inline(always)]
-    fn hash(&self, seed: u64) -> u64 {
-        hash_words(&[u64::from(*self)], seed)
+    fn hash_with(&self, secret: &Secret) -> u64 {
+        secret.hash(&[u64::from(*self)])
     }
 }
 
@@ -111,15 +140,15 @@ impl Hasher for AddressHasher {
 
 impl Key for u64 {
     #[inline(always)]
-    fn hash(&self, seed: u64) -> u64 {
-        hash_words(&[*self], seed)
+    fn hash_with(&self, secret: &Secret) -> u64 {
+        secret.hash(&[*self])
     }
 }
 
 impl Key for u128 {
     #[inline(always)]
-    fn hash(&self, seed: u64) -> u64 {
-        [*self as u64, (*self >> 64) as u64].hash(seed)
+    fn hash_with(&self, secret: &Secret) -> u64 {
+        [*self as u64, (*self >> 64) as u64].hash_with(secret)
     }
 }
 

@@ -68,6 +68,17 @@ impl<const COST: u64> TokenBucket<COST> {
         self.credit = self.credit.min(self.depth);
     }
 
+    /// What has been saved, in parts of a token, and at what time in nanoseconds.
+    #[must_use]
+    pub fn saved(&self) -> (u64, u64) {
+        (self.credit, self.last)
+    }
+
+    /// Goes on with what another bucket of the same figures had [saved](Self::saved).
+    pub fn go_on(&mut self, (credit, last): (u64, u64)) {
+        (self.credit, self.last) = (credit.min(self.depth), last);
+    }
+
     /// Takes `tokens` (bytes, or packets) at the time `now_ns`; `false`, and nothing taken, where there are not
     /// so many. Time that runs backwards earns nothing until it has caught up. Without a branch: which packets
     /// pass is what no predictor can know.

@@ -17,6 +17,7 @@ pub mod meters;
 pub mod prefetch;
 mod select;
 pub mod shaper;
+pub mod sources;
 mod tags;
 pub mod tcm;
 pub mod wheel;

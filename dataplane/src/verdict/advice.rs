@@ -41,6 +41,24 @@ impl DropReason {
             Self::FragmentQueueFull => "A flood of fragments; those in order are not harmed.",
             Self::FragmentOverlap => "An attack, or identifications that come round too fast.",
             Self::FragmentTableFull => "Raise `[tables] fragments`, or find who sends fragments.",
+            Self::Bogon => {
+                "Forged, most likely. Many from one prefix: a neighbour that does not filter; or take `\"bogons\"` off that interface's guard, if it is a private network."
+            }
+            Self::ReversePath => {
+                "Forged, or a route is missing; with ways that differ by direction, use `reverse-path = \"loose\"`."
+            }
+            Self::Land => "An attack.",
+            Self::TcpFlags => "A scan.",
+            Self::PortZero => "A scan, or an attack.",
+            Self::FragmentTiny => "An attack, most likely.",
+            Self::UnaskedAnswer => {
+                "Amplification that is aimed at you, or a service inside whose clients use that port: see `answer-ports`."
+            }
+            Self::Blocklisted | Self::BlocklistedXdp => "`block show` says which list.",
+            Self::SourceRate | Self::ServiceRate | Self::SourceNewSessions | Self::SourceSessions => {
+                "`capture --drops` shows by whom; raise the guard's limit if they are honest, or `block add` them."
+            }
+            Self::IcmpRate => "A flood of pings, or of errors about forged packets.",
             Self::AclDeny => "`show acl` says which rule.",
             Self::SessionTableFull => {
                 "Raise `[tables] sessions`, or shorten `[timeouts]`; look in `show flows` for one source with many."
@@ -53,6 +71,9 @@ impl DropReason {
                 "Usual on the Internet. If a program should be reachable: `filtering` of its `[[nat.source]]`."
             }
             Self::SynUnsolicited => "Usual on the Internet: scans.",
+            Self::NatNoAddress => {
+                "See by `show interfaces` and the log of the DHCP client, or `ip address`, why the kernel has none there."
+            }
             Self::NatPortsExhausted => {
                 "Add addresses to the pool or widen `ports`; with blocks, `show nat` says who has how many: a smaller `block-size` or `max-blocks`."
             }

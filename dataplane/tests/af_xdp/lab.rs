@@ -61,6 +61,7 @@ pub(crate) fn spec(device: &str) -> PortSpec {
         mac: None,
         replace: false,
         host_is_kernel: false,
+        has_lists: false,
         owners: Vec::new(),
         rx_ring: 512,
         tx_ring: 256,

@@ -2,10 +2,13 @@
 //! traffic, and must answer, count and remember the same.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use sluice_dataplane::clock::{MILLISECOND, SECOND};
+use sluice_dataplane::matcher::Program;
 use sluice_dataplane::snapshot::Snapshot;
+use sluice_dataplane::trace::{self, TraceReader, Wanted};
 
 use crate::lab::{HOST6, LAN, Lab, Out, SERVER, SERVER6, TRUNK, WAN, host, snapshot};
 use crate::packets::{
@@ -45,6 +48,17 @@ impl Twins {
         let [fast, slow] = self.0.map(Lab::close);
         assert_eq!(fast, slow);
     }
+}
+
+/// From now on each packet of a gateway is traced, which changes nothing.
+fn trace(lab: &mut Lab) -> TraceReader {
+    let (tracer, reader) = trace::channel(vec![Wanted { program: Program::default(), left: u32::MAX }]);
+    // Its worker takes it when it is polled.
+    let mut inspector = lab.worker.inspector().unwrap();
+    assert!(!inspector.set_tracer(Some(tracer), Duration::ZERO));
+    lab.poll();
+    assert!(lab.worker.shard().tracer.is_some());
+    reader
 }
 
 /// The answer of the other end to a packet that came out by a port.
@@ -138,6 +152,7 @@ proptest! {
         slow_limit in any::<bool>(),
         complete in any::<bool>(),
         small_mtu in any::<bool>(),
+        traced in prop::option::of(0..2usize),
     ) {
         let mut snapshot = snapshot();
         if slow_limit {
@@ -149,6 +164,7 @@ proptest! {
             snapshot.interfaces[WAN].mtu = 600;
         }
         let mut twins = Twins::new(&snapshot);
+        let mut reader = traced.map(|which| trace(&mut twins.0[which]));
         let mut out: Vec<Out> = Vec::new();
         for event in events {
             // Within a burst, what takes the fast path asks a limit before all others.
@@ -198,6 +214,12 @@ proptest! {
                         lab.now += time * 100 * MILLISECOND;
                     }
                     out.extend(twins.poll());
+                    // While nobody reads, the ring fills.
+                    while let Some(traced) = reader.as_mut().and_then(TraceReader::take) {
+                        let stages = traced.stages();
+                        prop_assert!(stages.iter().any(|stage| stage.step.is_some()), "{:?}", stages);
+                        prop_assert!(!traced.came().is_empty() || traced.len == 0);
+                    }
                 }
             }
         }

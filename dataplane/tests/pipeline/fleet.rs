@@ -35,7 +35,7 @@ impl Fleet {
                 ports.push(Box::new(port));
                 ends.push(end);
             }
-            let pool = FramePool::new(snapshot.sizes.frames, false).unwrap();
+            let pool = FramePool::shareable(snapshot.sizes.frames).unwrap();
             workers.push(Worker::new(snapshot.clone(), ports, pool));
             peers.push(ends);
         }

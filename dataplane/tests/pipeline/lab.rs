@@ -69,6 +69,7 @@ fn interface(name: &str, port: usize, ids: &[u16], v4: ([u8; 4], u8), v6: Option
         v4: vec![(v4.0.into(), v4.1)],
         v6: v6.collect(),
         acl: None,
+        guard: None,
         mss: [0; 2],
     }
 }
@@ -235,7 +236,7 @@ impl Lab {
             ports.push(Box::new(port));
             peers.push(peer);
         }
-        let pool = FramePool::new(snapshot.sizes.frames, false).unwrap();
+        let pool = FramePool::shareable(snapshot.sizes.frames).unwrap();
         Self { worker: Worker::new(Arc::new(snapshot), ports, pool), peers, now: 1000 * SECOND }
     }
 

@@ -11,7 +11,7 @@ pub(super) fn compile(config: &Config, snapshot: &mut Snapshot) {
     let firsts: Vec<usize> = (config.acls.iter())
         .scan(0, |next, acl| Some(std::mem::replace(next, *next + acl.rules.len() + 1)))
         .collect();
-    for shaper in &config.shapers {
+    for (place, shaper) in config.shapers.iter().enumerate() {
         let number = index(snapshot.shapers.len());
         let port = snapshot.interfaces.get(shaper.interface).map_or(snapshot::NONE16, |link| link.port);
         let numbers = vec![None; shaper.classes.len()];
@@ -19,8 +19,16 @@ pub(super) fn compile(config: &Config, snapshot: &mut Snapshot) {
         let default = tree.default_of(None);
         let default = tree.scope(None, None, default);
         tree.send_over();
-        let order = std::mem::take(&mut tree.order);
         tree.name_in_limits(config);
+        let order = std::mem::take(&mut tree.order);
+        let numbers = std::mem::take(&mut tree.numbers);
+        if let Some((line, classes)) = config.places.shapers.get(place) {
+            snapshot.places.classes.resize(snapshot.classes.len(), *line);
+            for (number, &line) in numbers.into_iter().zip(classes) {
+                let number = number.map_or(usize::MAX, usize::from);
+                snapshot.places.classes.get_mut(number).into_iter().for_each(|place| *place = line);
+            }
+        }
         snapshot.shapers.push(snapshot::Shaper {
             port,
             rate: shaper.rate.map(rate),

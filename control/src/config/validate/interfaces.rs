@@ -7,6 +7,7 @@ use sluice_dataplane::arena::MAX_MTU;
 use toml::de::DeValue;
 
 use super::acls::Acls;
+use super::guards::Guards;
 use super::{values, word};
 use crate::config::model::{
     Checksum, Device, Host, Interface, KernelFilter, Link, MssClamp, Prefix, XdpMode,
@@ -18,7 +19,7 @@ use crate::config::{net, schema};
 
 /// Most interfaces, VLANs included.
 const MOST_INTERFACES: usize = 4096;
-/// Most entries of `kernel`: so many has the XDP program.
+/// Most entries of `kernel`: so many has the XDP program, besides two for DHCP clients.
 const MOST_KERNEL_FILTERS: usize = 32;
 /// Most queues of a direction that any NIC has.
 const MOST_CHANNELS: u32 = 4096;
@@ -49,7 +50,12 @@ pub(super) struct Network<'t> {
 
 impl<'t> Network<'t> {
     /// `None`: there is no interface, or there are too many.
-    pub(super) fn read(file: &Table<'t>, acls: &Acls<'t>, sink: &mut Sink<'_>) -> Option<Self> {
+    pub(super) fn read(
+        file: &Table<'t>,
+        acls: &Acls<'t>,
+        guards: &Guards<'t>,
+        sink: &mut Sink<'_>,
+    ) -> Option<Self> {
         let errors = sink.errors();
         let tables = file.named("interfaces", &schema::INTERFACE, sink);
         if tables.is_empty() && sink.errors() == errors {
@@ -72,10 +78,11 @@ impl<'t> Network<'t> {
         };
         for (name, table) in &tables {
             check_name(name, sink);
-            network.add(name.value, table.as_ref(), acls, sink);
+            network.add(name.value, table.as_ref(), (acls, guards), sink);
         }
         for (index, (_, table)) in tables.iter().enumerate() {
             network.check_link(index, table.as_ref(), sink);
+            network.check_from_kernel(index, table.as_ref(), sink);
         }
         network.check_devices(&tables, sink);
         network.check_subnets(sink);
@@ -83,9 +90,14 @@ impl<'t> Network<'t> {
         Some(network)
     }
 
+    /// The interface of this name.
+    pub(super) fn named(&self, name: &str) -> Option<usize> {
+        self.names.get(name).copied()
+    }
+
     /// The interface that `name` refers to.
     pub(super) fn resolve(&self, name: &At<String>, sink: &mut Sink<'_>) -> Option<usize> {
-        let index = self.names.get(name.value.as_str()).copied();
+        let index = self.named(&name.value);
         if index.is_none() {
             let known = self.interfaces.iter().map(|interface| interface.name.as_str());
             let draft = sink.error(&name.span, format!("no interface is called {}", quote(&name.value)));
@@ -144,7 +156,13 @@ impl<'t> Network<'t> {
     }
 
     /// Adds an interface, even with errors, so that indices are the order of the file.
-    fn add(&mut self, name: &str, table: Option<&Table<'t>>, acls: &Acls<'t>, sink: &mut Sink<'_>) {
+    fn add(
+        &mut self,
+        name: &str,
+        table: Option<&Table<'t>>,
+        (acls, guards): (&Acls<'t>, &Guards<'t>),
+        sink: &mut Sink<'_>,
+    ) {
         let mut interface = Interface {
             name: name.to_owned(),
             link: Link::Device(Device {
@@ -161,13 +179,19 @@ impl<'t> Network<'t> {
                 takeover: false,
             }),
             addresses: Vec::new(),
+            from_kernel: false,
             mtu: 1500,
             acl: None,
+            guard: None,
             mss_clamp: MssClamp::Off,
         };
         if let Some(table) = table {
             interface.link = self.link(name, table, sink);
-            for At { value, span } in table.many("address", text(net::interface_address), sink) {
+            for At { value, span } in table.many("address", text(address_or_kernel), sink) {
+                let Some(value) = value else {
+                    interface.from_kernel = true;
+                    continue;
+                };
                 if check_address(value, &span, sink) {
                     interface.addresses.push(value);
                     self.subnets.push(Subnet { prefix: value, interface: self.interfaces.len(), span });
@@ -179,6 +203,7 @@ impl<'t> Network<'t> {
             interface.mss_clamp =
                 table.one("mss-clamp", mss_clamp, sink).map_or(MssClamp::Off, |at| at.value);
             interface.acl = word(table, "acl", sink).and_then(|name| acls.resolve(&name, sink));
+            interface.guard = word(table, "guard", sink).and_then(|name| guards.resolve(&name, sink));
         }
         self.interfaces.push(interface);
     }
@@ -269,6 +294,38 @@ impl<'t> Network<'t> {
         if interface.mtu < IPV6_MTU && interface.addresses.iter().any(|prefix| !prefix.is_ipv4()) {
             sink.error(&table.key_span("mtu"), format!("the MTU {} is too small for IPv6", interface.mtu))
                 .help("at least 1280 where an interface has IPv6 addresses (RFC 8200)");
+        }
+    }
+
+    /// Addresses are the kernel's to say only where it is the host. What its DHCP client gets before it has one goes to no
+    /// address of the box, and is left to it by port (RFC 2131 4.1, RFC 8415 7.2).
+    fn check_from_kernel(&mut self, index: usize, table: Option<&Table<'t>>, sink: &mut Sink<'_>) {
+        let Some(table) = table.filter(|_| self.interfaces[index].from_kernel) else { return };
+        let carrier = match self.interfaces[index].link {
+            Link::Vlan { parent, .. } => parent,
+            Link::Device(_) => index,
+        };
+        let Some(Link::Device(device)) = self.interfaces.get_mut(carrier).map(|below| &mut below.link) else {
+            return;
+        };
+        if carrier == index && !table.has("host") {
+            device.host = Host::Kernel;
+        }
+        for filter in [KernelFilter::Udp(68), KernelFilter::Udp(546)] {
+            if !device.kernel.contains(&filter) {
+                device.kernel.push(filter);
+            }
+        }
+        if device.host != Host::Kernel {
+            let (key, help) = match carrier == index {
+                true => ("host", "leave `host` out: with such an address it is \"kernel\""),
+                false => ("address", "write `host = \"kernel\"` for its parent"),
+            };
+            sink.error(
+                &table.key_span(key),
+                "with address = \"kernel\" the kernel answers for the box's addresses, too",
+            )
+            .help(help);
         }
     }
 
@@ -368,6 +425,11 @@ fn device(text: &str) -> Result<String, Wrong> {
         false => Err(Wrong::new(format!("{} cannot be the name of a device", quote(text)))
             .help("a name that `ip link` shows, of up to 15 characters")),
     }
+}
+
+/// An address with the length of its subnet, or none for those that the kernel has.
+fn address_or_kernel(text: &str) -> Result<Option<Prefix>, Wrong> {
+    if text == "kernel" { Ok(None) } else { net::interface_address(text).map(Some) }
 }
 
 /// Whether an interface may have this address; says why not.

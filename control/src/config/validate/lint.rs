@@ -3,7 +3,10 @@
 use std::net::IpAddr;
 
 use super::acls::Acls;
+use super::earlier::Earlier;
+use super::guards::Guards;
 use super::interfaces::Network;
+use super::lists::Lists;
 use super::matches::families;
 use super::nat::Nat;
 use crate::config::model::{Acl, Action, Forward, IcmpType, Link, Match, PortRange, Prefix, Rule};
@@ -22,20 +25,29 @@ impl Budget {
 }
 
 /// Warns about a configuration without errors.
-pub(super) fn all(network: &Network<'_>, acls: &Acls<'_>, nat: &Nat, sink: &mut Sink<'_>) {
+pub(super) fn all(
+    network: &Network<'_>,
+    acls: &Acls<'_>,
+    (guards, lists): (&Guards<'_>, &Lists<'_>),
+    nat: &Nat,
+    sink: &mut Sink<'_>,
+) {
     let budget = &mut Budget(20_000_000);
     hidden_rules(acls, budget, sink);
     hidden_sources(nat, budget, sink);
     denied_forwards(network, acls, nat, budget, sink);
     unused(network, acls, sink);
+    unused_guards(network, guards, lists, sink);
 }
 
 /// A rule that an earlier one takes every packet from.
 fn hidden_rules(acls: &Acls<'_>, budget: &mut Budget, sink: &mut Sink<'_>) {
     for (acl, spans) in acls.acls.iter().zip(&acls.rule_spans) {
         let rules = &acl.value.rules;
+        let mut before = Earlier::default();
         for (index, later) in rules.iter().enumerate() {
-            for (earlier, span) in rules[..index].iter().zip(spans) {
+            for number in before.candidates(&later.matches) {
+                let (Some(earlier), Some(span)) = (rules.get(number), spans.get(number)) else { continue };
                 if !budget.spend(cost(&earlier.matches, &later.matches)) {
                     return;
                 }
@@ -47,6 +59,7 @@ fn hidden_rules(acls: &Acls<'_>, budget: &mut Budget, sink: &mut Sink<'_>) {
                     break;
                 }
             }
+            before.add(index, &later.matches);
         }
     }
 }
@@ -138,6 +151,21 @@ fn may_match(rule: &Match, packets: &Match) -> bool {
             || rule.to_ports.iter().any(|a| packets.to_ports.iter().any(|b| a.overlaps(*b))))
 }
 
+fn unused_guards(network: &Network<'_>, guards: &Guards<'_>, lists: &Lists<'_>, sink: &mut Sink<'_>) {
+    for (index, list) in lists.lists.iter().enumerate() {
+        if !guards.guards.iter().any(|guard| guard.value.lists.contains(&index)) {
+            sink.warning(&list.span, format!("no guard uses the list {}", quote(&list.value.name)))
+                .help(format!("add `lists = \"{}\"` to one, or leave it out", list.value.name));
+        }
+    }
+    for (index, guard) in guards.guards.iter().enumerate() {
+        if !network.interfaces.iter().any(|interface| interface.guard == Some(index)) {
+            sink.warning(&guard.span, format!("no interface uses the guard {}", quote(&guard.value.name)))
+                .help(format!("add `guard = \"{}\"` to one, or leave it out", guard.value.name));
+        }
+    }
+}
+
 /// ACLs that no interface names, and interfaces that carry nothing.
 fn unused(network: &Network<'_>, acls: &Acls<'_>, sink: &mut Sink<'_>) {
     let mut used = vec![false; acls.acls.len()];
@@ -146,7 +174,7 @@ fn unused(network: &Network<'_>, acls: &Acls<'_>, sink: &mut Sink<'_>) {
         if let Some(used) = interface.acl.and_then(|acl| used.get_mut(acl)) {
             *used = true;
         }
-        carries[index] |= !interface.addresses.is_empty();
+        carries[index] |= interface.from_kernel || !interface.addresses.is_empty();
         if let Link::Vlan { parent, .. } = interface.link {
             if let Some(carries) = carries.get_mut(parent) {
                 *carries = true;
@@ -197,4 +225,43 @@ pub(super) fn covers(wide: &Match, narrow: &Match) -> bool {
 
 fn covers_prefixes(wide: &[Prefix], narrow: &[Prefix]) -> bool {
     wide.is_empty() || (!narrow.is_empty() && narrow.iter().all(|n| wide.iter().any(|w| w.covers(*n))))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proptest::test_runner::Config;
+
+    use super::*;
+
+    fn prefixes() -> impl Strategy<Value = Vec<Prefix>> {
+        let prefix =
+            (0..4u8, prop::sample::select(vec![0, 8, 9, 32]), any::<bool>()).prop_map(|(top, length, v4)| {
+                let address: IpAddr = if v4 {
+                    [top << 6, 0, 0, 1].into()
+                } else {
+                    [u16::from(top) << 14, 0, 0, 0, 0, 0, 0, 1].into()
+                };
+                Prefix { address, length }.network()
+            });
+        prop::collection::vec(prefix, 0..3)
+    }
+
+    proptest! {
+        #![proptest_config(Config { failure_persistence: None, ..Config::with_cases(200) })]
+        #[test]
+        fn whatever_covers_a_rule_is_a_candidate(lists in prop::collection::vec((prefixes(), prefixes()), 1..12)) {
+            let rules: Vec<Match> =
+                lists.into_iter().map(|(from, to)| Match { from, to, ..Match::default() }).collect();
+            let mut earlier = Earlier::default();
+            for (number, later) in rules.iter().enumerate() {
+                let found = earlier.candidates(later);
+                prop_assert!(found.windows(2).all(|pair| pair[0] < pair[1]));
+                for (before, rule) in rules[..number].iter().enumerate() {
+                    prop_assert!(!covers(rule, later) || found.contains(&before));
+                }
+                earlier.add(number, later);
+            }
+        }
+    }
 }

@@ -3,15 +3,20 @@
 use toml::de::DeTable;
 
 use super::model::{Config, Prefix};
+use super::places::Places;
+use super::plain::Plain;
 use super::reader::{At, Table, text, text_or_number};
 use super::report::Sink;
 use super::{net, schema};
 
 mod acls;
+mod earlier;
 mod export;
+mod guards;
 mod interfaces;
 mod limits;
 mod lint;
+mod lists;
 mod matches;
 mod nat;
 mod nat6;
@@ -24,14 +29,17 @@ mod settings;
 mod shapers;
 
 use interfaces::Network;
+use routes::Routes;
 
-/// Reads the file. Errors are in `sink`; `None`, or a `Config` with errors beside it, is of no use to anybody.
-pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
+/// Reads the file, of which plain routes may have been taken out. Errors are in `sink`; `None`, or a `Config` with errors beside it, is of no use to anybody.
+pub(super) fn file(value: &DeTable<'_>, plain: Option<&Plain<'_>>, sink: &mut Sink<'_>) -> Option<Config> {
     let file = Table::file(value, &schema::FILE, sink);
     settings::version(&file, sink);
     let acls = acls::Acls::read(&file, sink);
-    let network = Network::read(&file, &acls, sink)?;
-    let routes = routes::read(&file, &network, sink);
+    let lists = lists::Lists::read(&file, sink);
+    let guards = guards::Guards::read(&file, &lists, sink);
+    let network = Network::read(&file, &acls, &guards, sink)?;
+    let routes = Routes::read(&file, plain, &network, sink)?;
     let kernel_routes = routes::kernel(&file, sink);
     let nat = nat::read(&file, &network, &routes, sink);
     let shapers = shapers::read(&file, &network, &acls, sink);
@@ -42,17 +50,20 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
     let timeouts = settings::timeouts(&file, sink);
     let icmp_errors_per_second = settings::icmp_errors_per_second(&file, sink);
     let (control_socket, control_access, state) = settings::control(&file, sink);
+    let log = settings::log(&file, sink);
     let metrics = settings::metrics(&file, sink);
     let accounting = settings::accounting(&file, sink);
     let export = export::read(&file, sink);
     if sink.errors() == 0 {
-        lint::all(&network, &acls, &nat, sink);
+        lint::all(&network, &acls, (&guards, &lists), &nat, sink);
     }
     Some(Config {
         interfaces: network.interfaces,
-        routes: routes.into_iter().map(|route| route.value).collect(),
+        routes: routes.all.into_iter().map(|route| route.value).collect(),
         kernel_routes,
         acls: acls.acls.into_iter().map(|acl| acl.value).collect(),
+        guards: guards.guards.into_iter().map(|guard| guard.value).collect(),
+        lists: lists.lists.into_iter().map(|list| list.value).collect(),
         source_nat: nat.sources.into_iter().map(|source| source.value).collect(),
         static_nat: nat.statics.into_iter().map(|entry| entry.value).collect(),
         nat_exemptions: nat.exemptions,
@@ -70,10 +81,17 @@ pub(super) fn file(value: &DeTable<'_>, sink: &mut Sink<'_>) -> Option<Config> {
         control_socket,
         control_access,
         state,
+        log,
         metrics,
         accounting,
         export,
+        places: Places::default(),
     })
+}
+
+/// What the log is like, of a file that is valid as a whole.
+pub(super) fn log(value: &DeTable<'_>, sink: &mut Sink<'_>) -> super::model::Log {
+    settings::log(&Table::file(value, &schema::FILE, sink), sink)
 }
 
 /// A name that something refers to or is called by, as it stands.

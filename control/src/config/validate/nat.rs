@@ -1,15 +1,16 @@
 //! `[[nat.source]]`, `[[nat.nat64]]` and `[[nat.forward]]`; the others are in `nat_static` and `nat6`.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use sluice_dataplane::stage::owner::block_owner;
 
 use super::interfaces::Network;
+use super::routes::Routes;
 use super::{nat_log, nat_ports, nat_static, nat6, port_control, ports, prefixes, values};
 use crate::config::model::{
     AddressRange, Allocation, Filtering, Forward, Mapping, NatExemption, NatLog, PortChoice, PortControl,
-    PortRange, PortRest, PrefixNat, Route, SourceNat, StaticNat, Target,
+    PortRange, PortRest, PrefixNat, SourceNat, StaticNat, stand_in,
 };
 use crate::config::net;
 use crate::config::protocol::{TCP, UDP, protocol};
@@ -52,12 +53,7 @@ pub(super) struct Nat {
     pub(super) log: Option<NatLog>,
 }
 
-pub(super) fn read(
-    file: &Table<'_>,
-    network: &Network<'_>,
-    routes: &[At<Route>],
-    sink: &mut Sink<'_>,
-) -> Nat {
+pub(super) fn read(file: &Table<'_>, network: &Network<'_>, routes: &Routes, sink: &mut Sink<'_>) -> Nat {
     let Some(nat) = file.table("nat", &schema::NAT, sink) else {
         return Nat::default();
     };
@@ -103,7 +99,7 @@ fn pool_span(table: &Table<'_>) -> Span {
 fn read_source(
     table: &Table<'_>,
     network: &Network<'_>,
-    routes: &[At<Route>],
+    routes: &Routes,
     sink: &mut Sink<'_>,
 ) -> Option<SourceNat> {
     let out = network.required(table, "out", sink);
@@ -185,8 +181,9 @@ fn interface_address(
     instead: &str,
     sink: &mut Sink<'_>,
 ) -> Option<Ipv4Addr> {
+    let stand_in = stand_in(interface);
     let interface = network.interfaces.get(interface)?;
-    let primary = interface.primary_ipv4();
+    let primary = interface.primary_ipv4().or_else(|| interface.from_kernel.then_some(stand_in));
     if primary.is_none() && !network.is_broken() {
         sink.error(&table.span, format!("`{}` has no IPv4 address", interface.name))
             .help(format!("give it one, or add {instead}"));
@@ -198,7 +195,7 @@ fn interface_address(
 fn check_pool(
     mut pool: Vec<At<AddressRange>>,
     network: &Network<'_>,
-    routes: &[At<Route>],
+    routes: &Routes,
     sink: &mut Sink<'_>,
 ) -> Vec<AddressRange> {
     pool.sort_by_key(|range| range.value);
@@ -226,18 +223,12 @@ pub(super) fn ours_alone(
     range: AddressRange,
     span: &Span,
     network: &Network<'_>,
-    routes: &[At<Route>],
+    routes: &Routes,
     sink: &mut Sink<'_>,
 ) {
-    let next_hop = routes.iter().find_map(|route| match route.value.target {
-        Target::Via { address: IpAddr::V4(address), .. } if range.contains(address) => {
-            Some((address, &route.span))
-        }
-        _ => None,
-    });
-    if let Some((address, route)) = next_hop {
+    if let Some((address, route)) = routes.by(range) {
         sink.error(span, format!("{what} {range} contains the next hop {address}"))
-            .also(route, "of this route")
+            .also(&route.span, "of this route")
             .help("external addresses are ours alone");
     }
     for end in [range.first, range.last] {

@@ -6,7 +6,8 @@ use sluice_pkt::nat64::{self, Embedding};
 use sluice_pkt::nptv6;
 
 use super::interfaces::Network;
-use crate::config::model::{Prefix, PrefixNat, Route};
+use super::routes::Routes;
+use crate::config::model::{Prefix, PrefixNat};
 use crate::config::net;
 use crate::config::reader::{At, Table, text};
 use crate::config::report::{Sink, quote};
@@ -136,7 +137,7 @@ fn check_overlaps(rules: &[At<PrefixNat>], sink: &mut Sink<'_>) {
 pub(super) fn nat64_prefix(
     table: &Table<'_>,
     network: &Network<'_>,
-    routes: &[At<Route>],
+    routes: &Routes,
     sink: &mut Sink<'_>,
 ) -> Option<Prefix> {
     let given = table.one("prefix", text(embedding), sink);
@@ -153,7 +154,7 @@ pub(super) fn nat64_prefix(
                 .help("the prefix stands for IPv4 addresses alone: take one that nothing else has");
         }
     }
-    if let Some(route) = routes.iter().find(|route| prefix.covers(route.value.to)) {
+    if let Some(route) = routes.all.iter().find(|route| prefix.covers(route.value.to)) {
         sink.error(&span, format!("the prefix {prefix} has a route of its own"))
             .also(&route.span, format!("to {}", route.value.to))
             .help("packets to it leave as IPv4, by the routes of IPv4: leave the route out");

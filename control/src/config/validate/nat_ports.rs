@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::interfaces::Network;
-use crate::config::model::{Allocation, Filtering, KernelFilter, Link, PortRest, SourceNat};
+use crate::config::model::{Allocation, Filtering, KernelFilter, Link, PortRest, SourceNat, is_stand_in};
 use crate::config::protocol::{TCP, UDP, protocol_name};
 use crate::config::reader::{At, Table, boolean, integer, text};
 use crate::config::report::{Sink, Span};
@@ -74,6 +74,14 @@ pub(super) fn read(table: &Table<'_>, mut source: SourceNat, sink: &mut Sink<'_>
             false => draft,
         };
         draft.help("a smaller block, or more `ports`");
+        return None;
+    }
+    if is_fixed && source.pool.iter().any(|range| is_stand_in(range.first)) {
+        sink.error(
+            &table.key_span("deterministic"),
+            "a deterministic mapping to an address that comes and goes",
+        )
+        .help("the interface has its addresses from the kernel: give the pool others in `to`");
         return None;
     }
     if is_fixed {

@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use super::interfaces::Network;
 use super::nat::{MOST_ADDRESSES_IN_ALL, MOST_RULES, Nat, ours_alone};
 use super::nat_ports::{KernelPort, kernel_ports};
+use super::routes::Routes;
 use super::{matches, ports, prefixes, values};
-use crate::config::model::{AddressRange, Forward, Match, NatExemption, Prefix, Route, StaticNat};
+use crate::config::model::{AddressRange, Forward, Match, NatExemption, Prefix, StaticNat};
 use crate::config::net;
 use crate::config::protocol::{TCP, UDP, protocol, protocol_name};
 use crate::config::reader::{At, Table, text, text_or_number};
@@ -20,7 +21,7 @@ const SHORTEST: u8 = 16;
 pub(super) fn read(
     nat: &Table<'_>,
     network: &Network<'_>,
-    routes: &[At<Route>],
+    routes: &Routes,
     sink: &mut Sink<'_>,
 ) -> (Vec<At<StaticNat>>, Vec<NatExemption>) {
     let mut statics = Vec::new();
@@ -37,7 +38,7 @@ pub(super) fn read(
 fn read_static(
     table: &Table<'_>,
     network: &Network<'_>,
-    routes: &[At<Route>],
+    routes: &Routes,
     sink: &mut Sink<'_>,
 ) -> Option<At<StaticNat>> {
     let out = network.required(table, "out", sink);

@@ -1,26 +1,66 @@
 //! `[[routes]]`: static routes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use sluice_dataplane::fib::MOST_WAYS;
 
 use super::interfaces::Network;
 use super::word;
-use crate::config::model::{KernelRoutes, Prefix, Route, Target};
+use crate::config::model::{AddressRange, KernelRoutes, Prefix, Route, Target};
+use crate::config::net::{self, first_alike};
+use crate::config::plain::{Plain, Written};
 use crate::config::reader::{At, Table, boolean, integer, text, text_or_number};
 use crate::config::report::{Sink, Span};
+use crate::config::schema;
 use crate::config::units::Wrong;
-use crate::config::{net, schema};
 use crate::routes::protocol_number;
 
 /// Most static routes.
-const MOST_ROUTES: usize = 65_536;
+const MOST_ROUTES: usize = 1 << 20;
+/// The shares that a route may have.
+const WEIGHTS: RangeInclusive<u32> = 1..=256;
 /// Most tables of the kernel.
 const MOST_TABLES: usize = 16;
 
-/// Each with the place of its destination.
-pub(super) fn read(file: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -> Vec<At<Route>> {
+/// The static routes, and what other sections ask of them.
+pub(super) struct Routes {
+    /// Each with the place of its destination.
+    pub(super) all: Vec<At<Route>>,
+    /// For each next hop of IPv4 the first route that leads there.
+    hops: BTreeMap<Ipv4Addr, usize>,
+}
+
+impl Routes {
+    /// Reads them: from the file, or those that were taken out of it. None: of the latter some are wrong, and the file says which.
+    pub(super) fn read(
+        file: &Table<'_>,
+        taken: Option<&Plain<'_>>,
+        network: &Network<'_>,
+        sink: &mut Sink<'_>,
+    ) -> Option<Self> {
+        let all = match taken {
+            Some(taken) => plain(taken, network)?,
+            None => read(file, network, sink),
+        };
+        let mut hops = BTreeMap::new();
+        for (number, route) in all.iter().enumerate() {
+            if let Target::Via { address: IpAddr::V4(address), .. } = route.value.target {
+                hops.entry(address).or_insert(number);
+            }
+        }
+        Some(Self { all, hops })
+    }
+
+    /// The first route by a next hop of these, with that next hop.
+    pub(super) fn by(&self, hops: AddressRange) -> Option<(Ipv4Addr, &At<Route>)> {
+        let (address, first) = self.hops.range(hops.first..=hops.last).min_by_key(|(_, first)| **first)?;
+        self.all.get(*first).map(|route| (*address, route))
+    }
+}
+
+fn read(file: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>) -> Vec<At<Route>> {
     let mut routes = Vec::new();
     let mut seen: HashMap<Prefix, Vec<(Target, Span)>> = HashMap::new();
     for table in file.tables("routes", &schema::ROUTE, MOST_ROUTES, sink) {
@@ -42,8 +82,7 @@ pub(super) fn read(file: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>)
             sink.error(&to.span, format!("{} is the subnet of `{name}`", to.value))
                 .help("an interface's own subnet needs no route: leave it out");
         }
-        let weight = table.one("weight", integer(1..=256), sink).map_or(1, |at| at.value as u16);
-        let leads = |target: Target| matches!(target, Target::Via { .. } | Target::Connected(_));
+        let weight = table.one("weight", integer(WEIGHTS), sink).map_or(1, |at| at.value as u16);
         let same: &mut Vec<(Target, Span)> = seen.entry(to.value).or_default();
         let rival = same.iter().find(|(other, _)| *other == target || !leads(*other) || !leads(target));
         if let Some((_, first)) = rival {
@@ -58,6 +97,65 @@ pub(super) fn read(file: &Table<'_>, network: &Network<'_>, sink: &mut Sink<'_>)
         routes.push(At { value: Route { to: to.value, target, weight }, span: to.span });
     }
     routes
+}
+
+/// As [`read`], of routes that are written plainly. None: something is wrong, and [`read`] says what.
+fn plain(plain: &Plain<'_>, network: &Network<'_>) -> Option<Vec<At<Route>>> {
+    if plain.len() > MOST_ROUTES {
+        return None;
+    }
+    let mut unsaid = Sink::new("", "");
+    let route = |written: Written<'_>| {
+        let Written { to, via, interface, weight, blackhole, unreachable } = written;
+        let At { value: to, span } = to?;
+        let via = match via {
+            Some(At { value, span }) => Some(At { value: net::address(value).ok()?, span }),
+            None => None,
+        };
+        let to = match (to, via.as_ref().map(|via| via.value)) {
+            ("default", Some(IpAddr::V4(_))) => Prefix { address: Ipv4Addr::UNSPECIFIED.into(), length: 0 },
+            ("default", Some(IpAddr::V6(_))) => Prefix { address: Ipv6Addr::UNSPECIFIED.into(), length: 0 },
+            (to, _) => net::prefix(to).ok()?,
+        };
+        let interface = match interface {
+            Some(At { value, .. }) => Some(network.named(value)?),
+            None => None,
+        };
+        let target = match (via, interface, blackhole, unreachable) {
+            (Some(via), interface, None, None) => {
+                let is_alike = via.value.is_ipv4() == to.is_ipv4();
+                next_hop(via, interface, network, &mut unsaid).filter(|_| is_alike)?
+            }
+            (None, Some(interface), None, None) => Target::Connected(interface),
+            (None, None, Some(_), None) => Target::Blackhole,
+            (None, None, None, Some(_)) => Target::Unreachable,
+            _ => return None,
+        };
+        let weight = weight.map_or(Some(1), |weight| weight.value.parse().ok());
+        let weight = weight.filter(|weight| WEIGHTS.contains(&u32::from(*weight)))?;
+        network.connected(to).is_none().then_some(At { value: Route { to, target, weight }, span })
+    };
+    let routes = plain.routes().map(route).collect::<Option<Vec<_>>>()?;
+    agree(&routes).then_some(routes)
+}
+
+/// Whether routes to the same prefix lead to different next hops, and are not too many.
+fn agree(routes: &[At<Route>]) -> bool {
+    let firsts = first_alike(routes.iter().map(|route| route.value.to));
+    let mut several: BTreeMap<usize, Vec<Target>> = BTreeMap::new();
+    for ((at, route), first) in routes.iter().enumerate().zip(firsts) {
+        let Some(begun) = routes.get(first).filter(|_| first != at) else { continue };
+        several.entry(first).or_insert_with(|| vec![begun.value.target]).push(route.value.target);
+    }
+    several.values().all(|targets| {
+        targets.len() <= MOST_WAYS
+            && targets.iter().all(|target| leads(*target))
+            && (1..targets.len()).all(|at| !targets[..at].contains(&targets[at]))
+    })
+}
+
+fn leads(target: Target) -> bool {
+    matches!(target, Target::Via { .. } | Target::Connected(_))
 }
 
 /// `[kernel-routes]`

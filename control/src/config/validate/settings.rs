@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::interfaces::Network;
 use super::values;
-use crate::config::model::{Access, Link, Poll, Shaper, Tables, Timeouts, Workers};
+use crate::config::model::{Access, Link, Log, LogFormat, LogLevel, Poll, Shaper, Tables, Timeouts, Workers};
 use crate::config::reader::{At, Table, choice, integer, text};
 use crate::config::report::{Sink, quote};
 use crate::config::schema;
@@ -72,7 +72,8 @@ pub(super) fn tables(
     workers: usize,
     sink: &mut Sink<'_>,
 ) -> Tables {
-    let mut tables = Tables { sessions: 65_536, neighbors: 1024, fragments: 1024, frames: 8192 };
+    let mut tables =
+        Tables { sessions: 65_536, evict: false, neighbors: 1024, fragments: 1024, frames: 8192 };
     let is_device = |link: &Link| matches!(link, Link::Device(_));
     let devices = network.interfaces.iter().filter(|interface| is_device(&interface.link)).count();
     let least = u32::try_from(devices * FRAMES_PER_PORT).unwrap_or(u32::MAX);
@@ -90,6 +91,8 @@ pub(super) fn tables(
             *entry = value;
         }
     }
+    let when_full = table.one("when-full", choice(&[("refuse", false), ("evict", true)]), sink);
+    tables.evict = when_full.is_some_and(|at| at.value);
     if let Some(At { value, span }) = table.one("frames", integer(64..=MOST_FRAMES), sink) {
         tables.frames = value;
         if value < least {
@@ -163,6 +166,22 @@ fn mode(text: &str) -> Result<u32, Wrong> {
         Wrong::new(format!("{} are no permissions", quote(text)))
             .help("such as \"0660\": for owner and group")
     })
+}
+
+pub(super) fn log(file: &Table<'_>, sink: &mut Sink<'_>) -> Log {
+    let Some(table) = file.table("log", &schema::LOG, sink) else { return Log::default() };
+    let format = table.one("format", choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]), sink);
+    let levels = [
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+    ];
+    let level = table.one("level", choice(&levels), sink);
+    Log {
+        format: format.map_or_else(LogFormat::default, |at| at.value),
+        level: level.map_or_else(LogLevel::default, |at| at.value),
+    }
 }
 
 pub(super) fn metrics(file: &Table<'_>, sink: &mut Sink<'_>) -> Option<SocketAddr> {

@@ -245,7 +245,7 @@ fn a_shutdown_finds_every_frame() {
     gateway.learn(LAN, HOST4, HOST_MAC, Evidence::Answer);
     gateway.hold(known, LAN, &udp4(HOST4, HOST4, b""));
     assert_eq!(gateway.neighbors.held(), 3);
-    while let Some(frame) = gateway.neighbors.drain() {
+    while let Some((_, frame)) = gateway.neighbors.drain() {
         gateway.pool.give(frame);
         gateway.counters.dropped(DropReason::Shutdown, 1);
     }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use aya::programs::loaded_programs;
 
@@ -23,6 +23,8 @@ const HEADER: usize = 16;
 const LINK_HEADER: usize = HEADER + 16;
 
 // linux/bpf.h
+const BPF_LINK_CREATE: i32 = 28;
+const BPF_XDP: u32 = 37;
 const BPF_OBJ_GET_INFO_BY_FD: i32 = 15;
 const BPF_LINK_GET_FD_BY_ID: i32 = 30;
 const BPF_LINK_GET_NEXT_ID: i32 = 31;
@@ -116,6 +118,13 @@ fn link_of(program: u32, ifindex: u32) -> Option<u32> {
             return Some(id);
         }
     }
+}
+
+/// Attaches a program to a device by a link of its own; `flags` are those of XDP programs.
+pub(super) fn link(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Result<OwnedFd> {
+    let fd = bpf(BPF_LINK_CREATE, &mut [program.as_raw_fd() as u32, ifindex, BPF_XDP, flags])?;
+    // SAFETY: a new descriptor, and ours.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn link_descriptor(id: u32) -> io::Result<OwnedFd> {

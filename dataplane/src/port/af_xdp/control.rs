@@ -1,9 +1,11 @@
 //! A device as the control side holds it, beside the workers that hold its queues.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::blocked::BlockTable;
 use super::device::device_facts;
 use super::host::HostTable;
 use super::program::{AttachedMode, Passed, Program};
@@ -129,6 +131,14 @@ impl SharedSocket {
         Self(self.0.clone())
     }
 
+    /// Its descriptor once more.
+    pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
+        match &*self.shared() {
+            Shared::Open { socket, .. } => socket.duplicate(),
+            Shared::Closed(_) => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
     /// For one who had rings of it, which are unmapped.
     pub(super) fn let_go(&self) {
         let mut shared = self.shared();
@@ -165,13 +175,17 @@ pub(super) struct Held {
     pub(super) info: DeviceInfo,
     pub(super) program: Program,
     pub(super) sockets: Vec<SharedSocket>,
+    /// By queue: frames that a wake-up sends at most in copy mode.
+    pub(super) batches: Vec<u32>,
+    /// Whether the device makes progress in our calls only.
+    pub(super) polled: bool,
     /// Keeps the device delivering frames that its own address and groups would not have it deliver.
-    pub(super) _memberships: OwnedFd,
+    pub(super) memberships: OwnedFd,
 }
 
 /// A device in service, or gone for a while: its XDP program, which goes when this is dropped, and what the kernel counts.
 pub struct DeviceControl {
-    spec: PortSpec,
+    pub(super) spec: PortSpec,
     memory: Memory,
     /// Frames of each worker.
     frames: Vec<u32>,
@@ -179,16 +193,17 @@ pub struct DeviceControl {
     faults: Vec<Arc<FaultCells>>,
     renewals: Vec<Arc<Renewal>>,
     host: Option<HostTable>,
+    blocked: Option<BlockTable>,
     state: Mutex<State>,
 }
 
-struct State {
-    held: Held,
+pub(super) struct State {
+    pub(super) held: Held,
     /// What was counted at the device's predecessors.
-    passed: Passed,
-    drops: KernelDrops,
+    pub(super) passed: Passed,
+    pub(super) drops: KernelDrops,
     /// The device is not there, or could not be opened again: what was said last.
-    missing: Option<String>,
+    pub(super) missing: Option<String>,
 }
 
 /// What has become of a device since the last look.
@@ -213,11 +228,19 @@ impl DeviceControl {
         let faults = ports.iter().map(|port| port.faults.clone()).collect();
         let renewals = ports.iter().map(|port| port.renewal.clone()).collect();
         let host = held.program.host.take().map(HostTable::new);
+        let blocked = held.program.blocked.take().map(BlockTable::new);
         let state = State { held, passed: Passed::default(), drops: KernelDrops::default(), missing: None };
-        Self { spec, memory, frames, faults, renewals, host, state: Mutex::new(state) }
+        Self { spec, memory, frames, faults, renewals, host, blocked, state: Mutex::new(state) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    /// With what was counted at the device's predecessors.
+    pub(super) fn after(mut self, passed: Passed, drops: KernelDrops) -> Self {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        (state.passed, state.drops) = (passed, drops);
+        self
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -242,6 +265,11 @@ impl DeviceControl {
     /// The table of the box's own addresses, for a device where the kernel answers for them.
     pub fn host_table(&self) -> Option<HostTable> {
         self.host.clone()
+    }
+
+    /// The table of blocked prefixes, for a device with an interface that has a guard.
+    pub fn block_table(&self) -> Option<BlockTable> {
+        self.blocked.clone()
     }
 
     /// What the kernel dropped at the device's sockets so far.
@@ -286,6 +314,10 @@ impl DeviceControl {
             let mut device = devices.pop();
             let maps = device.as_mut().and_then(|(_, held)| held.program.host.take());
             if let (Some(table), Some(maps)) = (&self.host, maps) {
+                table.replace(maps)?;
+            }
+            let maps = device.as_mut().and_then(|(_, held)| held.program.blocked.take());
+            if let (Some(table), Some(maps)) = (&self.blocked, maps) {
                 table.replace(maps)?;
             }
             Ok(device)

@@ -1,11 +1,12 @@
 //! What the XDP program leaves to the kernel by address, on a device where the kernel answers for the box.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, MapData, MapError};
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
 
 /// Addresses that NAT may share with the kernel on a device.
 pub const MAX_SHARED: usize = 16;
@@ -95,6 +96,15 @@ impl HostMaps {
         Ok(Self { own, shared, present: HashSet::new() })
     }
 
+    /// Those that another process has made, by their descriptors.
+    pub(super) fn inherit(own: OwnedFd, shared: OwnedFd) -> Result<Self, MapError> {
+        let own = HashMap::try_from(Map::HashMap(MapData::from_fd(own)?))?;
+        let shared = Array::try_from(Map::Array(MapData::from_fd(shared)?))?;
+        // So that those go that are no longer ours.
+        let present = own.keys().filter_map(Result::ok).map(address).collect();
+        Ok(Self { own, shared, present })
+    }
+
     fn set(&mut self, addresses: &[IpAddr], shared: &[(Ipv4Addr, SharedAddress)]) -> Result<(), String> {
         let in_words = |error: MapError| format!("the table of own addresses: {error}");
         let shared = &shared[..shared.len().min(MAX_SHARED)];
@@ -124,6 +134,11 @@ fn key(address: IpAddr) -> [u8; 16] {
     }
 }
 
+/// What such a [`key`] stands for.
+fn address(key: [u8; 16]) -> IpAddr {
+    Ipv6Addr::from(key).to_canonical()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,5 +157,8 @@ mod tests {
         let key = |text: &str| key(text.parse().unwrap());
         assert_eq!(key("192.0.2.1"), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 0, 2, 1]);
         assert_eq!(key("2001:db8::1")[..4], [0x20, 0x01, 0x0d, 0xb8]);
+        for text in ["192.0.2.1", "2001:db8::1"] {
+            assert_eq!(address(key(text)).to_string(), text);
+        }
     }
 }

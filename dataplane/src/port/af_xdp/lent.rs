@@ -16,6 +16,19 @@ impl Lent {
         Self { words: vec![0; chunks.div_ceil(64) as usize], count: 0 }
     }
 
+    /// Which chunks are lent, a bit each.
+    pub(super) fn words(&self) -> &[u64] {
+        &self.words
+    }
+
+    /// Those are lent that another's [words](Self::words) say.
+    pub(super) fn set(&mut self, words: &[u64]) {
+        for (own, &word) in self.words.iter_mut().zip(words.iter().chain(std::iter::repeat(&0))) {
+            *own = word;
+        }
+        self.count = self.words.iter().map(|word| word.count_ones()).sum();
+    }
+
     /// How many chunks are lent.
     pub(super) fn count(&self) -> u32 {
         self.count

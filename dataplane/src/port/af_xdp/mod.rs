@@ -10,9 +10,11 @@
 
 mod attached;
 mod bind;
+mod blocked;
 mod control;
 mod device;
 mod error;
+mod handover;
 mod host;
 mod kernel;
 mod lent;
@@ -37,9 +39,11 @@ use port::{Chain, Receiver, Sender};
 use program::Program;
 use sides::Sides;
 
+pub use blocked::{BlockTable, MAX_BLOCKED};
 pub use control::{DeviceChange, DeviceControl, DeviceInfo, Faults};
 pub use device::{DeviceFacts, device_facts};
 pub use error::OpenError;
+pub use handover::{Handed, inherit};
 pub use host::{HostTable, MAX_SHARED, SharedAddress};
 pub use membership::promiscuous;
 pub use port::AfXdpPort;
@@ -65,6 +69,8 @@ pub struct PortSpec {
     /// Whether the kernel answers for the box's own addresses there, and alone speaks ARP and ND. What those addresses are
     /// is told by [`DeviceControl::host_table`].
     pub host_is_kernel: bool,
+    /// Whether packets may be blocked by where they come from, as [`DeviceControl::block_table`] is told.
+    pub has_lists: bool,
     /// The worker that receives from each queue, by its index; queues beyond the list's end go round.
     pub owners: Vec<usize>,
     /// Frames that each queue's fill and receive rings hold: a power of two, 64 to 32,768.
@@ -245,6 +251,7 @@ impl<'a> Device<'a> {
         };
         let mut ports: Vec<AfXdpPort> = (0..workers).map(port).collect();
         let mut sockets = Vec::with_capacity(queues.len());
+        let batches = queues.iter().map(|queue| queue.tx.as_ref().map_or(0, |(_, batch)| *batch)).collect();
         let sides = self.sides.receivers.iter().zip(&self.sides.senders);
         for (Bound { socket, fill, rx, completion, tx, .. }, (&receiver, &sender)) in
             queues.into_iter().zip(sides)
@@ -281,7 +288,9 @@ impl<'a> Device<'a> {
             },
             program: self.program,
             sockets,
-            _memberships: self.memberships,
+            batches,
+            polled,
+            memberships: self.memberships,
         };
         (ports, held)
     }

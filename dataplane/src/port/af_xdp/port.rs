@@ -14,7 +14,7 @@ use super::socket::{Wakeup, wake_rx, wake_tx};
 use crate::arena::{CHUNK, Frame, FramePool};
 use crate::burst::Burst;
 use crate::clock::Nanos;
-use crate::port::{MAX_SEGMENTS, Outbox, Port, Refused, Sent};
+use crate::port::{MAX_SEGMENTS, Outbox, Port, PortState, Refused, Sent};
 use crate::table::prefetch::prefetch;
 
 // linux/if_xdp.h, of Linux 6.6: the packet goes on in the next descriptor.
@@ -206,6 +206,15 @@ impl Chain {
             }
         }
         None
+    }
+
+    /// The bytes that have come of a packet, and one; 0 if it has not begun.
+    pub(super) fn midway(&self) -> u64 {
+        match self {
+            Self::None => 0,
+            Self::Begun(packet) => packet.len() as u64 + 1,
+            Self::Refused(bytes) => bytes + 1,
+        }
     }
 
     /// Brings home what is there of a packet that will not be complete any more.
@@ -442,6 +451,14 @@ impl Port for AfXdpPort {
     /// device when its `DeviceControl` is dropped.
     fn close(&mut self, pool: &mut FramePool) -> u32 {
         self.end(pool, false)
+    }
+
+    fn state(&self) -> PortState {
+        self.stand()
+    }
+
+    fn go_on(&mut self, state: &PortState) {
+        self.take_up(state);
     }
 
     fn descriptors(&self) -> &[RawFd] {

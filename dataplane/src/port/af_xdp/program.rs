@@ -3,16 +3,17 @@
 
 use std::error::Error;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aya::maps::{HashMap, MapData, PerCpuArray, XskMap};
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
 use aya::programs::{Xdp, XdpFlags};
 use aya::{Ebpf, EbpfLoader, Pod};
 
 use super::PortSpec;
-use super::attached::Attached;
+use super::attached::{self, Attached};
+use super::blocked::{BlockMaps, MAX_BLOCKED};
 use super::device::DeviceFacts;
 use super::error::OpenError;
 use super::host::HostMaps;
@@ -79,19 +80,26 @@ pub struct Count {
     pub bytes: u64,
 }
 
-/// Frames that the XDP program left to the kernel (`XDP_PASS`).
+/// Frames that the XDP program left to the kernel (`XDP_PASS`), or dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Passed {
     /// Those that matched (see [`KernelMatch`]).
     pub matched: Count,
     /// Those of a queue that has no socket.
     pub no_socket: Count,
+    /// Those that were dropped, as a guard blocks where they came from.
+    pub blocked: Count,
 }
 
 impl Passed {
     /// Adds another device's.
     pub(super) fn add(&mut self, other: &Self) {
-        for (sum, count) in [(&mut self.matched, other.matched), (&mut self.no_socket, other.no_socket)] {
+        let counts = [
+            (&mut self.matched, other.matched),
+            (&mut self.no_socket, other.no_socket),
+            (&mut self.blocked, other.blocked),
+        ];
+        for (sum, count) in counts {
             sum.packets += count.packets;
             sum.bytes += count.bytes;
         }
@@ -99,7 +107,7 @@ impl Passed {
 }
 
 /// How many matches a device may have.
-pub(super) const MAX_MATCHES: usize = 32;
+pub(super) const MAX_MATCHES: usize = 34;
 
 /// For how long an answer of "busy" is not believed: the kernel takes programs off and releases sockets a while after
 /// their process has ended.
@@ -113,8 +121,47 @@ struct PodCount(Count);
 // SAFETY: two integers without padding, as in the program's `struct count`.
 unsafe impl Pod for PodCount {}
 
-/// An attached program. Its link takes it off when this is dropped, or the process ends.
+/// The descriptors of an attached program and its maps. The link keeps it attached as long as any process has it.
+#[derive(Debug)]
+pub(super) struct Handles {
+    link: OwnedFd,
+    sockets: OwnedFd,
+    passed: OwnedFd,
+    /// The box's own addresses, and the ports of those that are shared.
+    host: Option<[OwnedFd; 2]>,
+    /// The prefixes that are blocked.
+    blocked: Option<[OwnedFd; 2]>,
+}
+
+impl Handles {
+    /// The same once more, in the order in which [`of`](Self::of) takes them.
+    pub(super) fn duplicate(&self) -> io::Result<Vec<OwnedFd>> {
+        let Self { link, sockets, passed, host, blocked } = self;
+        let more = host.iter().chain(blocked).flatten();
+        [link, sockets, passed].into_iter().chain(more).map(OwnedFd::try_clone).collect()
+    }
+
+    /// Of descriptors in their order.
+    pub(super) fn of(
+        from: &mut impl Iterator<Item = OwnedFd>,
+        host_is_kernel: bool,
+        has_lists: bool,
+    ) -> Option<Self> {
+        let (link, sockets, passed) = (from.next()?, from.next()?, from.next()?);
+        let mut two =
+            |are_there: bool| Some(if are_there { Some([from.next()?, from.next()?]) } else { None });
+        Some(Self { link, sockets, passed, host: two(host_is_kernel)?, blocked: two(has_lists)? })
+    }
+
+    /// Whether there are prefixes that are blocked.
+    pub(super) const fn has_lists(&self) -> bool {
+        self.blocked.is_some()
+    }
+}
+
+/// An attached program. Its link takes it off when the last who has its handles lets go of them, or the process ends.
 pub(super) struct Program {
+    pub(super) handles: Handles,
     sockets: XskMap<MapData>,
     passed: PerCpuArray<MapData, PodCount>,
     pub(super) mode: AttachedMode,
@@ -122,26 +169,45 @@ pub(super) struct Program {
     pub(super) fallback: Option<String>,
     /// Until control takes it.
     pub(super) host: Option<HostMaps>,
-    /// Holds the program, and its link.
-    _ebpf: Ebpf,
+    /// Likewise.
+    pub(super) blocked: Option<BlockMaps>,
+    /// Holds the program, where it was loaded here.
+    _ebpf: Option<Ebpf>,
 }
 
 impl Program {
     /// Loads the program and attaches it to a device of `queues` queues. Until sockets are given to it, it leaves all
     /// frames to the kernel.
     pub(super) fn attach(spec: &PortSpec, facts: &DeviceFacts) -> Result<Self, OpenError> {
-        let PortSpec { device, mode, kernel: matches, host_is_kernel, .. } = spec;
+        let PortSpec { device, mode, kernel: matches, host_is_kernel, has_lists, .. } = spec;
         if matches.len() > MAX_MATCHES {
             return Err(OpenError::Matches { device: device.to_owned(), count: matches.len() });
         }
         let refused = |reason: String| OpenError::Program { device: device.to_owned(), reason };
-        let mut ebpf = load(facts.queues, matches, *host_is_kernel).map_err(|error| match errno(&error) {
-            Some(libc::EPERM | libc::EACCES) => {
-                OpenError::Privilege { device: device.to_owned(), what: "loading the XDP program" }
-            }
-            _ => refused(in_words(&error)),
-        })?;
+        let mut ebpf =
+            load(facts.queues, matches, *host_is_kernel, *has_lists).map_err(|error| {
+                match errno(&error) {
+                    Some(libc::EPERM | libc::EACCES) => {
+                        OpenError::Privilege { device: device.to_owned(), what: "loading the XDP program" }
+                    }
+                    _ => refused(in_words(&error)),
+                }
+            })?;
         let missing = |name| refused(format!("its object has no {name}"));
+        let descriptor = |name: &str| {
+            let map = ebpf.map(name).and_then(data).ok_or_else(|| missing_map(device, name))?;
+            let copied = map.fd().as_fd().try_clone_to_owned();
+            copied.map_err(|error| OpenError::of(device, "keeping a map's descriptor", error))
+        };
+        let maps = (descriptor("sockets")?, descriptor("passed")?);
+        let host_maps = match *host_is_kernel {
+            true => Some([descriptor("own")?, descriptor("shared")?]),
+            false => None,
+        };
+        let block_maps = match *has_lists {
+            true => Some([descriptor("blocked4")?, descriptor("blocked6")?]),
+            false => None,
+        };
         let sockets = ebpf.take_map("sockets").ok_or_else(|| missing("map `sockets`"))?;
         let sockets = XskMap::try_from(sockets).map_err(|error| refused(in_words(&error)))?;
         let passed = ebpf.take_map("passed").ok_or_else(|| missing("map `passed`"))?;
@@ -150,31 +216,56 @@ impl Program {
             true => Some(HostMaps::take(&mut ebpf).map_err(|error| refused(in_words(&error)))?),
             false => None,
         };
+        let blocked = match *has_lists {
+            true => Some(BlockMaps::take(&mut ebpf).map_err(|error| refused(in_words(&error)))?),
+            false => None,
+        };
         let name = if facts.is_jumbo() { "redirect_frags" } else { "redirect" };
         let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
         let program: &mut Xdp = program.try_into().map_err(|error| refused(in_words(&error)))?;
 
         program.load().map_err(|error| refused(in_words(&error)))?;
-        let (mode, fallback) = match *mode {
-            XdpMode::ZeroCopy | XdpMode::Native => (AttachedMode::Native, None),
-            XdpMode::Generic => (AttachedMode::Generic, None),
+        let (mode, fallback, linked) = match *mode {
+            XdpMode::ZeroCopy | XdpMode::Native => (AttachedMode::Native, None, None),
+            XdpMode::Generic => (AttachedMode::Generic, None, None),
             XdpMode::Auto => match link(program, spec, facts, AttachedMode::Native) {
-                Ok(()) => {
-                    return Ok(Self {
-                        sockets,
-                        passed,
-                        mode: AttachedMode::Native,
-                        fallback: None,
-                        host,
-                        _ebpf: ebpf,
-                    });
-                }
-                Err(OpenError::Attach { reason, .. }) => (AttachedMode::Generic, Some(reason)),
+                Ok(linked) => (AttachedMode::Native, None, Some(linked)),
+                Err(OpenError::Attach { reason, .. }) => (AttachedMode::Generic, Some(reason), None),
                 Err(error) => return Err(error),
             },
         };
-        link(program, spec, facts, mode)?;
-        Ok(Self { sockets, passed, mode, fallback, host, _ebpf: ebpf })
+        let link = match linked {
+            Some(linked) => linked,
+            None => link(program, spec, facts, mode)?,
+        };
+        let handles = Handles { link, sockets: maps.0, passed: maps.1, host: host_maps, blocked: block_maps };
+        Ok(Self { handles, sockets, passed, mode, fallback, host, blocked, _ebpf: Some(ebpf) })
+    }
+
+    /// One that another process has attached, by its descriptors.
+    ///
+    /// # Errors
+    /// In words.
+    pub(super) fn inherit(handles: Handles, mode: AttachedMode) -> Result<Self, String> {
+        let words = |error: MapError| in_words(&error);
+        let map = |from: &OwnedFd| {
+            let again = from.try_clone().map_err(|error| error.to_string())?;
+            MapData::from_fd(again).map_err(words)
+        };
+        let sockets = XskMap::try_from(Map::XskMap(map(&handles.sockets)?)).map_err(words)?;
+        let passed = PerCpuArray::try_from(Map::PerCpuArray(map(&handles.passed)?)).map_err(words)?;
+        let host = match &handles.host {
+            Some([own, shared]) => {
+                let again = |from: &OwnedFd| from.try_clone().map_err(|error| error.to_string());
+                Some(HostMaps::inherit(again(own)?, again(shared)?).map_err(words)?)
+            }
+            None => None,
+        };
+        let blocked = match &handles.blocked {
+            Some([v4, v6]) => Some(BlockMaps::inherit(map(v4)?, map(v6)?).map_err(words)?),
+            None => None,
+        };
+        Ok(Self { handles, sockets, passed, mode, fallback: None, host, blocked, _ebpf: None })
     }
 
     /// Makes the frames of a queue go to a socket, which must be bound to that queue.
@@ -195,16 +286,25 @@ impl Program {
             }
             sum
         };
-        Passed { matched: sum(0), no_socket: sum(1) }
+        Passed { matched: sum(0), no_socket: sum(1), blocked: sum(2) }
     }
 }
 
-fn load(queues: u32, matches: &[KernelMatch], host_is_kernel: bool) -> Result<Ebpf, aya::EbpfError> {
+fn load(
+    queues: u32,
+    matches: &[KernelMatch],
+    host_is_kernel: bool,
+    has_lists: bool,
+) -> Result<Ebpf, aya::EbpfError> {
+    let blocked = if has_lists { MAX_BLOCKED } else { 1 };
     let table = Protocols::of(matches);
     let has_ethertypes = matches.iter().any(|entry| matches!(entry, KernelMatch::EtherType(_))) as u8;
     let has_protocols = matches.iter().any(|entry| matches!(entry, KernelMatch::Protocol { .. })) as u8;
     let mut ebpf = EbpfLoader::new()
         .set_max_entries("sockets", queues.max(1))
+        .set_max_entries("blocked4", blocked)
+        .set_max_entries("blocked6", blocked)
+        .set_global("has_lists", &u8::from(has_lists), true)
         .set_global("match_ethertypes", &has_ethertypes, true)
         .set_global("match_protocols", &has_protocols, true)
         .set_global("protocols", &table.0, true)
@@ -243,21 +343,39 @@ impl Protocols {
     }
 }
 
-/// Attaches the program for as long as it is loaded.
+/// What a map is made of, whatever its kind, of those that the program has.
+fn data(map: &Map) -> Option<&MapData> {
+    match map {
+        Map::XskMap(data) | Map::PerCpuArray(data) | Map::HashMap(data) | Map::Array(data) => Some(data),
+        _ => None,
+    }
+}
+
+fn missing_map(device: &str, name: &str) -> OpenError {
+    OpenError::Program { device: device.to_owned(), reason: format!("its object has no map `{name}`") }
+}
+
+/// Attaches the program for as long as somebody has the link that is returned.
 fn link(
-    program: &mut Xdp,
+    program: &Xdp,
     spec: &PortSpec,
     facts: &DeviceFacts,
     mode: AttachedMode,
-) -> Result<(), OpenError> {
+) -> Result<OwnedFd, OpenError> {
     let device = &spec.device;
     let flags = match mode {
         AttachedMode::Native => XdpFlags::DRV_MODE,
         AttachedMode::Generic => XdpFlags::SKB_MODE,
     };
+    let program = program
+        .fd()
+        .map_err(|error| OpenError::Program { device: device.to_owned(), reason: in_words(&error) })?;
     let patience = Instant::now() + BUSY_PATIENCE;
     loop {
-        let Err(error) = program.attach_to_if_index(facts.ifindex, flags) else { return Ok(()) };
+        let error = match attached::link(program.as_fd(), facts.ifindex, flags.bits()) {
+            Ok(link) => return Ok(link),
+            Err(error) => error,
+        };
         match errno(&error) {
             Some(libc::EBUSY | libc::EEXIST) if Instant::now() < patience => {
                 match Attached::on(facts.ifindex) {
@@ -292,7 +410,7 @@ fn link(
                     Some(libc::ERANGE) => {
                         format!("the MTU {} is too large for the driver {driver}", facts.mtu)
                     }
-                    _ => in_words(&error),
+                    _ => format!("`bpf_link_create` failed: {error}"),
                 };
                 return Err(OpenError::Attach { device: device.to_owned(), mode: mode.name(), reason });
             }

@@ -59,6 +59,12 @@ impl<T: Copy> Producer<T> {
         Self { layout, next, seen }
     }
 
+    /// Goes on where another has left the ring, who was its producer until now.
+    pub(super) fn look_again(&mut self) {
+        self.next = self.layout.index(self.layout.producer).load(Ordering::Acquire);
+        self.seen = self.layout.index(self.layout.consumer).load(Ordering::Acquire);
+    }
+
     /// How many entries may be put in, if that is fewer than `want`; else `want`.
     #[inline]
     pub(super) fn room(&mut self, want: u32) -> u32 {
@@ -122,6 +128,12 @@ impl<T: Copy> Consumer<T> {
         let next = layout.index(layout.consumer).load(Ordering::Relaxed);
         let seen = layout.index(layout.producer).load(Ordering::Acquire);
         Self { layout, next, seen }
+    }
+
+    /// Goes on where another has left the ring, who was its consumer until now.
+    pub(super) fn look_again(&mut self) {
+        self.next = self.layout.index(self.layout.consumer).load(Ordering::Acquire);
+        self.seen = self.layout.index(self.layout.producer).load(Ordering::Acquire);
     }
 
     /// Hands at most `max` entries to `take`, oldest first, and gives their places back to the producer at the end.

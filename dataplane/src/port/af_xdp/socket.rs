@@ -88,6 +88,34 @@ impl Socket {
         open_socket(libc::AF_XDP, libc::SOCK_RAW).map(Self)
     }
 
+    /// One that another process has bound, and handed over.
+    pub(super) fn inherit(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
+    }
+
+    /// Its descriptor once more.
+    pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone()
+    }
+
+    /// The fill and receive ring of a socket that has them, of so many entries each.
+    pub(super) fn receive_rings(&self, size: u32) -> io::Result<(Producer<u64>, Consumer<libc::xdp_desc>)> {
+        let offsets = self.offsets()?;
+        let fill = self.map(libc::XDP_UMEM_PGOFF_FILL_RING as off_t, &offsets.fr, size)?;
+        let rx = self.map(libc::XDP_PGOFF_RX_RING, &offsets.rx, size)?;
+        // SAFETY: the rings are there, of this size and of these types (if_xdp.h); whoever had them has let go of them.
+        Ok(unsafe { (Producer::new(fill), Consumer::new(rx)) })
+    }
+
+    /// The transmit and completion ring of a socket that has them, likewise.
+    pub(super) fn send_rings(&self, size: u32) -> io::Result<(Producer<libc::xdp_desc>, Consumer<u64>)> {
+        let offsets = self.offsets()?;
+        let tx = self.map(libc::XDP_PGOFF_TX_RING, &offsets.tx, size)?;
+        let completion = self.map(libc::XDP_UMEM_PGOFF_COMPLETION_RING as off_t, &offsets.cr, size)?;
+        // SAFETY: as in `receive_rings`.
+        Ok(unsafe { (Producer::new(tx), Consumer::new(completion)) })
+    }
+
     /// Registers the memory as a UMEM, which this socket then owns.
     pub(super) fn register(&self, memory: &Memory) -> io::Result<()> {
         let (base, bytes) = memory.region();

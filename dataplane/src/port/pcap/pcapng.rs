@@ -89,7 +89,7 @@ impl Section {
             let start = source.offset;
             let mut field = [0; 4];
             match source.fill(&mut field)? {
-                0 => return Ok(None),
+                0 if !source.cut => return Ok(None),
                 4 => {}
                 _ => return Err(source.cut_off(start, packet.count)),
             }

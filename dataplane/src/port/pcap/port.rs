@@ -1,11 +1,13 @@
 //! A port whose frames come from one capture and go to another.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Write};
+use std::io::{BufRead, BufWriter, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::open::{FileReader, open};
 use super::{Fault, PcapError, Reader, Record, Writer};
 use crate::arena::{FramePool, MAX_PACKET};
 use crate::burst::Burst;
@@ -18,14 +20,18 @@ const SCAN: usize = 10_000;
 /// What went wrong with a port's files. It can be held while a worker owns the port, and read when that is done.
 #[derive(Debug, Default)]
 pub struct Faults {
-    input: OnceLock<PcapError>,
+    inputs: Mutex<Vec<PcapError>>,
     output: OnceLock<PcapError>,
 }
 
 impl Faults {
-    /// Why the input ended before its end. What came before was delivered.
-    pub fn input(&self) -> Option<&PcapError> {
-        self.input.get()
+    /// Why inputs ended before their ends. What came before was delivered.
+    pub fn inputs(&self) -> Vec<PcapError> {
+        self.inputs.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn of_input(&self, error: PcapError) {
+        self.inputs.lock().unwrap_or_else(PoisonError::into_inner).push(error);
     }
 
     /// Why packets are missing from the output.
@@ -34,35 +40,65 @@ impl Faults {
     }
 }
 
-/// A port that receives what a capture holds, each packet at its own time, and records what it is given to transmit.
-pub struct PcapPort {
-    input: Option<Reader<Box<dyn BufRead + Send>>>,
-    output: Option<Writer<Box<dyn Write + Send>>>,
+/// A capture, and the packet of it that is next.
+struct Input {
+    reader: FileReader,
     /// The packet that has been read but has not arrived yet; its bytes are the reader's.
     waiting: Option<Record>,
     /// Arrival of the newest packet read: time does not go back, whatever the capture says.
     latest: Nanos,
+}
+
+impl Input {
+    fn new(reader: FileReader) -> Self {
+        Self { reader, waiting: None, latest: 0 }
+    }
+
+    /// The next packet, read if it has not been yet.
+    fn peek(&mut self, faults: &Faults) -> Option<Record> {
+        if self.waiting.is_none() {
+            match self.reader.advance() {
+                Ok(Some(record)) => {
+                    self.latest = self.latest.max(record.time);
+                    self.waiting = Some(Record { time: self.latest, ..record });
+                }
+                Ok(None) => {}
+                // The reader says it once.
+                Err(error) => faults.of_input(error),
+            }
+        }
+        self.waiting
+    }
+}
+
+/// A port that receives what captures hold, each packet at its own time, and records what it is given to transmit.
+pub struct PcapPort {
+    inputs: Vec<Input>,
+    bytes_read: Arc<AtomicU64>,
+    output: Option<Writer<Box<dyn Write + Send>>>,
     /// Where a chain is made one piece.
     buffer: Vec<u8>,
     faults: Arc<Faults>,
 }
 
 impl PcapPort {
-    /// A port between two files: without `input` it receives nothing, without `output` what it transmits is counted
-    /// and discarded. The output is created, or emptied, and has a header even if nothing is ever transmitted.
+    /// A port between files: it receives what `inputs` hold together, in the order of time, and without any nothing;
+    /// without `output` what it transmits is counted and discarded. The output is created, or emptied, and has a header
+    /// even if nothing is ever transmitted.
     ///
     /// # Errors
-    /// The files cannot be opened, are the same, or the input does not begin like a capture of Ethernet frames.
-    pub fn open(input: Option<&Path>, output: Option<&Path>) -> Result<Self, PcapError> {
-        if let (Some(input), Some(output)) = (input, output) {
-            if same_file(input, output) {
+    /// The files cannot be opened, the output is an input, or an input does not begin like a capture of Ethernet frames.
+    pub fn open<'a>(
+        inputs: impl IntoIterator<Item = &'a Path>,
+        output: Option<&Path>,
+    ) -> Result<Self, PcapError> {
+        let mut port = Self::silent();
+        for input in inputs {
+            if let Some(output) = output.filter(|output| same_file(input, output)) {
                 let file = output.display().to_string();
                 return Err(PcapError { file, offset: None, fault: Fault::SameFile });
             }
-        }
-        let mut port = Self::silent();
-        if let Some(path) = input {
-            port.input = Some(open_reader(path)?);
+            port.inputs.push(Input::new(open(input, &port.bytes_read)?));
         }
         if let Some(path) = output {
             let file = File::create(path).map_err(|error| PcapError::open(path, error))?;
@@ -76,7 +112,8 @@ impl PcapPort {
     /// # Errors
     /// The input does not begin like a capture of Ethernet frames.
     pub fn from_reader(name: &str, input: impl BufRead + Send + 'static) -> Result<Self, PcapError> {
-        Ok(Self { input: Some(Reader::new(name, Box::new(input) as Box<_>)?), ..Self::silent() })
+        let inputs = vec![Input::new(Reader::new(name, Box::new(input) as Box<_>)?)];
+        Ok(Self { inputs, ..Self::silent() })
     }
 
     /// As [`Self::from_reader`], of a capture in memory.
@@ -98,10 +135,9 @@ impl PcapPort {
 
     fn silent() -> Self {
         Self {
-            input: None,
+            inputs: Vec::new(),
+            bytes_read: Arc::default(),
             output: None,
-            waiting: None,
-            latest: 0,
             buffer: vec![0; MAX_PACKET],
             faults: Arc::default(),
         }
@@ -112,32 +148,30 @@ impl PcapPort {
         Arc::clone(&self.faults)
     }
 
+    /// How many bytes have been read of the inputs' files, as they lie on the disk. It can be held while a worker owns the
+    /// port.
+    pub fn bytes_read(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.bytes_read)
+    }
+
     /// Completes the output.
     ///
     /// # Errors
-    /// What was the first to go wrong with the input, or else with the output.
+    /// What was the first to go wrong with the inputs, or else with the output.
     pub fn finish(&mut self) -> Result<(), PcapError> {
         self.write(Writer::flush);
-        match self.faults.input().or(self.faults.output()) {
+        match self.faults.inputs().first().or(self.faults.output()) {
             Some(error) => Err(error.clone()),
             None => Ok(()),
         }
     }
 
-    /// The next packet, read if it has not been yet.
-    fn peek(&mut self) -> Option<Record> {
-        if self.waiting.is_none() {
-            match self.input.as_mut()?.advance() {
-                Ok(Some(record)) => {
-                    self.latest = self.latest.max(record.time);
-                    self.waiting = Some(Record { time: self.latest, ..record });
-                }
-                Ok(None) => {}
-                // The reader says it once, so that the place is free.
-                Err(error) => drop(self.faults.input.set(error)),
-            }
-        }
-        self.waiting
+    /// The input whose packet is the next, and that packet. Of two at the same time, that of the first input.
+    fn peek(&mut self) -> Option<(&mut Input, Record)> {
+        let faults = &self.faults;
+        let waiting =
+            self.inputs.iter_mut().filter_map(|input| input.peek(faults).map(|record| (input, record)));
+        waiting.min_by_key(|(_, record)| record.time)
     }
 
     /// Writes to the output, if there is one that has not failed.
@@ -167,9 +201,10 @@ impl PcapPort {
     ) -> Refused {
         let mut refused = Refused::default();
         for _ in 0..burst.room().min(most) {
-            let Some(record) = self.peek().filter(|record| record.time <= now) else { break };
-            self.waiting = None;
-            let bytes = self.input.as_ref().map_or(&[][..], Reader::bytes);
+            let next = self.peek().filter(|(_, record)| record.time <= now);
+            let Some((input, record)) = next else { break };
+            input.waiting = None;
+            let bytes = input.reader.bytes();
             let count = if record.wire_len as usize > MAX_PACKET {
                 &mut refused.too_long
             } else if record.wire_len as usize > bytes.len() {
@@ -209,20 +244,14 @@ impl Port for PcapPort {
 
     fn close(&mut self, _pool: &mut FramePool) -> u32 {
         self.write(Writer::flush);
-        self.input = None;
+        self.inputs.clear();
         self.output = None;
-        self.waiting = None;
         0
     }
 
     fn next_arrival(&mut self) -> Option<Nanos> {
-        self.peek().map(|record| record.time)
+        self.peek().map(|(_, record)| record.time)
     }
-}
-
-fn open_reader(path: &Path) -> Result<Reader<Box<dyn BufRead + Send>>, PcapError> {
-    let file = File::open(path).map_err(|error| PcapError::open(path, error))?;
-    Reader::new(&path.display().to_string(), Box::new(BufReader::with_capacity(1 << 16, file)))
 }
 
 /// Whether two paths lead to one file that exists.
@@ -238,7 +267,7 @@ pub fn same_file(a: &Path, b: &Path) -> bool {
 /// # Errors
 /// The file cannot be opened, or does not begin like a capture of Ethernet frames.
 pub fn first_unicast_destination(path: &Path) -> Result<Option<[u8; 6]>, PcapError> {
-    let mut reader = open_reader(path)?;
+    let mut reader = open(path, &Arc::default())?;
     for _ in 0..SCAN {
         let Ok(Some(_)) = reader.advance() else { break };
         if let Some(mac) = unicast_destination(reader.bytes()) {
@@ -302,6 +331,24 @@ mod tests {
     }
 
     #[test]
+    fn several_captures_are_merged_by_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = ["a", "b", "c"].map(|name| dir.path().join(name));
+        std::fs::write(&paths[0], capture(&[(1, b"1a"), (4, b"4a"), (4, b"4A")])).unwrap();
+        std::fs::write(&paths[1], capture(&[(2, b"2b"), (4, b"4b"), (9, b"9b")])).unwrap();
+        let mut cut = capture(&[(3, b"3c"), (5, b"gone")]);
+        cut.truncate(cut.len() - 1);
+        std::fs::write(&paths[2], cut).unwrap();
+        let mut port = PcapPort::open(paths.iter().map(|path| path.as_path()), None).unwrap();
+        let (mut pool, mut burst) = (FramePool::new(8, false).unwrap(), Burst::default());
+        port.receive(4, &mut pool, &mut burst);
+        assert_eq!(received(&mut burst, &mut pool), [b"1a", b"2b", b"3c", b"4a", b"4A", b"4b"]);
+        assert_eq!(port.next_arrival(), Some(9));
+        assert!(port.faults().inputs().iter().all(PcapError::is_cut_off));
+        assert_eq!(port.faults().inputs().len(), 1);
+    }
+
+    #[test]
     fn what_cannot_be_received_is_refused_by_reason() {
         let mut bytes = capture(&[(1, &[7; MAX_PACKET + 1]), (2, &[8; MAX_PACKET]), (3, &[9; 60])]);
         // The last record's length on the wire: 100 bytes of which 60 were captured.
@@ -339,7 +386,7 @@ mod tests {
         port.receive(9, &mut pool, &mut burst);
         assert_eq!(received(&mut burst, &mut pool), [b"whole"]);
         port.close(&mut pool);
-        let error = faults.input().unwrap();
+        let error = &faults.inputs()[0];
         assert!(error.is_cut_off());
         assert_eq!(
             error.to_string(),
@@ -353,7 +400,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (first, second) = (dir.path().join("first.pcap"), dir.path().join("second.pcap"));
         std::fs::write(&first, capture(&[(1, b"one"), (2_000_000_003, b"two")])).unwrap();
-        let mut port = PcapPort::open(Some(&first), Some(&second)).unwrap();
+        let mut port = PcapPort::open([first.as_path()], Some(&second)).unwrap();
         let (mut pool, mut burst) = (FramePool::new(4, false).unwrap(), Burst::default());
         let mut outbox = Outbox::new(4);
         while let Some(now) = port.next_arrival() {
@@ -399,10 +446,10 @@ mod tests {
         let path = dir.path().join("only.pcap");
         let bytes = capture(&[(1, b"precious")]);
         std::fs::write(&path, &bytes).unwrap();
-        let error = PcapPort::open(Some(&path), Some(&path)).err().unwrap();
+        let error = PcapPort::open([path.as_path()], Some(&path)).err().unwrap();
         assert!(matches!(error.fault, Fault::SameFile));
         assert_eq!(std::fs::read(&path).unwrap(), bytes);
-        let error = PcapPort::open(Some(&dir.path().join("none.pcap")), None).err().unwrap();
+        let error = PcapPort::open([dir.path().join("none.pcap").as_path()], None).err().unwrap();
         assert!(error.to_string().contains("none.pcap: cannot be opened: No such file"), "{error}");
     }
 

@@ -53,12 +53,11 @@ pub(super) struct Packet {
 impl<R: BufRead> Reader<R> {
     /// Reads the capture's header. `name` stands for the file in errors.
     pub fn new(name: &str, inner: R) -> Result<Self, PcapError> {
-        let mut source = Source { inner, name: name.to_owned(), offset: 0 };
+        let mut source = Source { inner, name: name.to_owned(), offset: 0, cut: false };
         let mut magic = [0; 4];
         let read = source.fill(&mut magic)?;
         let format = match (read, magic) {
             (0, _) => return Err(source.whole(Fault::Empty)),
-            (_, [0x1f, 0x8b, ..]) => return Err(source.whole(Fault::Compressed)),
             (4, SECTION) => Format::Pcapng(Section::open(&mut source, 0, 0)?),
             (4, _) => Self::classic(&mut source, magic)?,
             _ => return Err(source.whole(Fault::NotACapture(magic))),
@@ -119,7 +118,7 @@ impl<R: BufRead> Reader<R> {
         let mut bytes = [0; 24];
         let bytes = bytes.get_mut(..header).unwrap_or_default();
         match self.source.fill(bytes)? {
-            0 => return Ok(None),
+            0 if !self.source.cut => return Ok(None),
             read if read < header => return Err(self.source.cut_off(start, self.packet.count)),
             _ => {}
         }
@@ -160,7 +159,10 @@ impl Packet {
 pub(super) struct Source<R> {
     inner: R,
     name: String,
+    /// In bytes of the capture, unpacked if it was packed.
     pub(super) offset: u64,
+    /// What unpacks it says that there should be more.
+    pub(super) cut: bool,
 }
 
 impl<R: BufRead> Source<R> {
@@ -172,6 +174,10 @@ impl<R: BufRead> Source<R> {
                 Ok(0) => break,
                 Ok(n) => read += n,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                    self.cut = true;
+                    break;
+                }
                 Err(error) => return Err(self.at(self.offset + read as u64, Fault::Read(Arc::new(error)))),
             }
         }
@@ -194,6 +200,9 @@ impl<R: BufRead> Source<R> {
                 Ok([]) => return Err(self.cut_off(start, packets)),
                 Ok(buffer) => bytes.min(buffer.len() as u64),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+                    return Err(self.cut_off(start, packets));
+                }
                 Err(error) => return Err(self.at(self.offset, Fault::Read(Arc::new(error)))),
             };
             self.inner.consume(here as usize);

@@ -341,7 +341,7 @@ impl Fragments {
     }
 
     /// Takes out any fragment that waits.
-    pub(crate) fn drain(&mut self) -> Option<Frame> {
+    pub(crate) fn drain(&mut self) -> Option<(u16, Frame)> {
         self.holds.drain()
     }
 }

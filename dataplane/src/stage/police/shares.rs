@@ -39,6 +39,15 @@ struct Offer {
     rate: u64,
 }
 
+impl Shares {
+    /// What the limits have been asked about so far is of no interest.
+    pub(super) fn begin(&mut self, asked: impl Fn(usize) -> u64) {
+        for (limit, before) in self.before.iter_mut().enumerate() {
+            *before = asked(limit);
+        }
+    }
+}
+
 impl Limiters {
     /// Makes them the part of worker `me` from now on.
     pub(crate) fn share(&mut self, me: usize, offered: Offered) {

@@ -248,6 +248,16 @@ impl PortShaper {
         self.tree.drain(now, |waiting| discard(waiting.item, DropReason::Shutdown, pool, counters));
     }
 
+    /// Takes out all that waits, which leaves the port now.
+    pub(super) fn take_all(&mut self, now: Nanos, mut each: impl FnMut(Frame)) {
+        let Self { tree, left, accounts, sizes: (.., overhead), .. } = self;
+        tree.drain(now, |waiting| {
+            let octets = overhead.wire(waiting.item.len() as u32);
+            leaves(&waiting.item, waiting.class, octets.into(), accounts, left);
+            each(waiting.item);
+        });
+    }
+
     /// Bytes that a class of its own was given so far, and bytes that wait there.
     pub(super) fn wish(&self, class: u16) -> Option<(u64, u64)> {
         let place = usize::from(class).checked_sub(self.classes.start)?;
@@ -436,15 +446,20 @@ struct Leaving<'a, 'b> {
 
 impl Leaving<'_, '_> {
     fn leaves(&mut self, frame: &Frame, node: NodeId, is_sent: bool) {
-        if let Some(accounts) = self.accounts {
-            let octets = if is_sent { self.overhead.wire(frame.len() as u32) } else { 0 };
-            accounts.end(frame, octets.into());
-        }
-        // Nodes are classes in their order, behind the port.
-        let place = (node.0 as usize).wrapping_sub(1);
-        if let Some(left) = self.left.get_mut(place) {
-            *left += frame.len() as u64;
-        }
+        let octets = if is_sent { self.overhead.wire(frame.len() as u32) } else { 0 };
+        leaves(frame, node, octets.into(), self.accounts, self.left);
+    }
+}
+
+/// Takes off a packet that waits no longer, and of which so many octets are sent.
+fn leaves(frame: &Frame, node: NodeId, octets: u64, accounts: &mut Option<Box<Accounts>>, left: &mut [u64]) {
+    if let Some(accounts) = accounts {
+        accounts.end(frame, octets);
+    }
+    // Nodes are classes in their order, behind the port.
+    let place = (node.0 as usize).wrapping_sub(1);
+    if let Some(left) = left.get_mut(place) {
+        *left += frame.len() as u64;
     }
 }
 

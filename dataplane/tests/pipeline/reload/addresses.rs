@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use sluice_dataplane::clock::SECOND;
 use sluice_dataplane::snapshot::{LocalUse, Snapshot};
+use sluice_dataplane::verdict::DropReason;
 
 use super::{Reloading, kept, settled};
 use crate::lab::{GATEWAY_WAN, LAN, SERVER, WAN, host, snapshot, without_discovery};
@@ -120,5 +121,37 @@ fn another_mtu_and_another_icmp_rate_hold_at_once() {
         gateway.lab.pass(WAN, &ping(SERVER, GATEWAY_WAN, id));
     }
     assert_eq!(gateway.lab.counters().icmp_suppressed, 3);
+    gateway.lab.close();
+}
+
+/// As on an uplink whose lease has run out, and before the first one.
+#[test]
+fn without_an_address_nat_drops_and_says_so_and_goes_on_when_one_comes() {
+    let mut gateway = Reloading::of(own_address());
+    gateway.run(1);
+    let ask = udp((host(9), 4000), (SERVER, 53), b"question");
+    gateway.lab.send(LAN, &crate::packets::frame(LAN, &ask));
+    gateway.run(1);
+    assert_eq!(gateway.live(), 1);
+    let gone = |next: &mut Snapshot| {
+        next.interfaces[1].v4.clear();
+        next.local4.remove(&GATEWAY_WAN);
+        next.pools[0].addresses.clear();
+    };
+    assert_eq!(gateway.reload(gone), settled(0, 1), "its address is nobody's");
+    gateway.run(1);
+    assert_eq!(gateway.lab.dropped(LAN, &ask), DropReason::NatNoAddress);
+    let told = without_discovery(gateway.lab.collect());
+    assert!(
+        matches!(&told[..], [(LAN, frame)] if network(frame)[20..22] == [3, 0]),
+        "no way to that network"
+    );
+    assert_eq!(gateway.lab.dropped(LAN, &ping(host(9), SERVER, 7)), DropReason::NatNoAddress);
+    assert_eq!((gateway.live(), gateway.lab.worker.shard().nat.live()), (0, 0));
+
+    assert_eq!(gateway.reload(move_address), settled(0, 0));
+    gateway.run(5);
+    let (_, out) = gateway.lab.forward(LAN, &ask);
+    assert_eq!(out[12..16], NEW.octets());
     gateway.lab.close();
 }

@@ -1,10 +1,12 @@
 //! What rules, routes and limits of another configuration do to sessions.
 
 use std::net::Ipv6Addr;
+use std::sync::Arc;
 
 use sluice_dataplane::clock::MILLISECOND;
+use sluice_dataplane::snapshot::lists::PrefixSets;
 use sluice_dataplane::snapshot::{
-    AclAction, ColorAction, NatFiltering, Per, Policer, Route, RuleInfo, Snapshot,
+    AclAction, ColorAction, Guard, Lists, NatFiltering, Per, Policer, ReversePath, Route, RuleInfo, Snapshot,
 };
 use sluice_dataplane::table::classifier::{Classifier, PortRange, Rule};
 use sluice_dataplane::table::meter::Rate;
@@ -327,5 +329,75 @@ fn a_tcp_connection_opens_across_a_reload_and_closes_after_it() {
     gateway.lab.forward(LAN, &tcp(inside, server, ACK, b"a segment"));
     gateway.lab.wait(300 * 1000 * MILLISECOND);
     assert_eq!(gateway.live(), 1, "it is known to be open");
+    gateway.lab.close();
+}
+
+/// Three lists of prefixes at the wan: by hand, to block, to allow.
+fn listed(snapshot: &mut Snapshot, prefixes: &[(&str, u8, usize)]) {
+    snapshot.guards = vec![Guard { block: 0b011, allow: 0b100, ..Guard::default() }];
+    snapshot.interfaces[WAN].guard = Some(0);
+    let prefixes = prefixes.iter().map(|&(address, length, list)| (address.parse().unwrap(), length, list));
+    snapshot.lists = Lists {
+        names: ["by-hand", "bad", "good"].map(str::to_owned).to_vec(),
+        fixed: Arc::new(PrefixSets::new(prefixes).unwrap()),
+        added: Arc::default(),
+    };
+}
+
+#[test]
+fn a_list_that_grows_ends_the_sessions_with_its_prefixes_whoever_began_them() {
+    let mut start = crate::lab::snapshot();
+    listed(&mut start, &[]);
+    let mut gateway = Reloading::of(start);
+    let inside = (host(9), 4000);
+    gateway.say(LAN, inside, (SERVER, 53));
+    gateway.say(LAN, inside, (STRANGER, 53));
+    gateway.lab.forward(WAN, &udp((SERVER, 7), (POOL[0], 5300), b"question"));
+    gateway.lab.forward(LAN, &udp6((HOST6, 1), (SERVER6, 53), b"question"));
+    gateway.lab.forward(WAN, &tcp((STRANGER, 9), (POOL[0], 8080), SYN, b""));
+    assert_eq!(gateway.live(), 5);
+
+    let server = ("198.51.100.7", 32, 1);
+    assert_eq!(gateway.reload(|next| listed(next, &[server])), settled(3, 2));
+    assert_eq!(gateway.lab.dropped(LAN, &udp(inside, (SERVER, 53), b"again")), DropReason::Blocklisted);
+    let forward = udp((SERVER, 7), (POOL[0], 5300), b"again");
+    assert_eq!(gateway.lab.dropped(WAN, &forward), DropReason::Blocklisted);
+    assert_eq!(gateway.lab.counters().blocked[1], 2);
+    // Those that stay stay as they are, and the hits of the list with them.
+    gateway.say(LAN, inside, (STRANGER, 53));
+    let six = ("2001:db8::", 16, 1);
+    assert_eq!(gateway.reload(|next| listed(next, &[server, six])), settled(2, 1));
+    assert_eq!(gateway.lab.counters().blocked[1], 2);
+    assert_eq!(gateway.lab.dropped(LAN, &udp6((HOST6, 1), (SERVER6, 53), b"again")), DropReason::Blocklisted);
+    // Allowed wins, and a shorter list ends nothing.
+    let allowed = ("198.51.0.0", 16, 2);
+    assert_eq!(gateway.reload(|next| listed(next, &[server, six, allowed])), kept(2));
+    gateway.say(LAN, inside, (SERVER, 53));
+    assert_eq!(gateway.reload(|next| listed(next, &[])), kept(3));
+    gateway.lab.close();
+}
+
+#[test]
+fn a_guard_that_is_new_ends_the_sessions_that_it_refuses() {
+    let mut gateway = Reloading::new();
+    gateway.lab.forward(WAN, &udp((SERVER, 53), (POOL[0], 5300), b"answer"));
+    gateway.lab.forward(WAN, &udp((SERVER, 54), (POOL[0], 5300), b"question"));
+    gateway.say(LAN, (host(9), 4000), (SERVER, 53));
+    let settled_by = gateway.reload(|next| {
+        next.guards =
+            vec![Guard { answers: vec![53], reverse_path: ReversePath::Strict, ..Guard::default() }];
+        next.interfaces[WAN].guard = Some(0);
+    });
+    assert_eq!(settled_by, settled(2, 1));
+    // By the default route it comes from there, and from nowhere else.
+    let settled_by = gateway.reload(|next| {
+        next.guards[0].bogons = true;
+        next.guards[0].answers.clear();
+    });
+    assert_eq!(
+        settled_by,
+        settled(1, 1),
+        "an address for documentation; the host's own session is no matter"
+    );
     gateway.lab.close();
 }

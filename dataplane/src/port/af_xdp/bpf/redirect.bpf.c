@@ -34,7 +34,7 @@ struct {
 #define IS_TRANSPORT (1u << 24)
 struct {
 	MAP_ATTR(type, BPF_MAP_TYPE_HASH);
-	MAP_ATTR(max_entries, 32);
+	MAP_ATTR(max_entries, 34);
 	__u32 *key;
 	__u8 *value;
 } kernel_matches SEC(".maps");
@@ -64,6 +64,33 @@ struct {
 	struct ports *value;
 } shared SEC(".maps");
 
+// What the interface's guard blocks (1), and within it what it does not (0). Filled by control.
+struct prefix4 {
+	__u32 length;
+	__u8 bytes[4];
+};
+struct {
+	MAP_ATTR(type, BPF_MAP_TYPE_LPM_TRIE);
+	MAP_ATTR(max_entries, 1);
+	MAP_ATTR(map_flags, BPF_F_NO_PREALLOC);
+	struct prefix4 *key;
+	__u8 *value;
+} blocked4 SEC(".maps");
+struct prefix6 {
+	__u32 length;
+	__u8 bytes[16];
+};
+struct {
+	MAP_ATTR(type, BPF_MAP_TYPE_LPM_TRIE);
+	MAP_ATTR(max_entries, 1);
+	MAP_ATTR(map_flags, BPF_F_NO_PREALLOC);
+	struct prefix6 *key;
+	__u8 *value;
+} blocked6 SEC(".maps");
+
+// Whether the device has an interface with a guard, so that prefixes may be blocked.
+const volatile __u8 has_lists = 0;
+
 // Whether the kernel answers for the box's own addresses on this device, and alone speaks ARP and ND.
 const volatile __u8 host_is_kernel = 0;
 
@@ -78,7 +105,7 @@ struct count {
 	__u64 packets;
 	__u64 bytes;
 };
-enum passed { MATCHED, NO_SOCKET, PASSED_KINDS };
+enum passed { MATCHED, NO_SOCKET, BLOCKED, PASSED_KINDS };
 struct {
 	MAP_ATTR(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	MAP_ATTR(max_entries, PASSED_KINDS);
@@ -192,26 +219,66 @@ static ALWAYS_INLINE bool is_to_host6(const struct ipv6hdr *ip, const void *end)
 	return lookup(&own, &to);
 }
 
-// Anything cut short, or not understood, is for the socket: the stages behind it count it.
-static ALWAYS_INLINE bool is_for_kernel(const void *data, const void *end)
+// What is behind the link header and up to two VLAN tags, and its type. NULL if the frame ends before.
+static ALWAYS_INLINE const void *behind_tags(const void *data, const void *end, __be16 *type)
 {
 	const struct ethhdr *eth = data;
 	const void *at = eth + 1;
 
 	if (at > end)
-		return false;
-	__be16 type = eth->h_proto;
+		return NULL;
+	*type = eth->h_proto;
 #pragma unroll
 	for (int i = 0; i < 2; i++) {
 		const struct vlan_tag *tag = at;
 
-		if (type != NET16(ETH_P_8021Q) && type != NET16(ETH_P_8021AD))
+		if (*type != NET16(ETH_P_8021Q) && *type != NET16(ETH_P_8021AD))
 			break;
 		at = tag + 1;
 		if (at > end)
-			return false;
-		type = tag->type;
+			return NULL;
+		*type = tag->type;
 	}
+	return at;
+}
+
+static ALWAYS_INLINE bool is_blocked(const void *data, const void *end)
+{
+	__be16 type;
+	const void *at = behind_tags(data, end, &type);
+	const __u8 *verdict = NULL;
+
+	if (!at)
+		return false;
+	if (type == NET16(ETH_P_IP)) {
+		const struct iphdr *ip = at;
+		struct prefix4 from = { .length = 32 };
+
+		if ((const void *)(ip + 1) > end)
+			return false;
+		__builtin_memcpy(from.bytes, &ip->saddr, 4);
+		verdict = lookup(&blocked4, &from);
+	} else if (type == NET16(ETH_P_IPV6)) {
+		const struct ipv6hdr *ip = at;
+		struct prefix6 from = { .length = 128 };
+
+		if ((const void *)(ip + 1) > end)
+			return false;
+		__builtin_memcpy(from.bytes, &ip->saddr, 16);
+		verdict = lookup(&blocked6, &from);
+	}
+	return verdict && *verdict;
+}
+
+// Anything cut short, or not understood, is for the socket: the stages behind it count it.
+static ALWAYS_INLINE bool is_for_kernel(const void *data, const void *end)
+{
+	const struct ethhdr *eth = data;
+	__be16 type;
+	const void *at = behind_tags(data, end, &type);
+
+	if (!at)
+		return false;
 	// Group addresses: ARP, DHCP, RA, VRRP, OSPF, IGMP, LLDP, LACP. Nothing of it is forwarded.
 	if (host_is_kernel && ((eth->h_dest[0] & 1) || (type != NET16(ETH_P_IP) && type != NET16(ETH_P_IPV6))))
 		return true;
@@ -244,7 +311,7 @@ static ALWAYS_INLINE bool is_for_kernel(const void *data, const void *end)
 	return false;
 }
 
-static ALWAYS_INLINE int pass(__u32 kind, __u64 bytes)
+static ALWAYS_INLINE int counted(__u32 kind, __u64 bytes, int action)
 {
 	struct count *count = lookup(&passed, &kind);
 
@@ -252,7 +319,7 @@ static ALWAYS_INLINE int pass(__u32 kind, __u64 bytes)
 		count->packets++;
 		count->bytes += bytes;
 	}
-	return XDP_PASS;
+	return action;
 }
 
 static ALWAYS_INLINE int run(struct xdp_md *ctx, __u64 bytes)
@@ -260,11 +327,13 @@ static ALWAYS_INLINE int run(struct xdp_md *ctx, __u64 bytes)
 	const void *data = (const void *)(long)ctx->data;
 	const void *end = (const void *)(long)ctx->data_end;
 
+	if (has_lists && is_blocked(data, end))
+		return counted(BLOCKED, bytes, XDP_DROP);
 	if (is_for_kernel(data, end))
-		return pass(MATCHED, bytes);
+		return counted(MATCHED, bytes, XDP_PASS);
 	// The third argument is what a queue without a socket returns.
 	int action = redirect_to(&sockets, ctx->rx_queue_index, XDP_PASS);
-	return action == XDP_PASS ? pass(NO_SOCKET, bytes) : action;
+	return action == XDP_PASS ? counted(NO_SOCKET, bytes, XDP_PASS) : action;
 }
 
 SEC("xdp")
