@@ -82,7 +82,7 @@ impl Lease {
         for _ in 0..record.u8() {
             filters.add(Peers { address: record.u32(), mask: record.u32(), port: record.u16() });
         }
-        (binding, Self { until, nonce, filters, next: NONE, generation })
+        (binding, Self { until, nonce, filters, is_for_peers: false, next: NONE, generation })
     }
 }
 
