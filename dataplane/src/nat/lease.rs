@@ -319,7 +319,7 @@ impl Nat {
         }
         let index = match known {
             Some(index) => index,
-            None => self.bind_for_lease(ask, &wanted)?,
+            None => self.bind_for(ask, remote, of)?,
         };
         let external = self.get(index).map_or((0, 0), |binding| binding.external);
         let (address, port) = ask.suggested;
