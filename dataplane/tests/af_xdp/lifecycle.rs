@@ -220,8 +220,8 @@ fn what_cannot_be_opened_is_said() {
             refused(PortSpec { rx_ring: 1024, ..spec("a") })
                 .contains("up to 1280 frames, but there are 1024")
         );
-        let kernel = vec![sluice_dataplane::port::af_xdp::KernelMatch::EtherType(0x88cc); 33];
-        assert!(refused(PortSpec { kernel, ..spec("a") }).contains("at most 32"));
+        let kernel = vec![sluice_dataplane::port::af_xdp::KernelMatch::EtherType(0x88cc); 35];
+        assert!(refused(PortSpec { kernel, ..spec("a") }).contains("at most 34"));
         let mut spread = FramePool::new(1024, true).unwrap();
         assert!(matches!(open(&mut spread, &[spec("a")]), Err(OpenError::Gaps)));
         // One that cannot be opened takes the others with it.

@@ -144,7 +144,9 @@ pub enum OpenError {
         size: u32,
     },
     /// More is to be left to the kernel than the XDP program can look up.
-    #[error("device `{device}`: at most 32 ethertypes and protocols can be left to the kernel, not {count}")]
+    #[error(
+        "device `{device}`: at most 34 ethertypes, protocols and UDP ports can be left to the kernel, not {count}"
+    )]
     Matches {
         /// The device.
         device: String,

@@ -60,7 +60,7 @@ pub struct PortSpec {
     pub device: String,
     /// In what mode the device is to be driven.
     pub mode: XdpMode,
-    /// What is left to the kernel: at most 32.
+    /// What is left to the kernel: at most 34.
     pub kernel: Vec<KernelMatch>,
     /// Our MAC address, for the device to let frames to it pass, where it is another than the device's own.
     pub mac: Option<[u8; 6]>,
