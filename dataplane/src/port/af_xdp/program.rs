@@ -346,7 +346,11 @@ impl Protocols {
 /// What a map is made of, whatever its kind, of those that the program has.
 fn data(map: &Map) -> Option<&MapData> {
     match map {
-        Map::XskMap(data) | Map::PerCpuArray(data) | Map::HashMap(data) | Map::Array(data) => Some(data),
+        Map::XskMap(data)
+        | Map::PerCpuArray(data)
+        | Map::HashMap(data)
+        | Map::Array(data)
+        | Map::LpmTrie(data) => Some(data),
         _ => None,
     }
 }
