@@ -46,7 +46,12 @@ fn hidden_rules(acls: &Acls<'_>, budget: &mut Budget, sink: &mut Sink<'_>) {
         let rules = &acl.value.rules;
         let mut before = Earlier::default();
         for (index, later) in rules.iter().enumerate() {
-            for number in before.candidates(&later.matches) {
+            let candidates = before.candidates(&later.matches);
+            if !budget.spend(candidates.len() / 8) {
+                return;
+            }
+            let mut is_hidden = false;
+            for number in candidates {
                 let (Some(earlier), Some(span)) = (rules.get(number), spans.get(number)) else { continue };
                 if !budget.spend(cost(&earlier.matches, &later.matches)) {
                     return;
@@ -56,10 +61,14 @@ fn hidden_rules(acls: &Acls<'_>, budget: &mut Budget, sink: &mut Sink<'_>) {
                     sink.warning(hidden, "no packet reaches this rule")
                         .also(span, "this one takes them all")
                         .help("the first rule that matches decides: put the narrower one first, or leave it out");
+                    is_hidden = true;
                     break;
                 }
             }
-            before.add(index, &later.matches);
+            // What such a rule would hide is hidden by the same that hides it.
+            if !is_hidden {
+                before.add(index, &later.matches);
+            }
         }
     }
 }
