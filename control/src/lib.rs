@@ -22,6 +22,8 @@ pub mod gateway;
 pub mod golden;
 pub mod host;
 pub mod intake;
+#[cfg(test)]
+mod lab;
 pub mod link;
 pub mod lists;
 pub mod log;

@@ -1,22 +1,11 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
-use sluice_dataplane::arena::FramePool;
-use sluice_dataplane::clock::Clock;
-use sluice_dataplane::port::Port;
-use sluice_dataplane::port::memory::{self, MemoryPeer};
-use sluice_dataplane::worker::Worker;
-
 use super::*;
-use crate::config::{self, Workers};
-use crate::device::machine::Core;
-use crate::explain::Packet as Typed;
+use crate::lab::{self, Over};
 use crate::link::DataPlane;
-use crate::plan;
-use crate::state::{Ends, State};
-use crate::watch::Watch;
 
 const FILE: &str = r#"
 [interfaces.lan]
@@ -42,37 +31,17 @@ fn spec(matching: &str) -> Spec {
 
 /// A gateway of one worker, which is polled as long as `ask` takes.
 fn with_gateway(ask: impl FnOnce(&DataPlane, &mut dyn FnMut(&str))) {
-    let (file, _) = config::load_str("c.toml", FILE).unwrap_or_else(|report| panic!("{report}"));
-    let mut snapshot = config::compile(&file, &[]);
-    snapshot.sizes.sessions = 64;
-    snapshot.ports.iter_mut().for_each(|port| port.invent_neighbors = true);
-    let snapshot = Arc::new(snapshot);
-    let (ports, mut peers): (Vec<_>, Vec<MemoryPeer>) =
-        snapshot.ports.iter().map(|_| memory::pair(16)).unzip();
-    let ports = ports.into_iter().map(|port| Box::new(port) as Box<dyn Port>).collect();
-    let mut worker = Worker::new(snapshot.clone(), ports, FramePool::new(64, false).unwrap());
-    let ends = Ends { counters: worker.reader(), inspector: worker.inspector() };
-    let cores = [Core { id: 0, node: 0, silicon: 0, isolated: false }];
-    let plan = plan::plan(&Workers::default(), &[], &cores).unwrap();
-    let watch = Watch::new(Clock::Virtual(0), []);
-    let state = Arc::new(State::new(snapshot.clone(), [ends], Vec::new(), plan, watch));
-    let gateway = DataPlane::within(state).unwrap();
+    let snapshot = Arc::new(lab::compiled("c.toml", FILE, 64));
+    let (mut workers, mut peers) = lab::workers(&snapshot, 1);
+    let gateway = DataPlane::within(Arc::new(lab::state(&snapshot, &mut workers))).unwrap();
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
-            while !over.load(Relaxed) {
-                worker.poll(1);
-                thread::sleep(Duration::from_micros(100));
-            }
-            worker.close(1);
+            lab::poll(&mut workers, &over, 1, 0, || thread::sleep(Duration::from_micros(100)));
+            workers.iter_mut().for_each(|worker| _ = worker.close(1));
         });
-        let mut inject = |packet: &str| {
-            let typed = Typed::parse(packet, &snapshot).unwrap();
-            let frame = typed.frame(&snapshot).unwrap();
-            assert!(peers[0].inject(1, &frame));
-        };
-        ask(&gateway, &mut inject);
-        over.store(true, Relaxed);
+        let _over = Over(&over);
+        ask(&gateway, &mut |packet| peers.inject(0, packet));
     });
 }
 

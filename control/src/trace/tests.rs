@@ -1,24 +1,14 @@
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use sluice_dataplane::arena::FramePool;
-use sluice_dataplane::clock::Clock;
-use sluice_dataplane::crossing;
-use sluice_dataplane::port::Port;
-use sluice_dataplane::port::memory::{self, MemoryPeer};
-use sluice_dataplane::worker::Worker;
 
 use super::*;
-use crate::config::{self, Workers};
-use crate::device::machine::Core;
-use crate::explain::Packet as Typed;
+use crate::lab::{self, Over};
 use crate::link::DataPlane;
-use crate::plan;
-use crate::state::{Ends, State};
-use crate::watch::Watch;
+use crate::state::State;
 
 const FILE: &str = r#"
 [interfaces.lan]
@@ -48,48 +38,16 @@ fn spec(matching: &str, count: u32) -> Spec {
     Spec { matching: matching.into(), count, seconds: 60 }
 }
 
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
-}
-
 /// A gateway of so many workers, all of which are polled as long as `ask` takes. Packets are injected at the port of a worker.
 fn with_gateway(count: usize, ask: impl FnOnce(&DataPlane, &State, &mut dyn FnMut(usize, &str))) {
-    let (file, _) = config::load_str("c.toml", FILE).unwrap_or_else(|report| panic!("{report}"));
-    let mut snapshot = config::compile(&file, &[]);
-    snapshot.sizes.sessions = 64;
-    snapshot.ports.iter_mut().for_each(|port| port.invent_neighbors = true);
-    let snapshot = Arc::new(snapshot);
-    let mut peers: Vec<Vec<MemoryPeer>> = Vec::new();
-    let worker = |pool| {
-        let (ports, theirs): (Vec<_>, Vec<MemoryPeer>) =
-            snapshot.ports.iter().map(|_| memory::pair(16)).unzip();
-        peers.push(theirs);
-        let ports = ports.into_iter().map(|port| Box::new(port) as Box<dyn Port>).collect();
-        Worker::new(snapshot.clone(), ports, pool)
-    };
-    let pools = FramePool::new(64 * count as u32, false).unwrap().split(count);
-    let mut workers: Vec<Worker> = pools.into_iter().map(worker).collect();
-    crossing::connect(&mut workers);
-    let ends: Vec<Ends> = workers
-        .iter_mut()
-        .map(|worker| Ends { counters: worker.reader(), inspector: worker.inspector() })
-        .collect();
-    let cores = [Core { id: 0, node: 0, silicon: 0, isolated: false }];
-    let plan = plan::plan(&Workers::default(), &[], &cores).unwrap();
-    let watch = Watch::new(Clock::Virtual(0), []);
-    let state = Arc::new(State::new(snapshot.clone(), ends, Vec::new(), plan, watch));
+    let snapshot = Arc::new(lab::compiled("c.toml", FILE, 64));
+    let (mut workers, mut peers) = lab::workers(&snapshot, count);
+    let state = Arc::new(lab::state(&snapshot, &mut workers));
     let gateway = DataPlane::within(state.clone()).unwrap();
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
-            while !over.load(Relaxed) {
-                workers.iter_mut().for_each(|worker| _ = worker.poll(1));
-                thread::sleep(Duration::from_micros(100));
-            }
+            lab::poll(&mut workers, &over, 1, 0, || thread::sleep(Duration::from_micros(100)));
             while !workers.iter_mut().map(|worker| worker.drain(1)).fold(true, |all, one| all & one) {}
             for worker in &mut workers {
                 let (counters, closed) = worker.close(1);
@@ -97,14 +55,8 @@ fn with_gateway(count: usize, ask: impl FnOnce(&DataPlane, &State, &mut dyn FnMu
                 assert_eq!(closed.frames, closed.home);
             }
         });
-        let mut inject = |worker: usize, packet: &str| {
-            let typed = Typed::parse(packet, &snapshot).unwrap();
-            let frame = typed.frame(&snapshot).unwrap();
-            assert!(peers[worker][usize::from(typed.interface)].inject(1, &frame));
-        };
-        // The workers end with a test that fails, too.
         let _over = Over(&over);
-        ask(&gateway, &state, &mut inject);
+        ask(&gateway, &state, &mut |worker, packet| peers.inject(worker, packet));
     });
 }
 
