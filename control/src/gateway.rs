@@ -1,6 +1,7 @@
 //! `sluice run`: takes the devices into service, starts the workers and the control process (`supervise.rs`), answers what that
 //! asks (`link/`), ends in order. This process is the data plane: packets want nothing of the other one.
 
+mod attend;
 mod devices;
 mod ground;
 mod handover;
@@ -10,41 +11,37 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::mpsc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use nix::sched::{sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use sluice_dataplane::arena::{ArenaError, FramePool, Memory};
-use sluice_dataplane::clock::{Clock, Nanos, SECOND};
+use sluice_dataplane::arena::{ArenaError, FramePool};
+use sluice_dataplane::clock::{Clock, Nanos};
 use sluice_dataplane::counters::Counters;
 use sluice_dataplane::crossing;
 use sluice_dataplane::fib::FibError;
 use sluice_dataplane::live::{Habit, Post, Running};
 use sluice_dataplane::port::Port;
-use sluice_dataplane::port::af_xdp::{AfXdpPort, DeviceChange, DeviceControl, OpenError};
+use sluice_dataplane::port::af_xdp::{AfXdpPort, DeviceControl, OpenError};
 use sluice_dataplane::saved::Restored;
 use sluice_dataplane::snapshot::Snapshot;
-use sluice_dataplane::verdict::DropReason;
 use sluice_dataplane::worker::{Closed, Worker};
 use tracing::{info, warn};
 
-use crate::accounting::{self, Accounting};
-use crate::alarm::Alarm;
+use crate::accounting::Accounting;
 use crate::api::ApiError;
 use crate::config::{self, Poll, Report};
-use crate::device::Changes;
-use crate::export::{Collector, SinkStatus, wall};
+use crate::export::{Collector, wall};
 use crate::host::{self, Follower, HostError};
 use crate::intake::IntakeError;
-use crate::link::{Desk, Errand, Greeting};
+use crate::link::{Desk, Greeting};
 use crate::lists::Keeper;
 use crate::plan::{Plan, TooFewCores};
-use crate::reload::{self, News, Reload, Uplinks};
+use crate::reload::{self, Reload, Uplinks};
 use crate::routes::{FollowError, RouteFollower, RouteTable, SharedRoutes};
 use crate::service::{self, Manager};
 use crate::state::{Ends, State};
@@ -52,20 +49,15 @@ use crate::supervise::Supervisor;
 use crate::upgrade::{self, Stopped, Taken, Taker, Upgraded, own_program};
 use crate::uplink::{self, Ledger, Look, UplinkError, UplinkFollower};
 use crate::watch::Watch;
+use attend::{Gateway, attend};
 pub(crate) use devices::check_mtus;
 use devices::describe;
 use ground::{Ground, Opened};
-use handover::{Estate, Pending};
 
 /// Drivers whose frames may come from a sender on this very machine, with the checksum left to hardware that never sees
 /// them.
 pub const VIRTUAL_DRIVERS: [&str; 8] =
     ["veth", "virtio_net", "tun", "tap", "bridge", "macvlan", "netkit", "xen_netfront"];
-
-/// How often devices are looked at.
-const TEND: Duration = Duration::from_millis(250);
-/// How often signals and workers are looked at: a worker that stalls is to be noticed within 100 ms.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// Why the gateway could not run, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -519,242 +511,6 @@ impl Drop for Place {
     fn drop(&mut self) {
         let _ = self.0.as_ref().map(std::fs::remove_file);
     }
-}
-
-/// What is looked after while it runs.
-struct Gateway<'a> {
-    running: &'a Running,
-    state: &'a State,
-    reload: Reload,
-    desk: Arc<Desk>,
-    supervisor: Supervisor,
-    to_do: Receiver<Errand>,
-    /// Once the gateway is ready.
-    manager: Option<Manager>,
-    memory: &'a Memory,
-    changes: &'a Changes,
-    /// The file that this program was started from.
-    own: &'a Path,
-    /// Another program that is about to take over.
-    pending: Option<Pending>,
-}
-
-impl Gateway<'_> {
-    /// Does what control asks for. Returns whether the gateway is to end.
-    fn run_errands(&mut self) -> bool {
-        while let Ok(errand) = self.to_do.try_recv() {
-            match errand {
-                Errand::Adopt { name, text, loaded, reply } => self.reload.request(name, text, loaded, reply),
-                Errand::Upgrade { reply, .. } if self.pending.is_some() => {
-                    let _ = reply.try_send(Err("an upgrade is under way".into()));
-                }
-                Errand::Upgrade { program, reply } => self.offer(program, reply),
-                Errand::TryOut { name, text, reply } => {
-                    // Who asked may be gone.
-                    let _ = reply.try_send(self.reload.try_out(&name, &text, self.state));
-                }
-                Errand::Stop => return true,
-            }
-        }
-        false
-    }
-
-    /// Starts a program that is to take over.
-    fn offer(&mut self, program: Option<PathBuf>, reply: SyncSender<Result<String, String>>) {
-        let Self { state, memory, changes, desk, supervisor, own, .. } = &*self;
-        let estate = Estate { state, memory, changes, desk, supervisor };
-        match estate.offer(program, reply, own) {
-            Ok(pending) => self.pending = Some(pending),
-            Err((words, reply)) => {
-                self.state.upgrade_failed(words.clone());
-                let _ = reply.try_send(Err(words));
-            }
-        }
-    }
-
-    /// Looks whether another program is ready to take over. Returns what there is to say if it will not be.
-    fn wants_to_go(&mut self) -> Result<bool, String> {
-        let Some(pending) = &mut self.pending else { return Ok(false) };
-        match pending.look() {
-            Ok(is_ready) => Ok(is_ready && self.reload.is_idle()),
-            Err(words) => {
-                self.pending = None;
-                self.state.upgrade_failed(words.clone());
-                Err(format!("not upgraded, and all goes on as it was: {words}"))
-            }
-        }
-    }
-
-    /// Goes on with a reload. Control says what came of it.
-    /// What it says is of the kernel's addresses.
-    fn go_on(&mut self) -> Vec<String> {
-        match self.reload.go_on(self.state) {
-            Some(News::Adopted(text)) => self.desk.adopted(text),
-            Some(News::Settled(outcome)) => self.desk.settled(outcome),
-            Some(News::Readdressed(lines)) => return lines,
-            Some(News::SettledAddresses(outcome)) => return vec![outcome.words("the kernel's addresses")],
-            None => {}
-        }
-        Vec::new()
-    }
-}
-
-/// Waits for a signal to end, and looks after devices, workers and control. Says `ready` when control serves for the first time.
-/// Returns a worker that ended first; none is also returned when another program is ready to take over.
-fn attend(signals: &mut Signals, gateway: &mut Gateway<'_>, ready: &str) -> io::Result<Option<usize>> {
-    let state = gateway.state;
-    let ends = AtomicBool::new(false);
-    let (tell, told) = mpsc::channel();
-    // On a thread of its own, as a device that comes back takes its time.
-    let tending = || {
-        while !ends.load(Ordering::Relaxed) {
-            let lines = state.devices().iter().filter_map(tend);
-            lines.for_each(|line| drop(tell.send(line)));
-            thread::park_timeout(TEND);
-        }
-    };
-    let told_of_accounts = tell.clone();
-    let accounting = || {
-        let mut last = None;
-        while !ends.load(Ordering::Relaxed) {
-            let (now, due) = accounting_turn(state, &mut last);
-            let line = due.then(|| state.accounting().save(now, false)).flatten();
-            line.into_iter().for_each(|line| drop(told_of_accounts.send(line)));
-            state.end_lonely_capture();
-            state.collect_traces();
-            thread::park_timeout(TEND);
-        }
-        let now = wall::now() / 1_000_000;
-        state.account(now);
-        // Said by the next start, which finds what there is.
-        state.accounting().save(now, true);
-    };
-    let told_of_lists = tell.clone();
-    let (change, changed) = mpsc::channel();
-    let listing = || {
-        let mut told = None;
-        while !ends.load(Ordering::Relaxed) {
-            let (lists, lines) = state.lists().look(wall::now() / 1_000_000);
-            lines.into_iter().for_each(|line| drop(told_of_lists.send(line)));
-            if lists.is_some() {
-                let _ = change.send(());
-            }
-            // What workers go by comes first: packets that the program lets through are theirs to judge.
-            let generation = state.snapshot().generation;
-            if told.replace(generation) != Some(generation) {
-                state.tell_blocked().into_iter().for_each(|line| drop(told_of_lists.send(line)));
-            }
-            thread::park_timeout(TEND);
-        }
-    };
-    let (mut alarm, mut counted) = (Alarm::default(), 0);
-    thread::scope(|scope| {
-        let tender = thread::Builder::new().name("sluice-devices".into()).spawn_scoped(scope, tending)?;
-        let accountant =
-            thread::Builder::new().name("sluice-accounts".into()).spawn_scoped(scope, accounting)?;
-        let lister = thread::Builder::new().name("sluice-lists".into()).spawn_scoped(scope, listing)?;
-        let died = loop {
-            changed.try_iter().for_each(|()| gateway.reload.take_lists());
-            let mut wants_end = gateway.run_errands();
-            for signal in signals.pending() {
-                wants_end |= signal != SIGHUP;
-                if signal == SIGHUP {
-                    gateway.desk.hang_up();
-                }
-            }
-            gateway.desk.collect();
-            gateway.go_on().iter().for_each(|line| info!("{line}"));
-            let died = gateway.running.finished();
-            if wants_end || died.is_some() {
-                gateway.pending = None;
-                break died;
-            }
-            match gateway.wants_to_go() {
-                Ok(true) => break None,
-                Ok(false) => {}
-                Err(line) => warn!("{line}"),
-            }
-            state.watch().look().iter().for_each(|line| warn!("{line}"));
-            told.try_iter().for_each(|line| warn!("{line}"));
-            gateway.supervisor.tend().iter().for_each(|line| warn!("{line}"));
-            let now = state.watch().now();
-            match &mut gateway.manager {
-                Some(manager) => manager.feed(now, |since| state.watch().all_turned_since(since)),
-                None if gateway.desk.is_serving() => {
-                    info!("{ready}");
-                    gateway.manager = Some(Manager::ready(now));
-                }
-                None => {}
-            }
-            if now.saturating_sub(counted) >= SECOND {
-                counted = now;
-                state.sample_drops();
-                shortages(&mut alarm, state, now).iter().for_each(|line| warn!("{line}"));
-            }
-            thread::sleep(LOOK);
-        };
-        ends.store(true, Ordering::Relaxed);
-        tender.thread().unpark();
-        accountant.thread().unpark();
-        lister.thread().unpark();
-        Ok(died)
-    })
-}
-
-/// Takes in the accounts, if it is time to. Returns the time, seconds, and whether it did.
-fn accounting_turn(state: &State, last: &mut Option<u64>) -> (u64, bool) {
-    let now = wall::now();
-    let (look, at) = accounting::look(now, &state.snapshot());
-    let is_due = last.replace(look) != Some(look);
-    if is_due {
-        state.account(at);
-    }
-    (now / 1_000_000, is_due)
-}
-
-/// What there is to say of what has run short, or was lost.
-fn shortages(alarm: &mut Alarm, state: &State, now: Nanos) -> Vec<String> {
-    let counters = state.counters();
-    let mut lines = Vec::new();
-    for (reason, what) in [
-        (DropReason::NatPortsExhausted, "found no free port in a pool"),
-        (DropReason::NatPortLimit, "were over the ports of their inside address"),
-        (DropReason::NatSessionLimit, "were over the sessions of their inside address"),
-        (DropReason::NatRateLimit, "were over the new sessions a second of their inside address"),
-    ] {
-        let count = counters.drops.get(reason as usize).copied().unwrap_or(0);
-        if let Some(packets) = alarm.look(reason.name(), count, now) {
-            lines.push(format!(
-                "nat: {packets} packets {what} ({}); `sluice show nat` has the pools",
-                reason.name()
-            ));
-        }
-    }
-    if let Some(records) = alarm.look("records", counters.nat_unrecorded, now) {
-        lines.push(format!("nat log: {records} records lost, as they are not written fast enough"));
-    }
-    for SinkStatus { sink, lost, error, .. } in state.nat_log() {
-        if let Some(records) = alarm.look(&sink, lost, now) {
-            let why = error.unwrap_or_default();
-            lines.push(format!("nat log: {sink} has lost {records} records: {why}"));
-        }
-    }
-    lines
-}
-
-/// Looks after a device, and returns what there is to say.
-fn tend(device: &DeviceControl) -> Option<String> {
-    let name = device.name();
-    Some(match device.tend()? {
-        DeviceChange::Gone => {
-            let device = device.info().device;
-            format!("{name}: the device {device} is gone; the port goes on when it is back")
-        }
-        DeviceChange::Back(_) => format!("{}, back again", describe(device)),
-        DeviceChange::Failed(reason) => {
-            format!("{name}: it is back, but not in service: {reason}; it is tried again")
-        }
-    })
 }
 
 /// Secret, and another one at each start: table positions and ports cannot be foreseen.
